@@ -1,0 +1,1 @@
+"""Recurrent agents: networks, PPO, recorder, checkpoints, and the protocol for foreign agents."""

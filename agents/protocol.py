@@ -1,0 +1,71 @@
+"""What the rest of the project asks of an agent.
+
+State in, state out. The state is one flat vector per environment; an LSTM's h and c are slices of
+it. The reset happens inside, by `first`, before the observation is used.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What the heads make of a recurrent state."""
+
+    action_logits: Tensor
+    """(..., num_actions) logits of the clean policy."""
+    value: Tensor
+    """(...)"""
+
+
+@dataclass(frozen=True)
+class AgentOutput:
+    """Result of one step, or of an unrolled sequence with time as the leading dimension."""
+
+    state: Tensor
+    """(..., state_dim) state after the observation."""
+    action_logits: Tensor
+    """(..., num_actions)"""
+    value: Tensor
+    """(...)"""
+
+
+class Agent(Protocol):
+    """A policy with a recurrent state.
+
+    `step(images, state, first)` equals `read_out(advance(embed(images), state, first))`; the
+    parts exist so that convolutions can be batched over time, and so that an intervention can
+    act on the state before the heads read it.
+    """
+
+    state_dim: int
+    """Size of the flat state; 0 for a feed-forward agent."""
+    hidden_slice: slice
+    """The part of the state that analyses look at: an actor's h."""
+    num_actions: int
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """(B, state_dim) state before the first observation of an episode."""
+        ...
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) float images in [0, 1] → (B, embedding_dim)."""
+        ...
+
+    def advance(self, embedding: Tensor, state: Tensor, first: Tensor | None = None) -> Tensor:
+        """(B, embedding_dim), (B, state_dim), (B,) bool → (B, state_dim).
+
+        Where `first` is true the state is replaced by the initial state before the update; None
+        means nowhere.
+        """
+        ...
+
+    def read_out(self, state: Tensor) -> Readout:
+        """(..., state_dim) → logits and value."""
+        ...
+
+    def step(self, images: Tensor, state: Tensor, first: Tensor | None = None) -> AgentOutput:
+        """One decision for B environments."""
+        ...

@@ -1,0 +1,1 @@
+"""Precompute-then-plot analyses of real and simulated rollouts."""

@@ -1,0 +1,1 @@
+"""One vector-environment protocol and its adapters: Procgen, Gymnasium, a deterministic fake."""

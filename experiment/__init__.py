@@ -1,0 +1,1 @@
+"""Run folders, provenance, seeding, checkpoints, logs and devices: what every stage needs."""

@@ -1,0 +1,27 @@
+"""Choice of the compute device."""
+
+import torch
+
+from experiment.errors import UserError
+
+
+def resolve_device(name: str, gpu_index: int = 0) -> torch.device:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:N` or the reference's `gpu` into a torch device.
+
+    `gpu` means `cuda:<gpu_index>`, and like every other CUDA name it is an error, not a silent
+    fallback, where CUDA is absent.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "gpu":
+        name = f"cuda:{gpu_index}"
+    if name != "cpu" and name != "cuda" and not name.removeprefix("cuda:").isdigit():
+        raise UserError(f"--device: {name!r} is none of auto, cpu, gpu, cuda, cuda:N")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: CUDA is not available here; use --device cpu or auto")
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {name}: only {torch.cuda.device_count()} CUDA devices are present"
+        )
+    return device

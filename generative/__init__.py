@@ -1,0 +1,1 @@
+"""The simulator: agent and environment together, as one differentiable latent-variable model."""

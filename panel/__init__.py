@@ -1,0 +1,1 @@
+"""The read-only web panel over the project's files."""

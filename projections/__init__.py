@@ -1,0 +1,1 @@
+"""Fitted linear maps of hidden states, and the interventions built on them."""

@@ -1,0 +1,133 @@
+"""What a rollout is, whether the real environment or the simulator made it.
+
+Row `t` is one decision. The agent sees `obs[t]`; this moves its recurrent state from
+`agent_hidden[t-1]` (`agent_initial_state` at t = 0) to `agent_hidden[t]`; from that come
+`action_logits[t]` and `value[t]`; `action[t]` is drawn; the environment answers with `reward[t]`
+and `done[t]`. `obs[t+1]` is the next frame of the same episode. An episode of T decisions has T
+frames: Procgen never shows the last one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Initialisation = Literal["real", "informed", "random", "interpolated"]
+"""How an episode began: in the real environment, or in the simulator from a latent that was
+encoded from a window, drawn at random, or interpolated between two others."""
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeInfo:
+    """What is known of an episode as a whole."""
+
+    episode_id: int
+    """Unique within the dataset; with the seed it keys every random draw of the episode."""
+    agent_hash: str
+    """Hash of the agent that played it."""
+    agent_initial_state: NDArray[np.float32]
+    """(state_dim,) recurrent state before the first row."""
+    level_seed: int = -1
+    """Level of a real episode; −1 where there is none."""
+    level_complete: bool = False
+    truncated: bool = False
+    """The environment ended it by its time limit."""
+    cut: bool = False
+    """The recorder stopped it; the environment had not ended it."""
+    initialisation: Initialisation = "real"
+    source_episode_id: int = -1
+    """Simulated: the real episode whose window set up the simulator; −1 without one."""
+    source_row: int = -1
+    """Simulated: the row of the source episode that simulated row 0 reconstructs."""
+    simulator_hash: str = ""
+    latent: NDArray[np.float32] | None = None
+    """Simulated: (latent_dim,) bottleneck vector."""
+    interventions: tuple[dict[str, Any], ...] = ()
+    """Descriptions of the interventions applied, `Intervention.describe()` of each."""
+    twin_of: int = -1
+    """Episode id of the unmodified twin that shares its start and its noise; −1 without one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """One episode of T decisions; every array has T rows."""
+
+    obs: NDArray[np.uint8]
+    """(T, H, W, C) frames as the agent saw them."""
+    agent_hidden: NDArray[np.float32]
+    """(T, state_dim) recurrent state after seeing `obs[t]`."""
+    action_logits: NDArray[np.float32]
+    """(T, num_actions) logits of the clean policy."""
+    value: NDArray[np.float32]
+    """(T,)"""
+    action: NDArray[np.int32]
+    """(T,)"""
+    behaviour_log_prob: NDArray[np.float32]
+    """(T,) log-probability of `action` under the policy that acted, exploration noise included."""
+    reward: NDArray[np.float32]
+    """(T,) raw, as the game pays; predicted, in a simulated rollout."""
+    done: NDArray[np.bool_]
+    """(T,) the environment ended the episode at this row; predicted, `terminal_prob > 0.5`, in a
+    simulated rollout, which goes on to the length that was asked for."""
+    info: EpisodeInfo
+    env_deter: NDArray[np.float32] | None = None
+    """Simulated: (T, deter_dim) deterministic part of the environment state."""
+    env_stoch: NDArray[np.uint8] | None = None
+    """Simulated: (T, num_categoricals) class index of each categorical of the stochastic part."""
+    terminal_prob: NDArray[np.float32] | None = None
+    """Simulated: (T,) predicted probability that the episode ends at this row."""
+
+    def __len__(self) -> int:
+        """Number of decisions T."""
+        return len(self.obs)
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the simulator made it."""
+        return self.info.initialisation != "real"
+
+
+STEP_FIELDS = (
+    "obs",
+    "agent_hidden",
+    "action_logits",
+    "value",
+    "action",
+    "behaviour_log_prob",
+    "reward",
+    "done",
+)
+"""Per-step fields that every rollout has."""
+
+SIMULATED_STEP_FIELDS = ("env_deter", "env_stoch", "terminal_prob")
+"""Per-step fields that simulated rollouts add."""
+
+
+@dataclass(frozen=True, eq=False)
+class WindowBatch:
+    """B windows of `init + sim − 1` rows, time first.
+
+    Rows `0 .. init-1` initialise the simulator. Simulated step k is row `init − 1 + k`; step 0,
+    the last frame given, is a reconstruction. The latent decodes to the state at row `init − 2`.
+    Rows past the end of an episode are padding: `valid` is false, `action` is the null action,
+    everything else is zero.
+    """
+
+    obs: NDArray[np.uint8]
+    """(T, B, H, W, C)"""
+    agent_hidden: NDArray[np.float32]
+    """(T, B, state_dim)"""
+    action: NDArray[np.int64]
+    """(T, B)"""
+    reward: NDArray[np.float32]
+    """(T, B)"""
+    terminal: NDArray[np.bool_]
+    """(T, B) `done and not truncated`; on the last real row of an episode, which is valid."""
+    valid: NDArray[np.bool_]
+    """(T, B)"""
+    episode_id: NDArray[np.int64]
+    """(B,)"""
+    start_row: NDArray[np.int64]
+    """(B,) row of the episode that is row 0 of the window."""
+    num_init_steps: int = field(default=3)
