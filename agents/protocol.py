@@ -41,7 +41,8 @@ class Agent(Protocol):
     """
 
     state_dim: int
-    """Size of the flat state; 0 for a feed-forward agent."""
+    """Size of the flat state. A feed-forward agent's state is its last feature vector, which the
+    next step ignores: so analyses of what the agent represents apply to it unchanged."""
     hidden_slice: slice
     """The part of the state that analyses look at: an actor's h."""
     num_actions: int

@@ -73,7 +73,7 @@ class Transition:
     level_complete: NDArray[np.bool_]
     """(N,) whether the episode that has just ended was solved; false unless `first`."""
     truncated: NDArray[np.bool_]
-    """(N,) whether the episode that has just ended ran into its time limit; false unless `first`."""
+    """(N,) whether the time limit ended the episode that has just ended; false unless `first`."""
 
 
 class VectorEnvironment(Protocol):

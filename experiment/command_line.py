@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 import yaml
@@ -17,7 +17,10 @@ from experiment.errors import USER_ERROR_EXIT_CODE, UserError
 PROJECT_ROOT = Path(__file__).parent.parent
 HYPERPARAMS_FOLDER = PROJECT_ROOT / "hyperparams"
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 
 def parse_command_line(
@@ -46,7 +49,9 @@ def parse_command_line(
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     fallback = next(
-        f.default for f in dataclasses.fields(config_class) if f.name == preset_flag  # type: ignore[arg-type]
+        f.default
+        for f in dataclasses.fields(config_class)
+        if f.name == preset_flag  # type: ignore[arg-type]
     )
     preset_name = _find_flag(arguments, preset_flag) or fallback
     values = load_preset(preset_file, str(preset_name))
@@ -96,7 +101,7 @@ def load_preset(preset_file: str, preset_name: str) -> dict[str, Any]:
 
 def apply_values(config_class: type[Config], values: Mapping[str, Any], source: str) -> Config:
     """Build `config_class` from nested `values`; raises `UserError` for an unknown name."""
-    fields = {f.name: f for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(config_class)}
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in fields:

@@ -91,11 +91,11 @@ def sample_categorical(
     cumulative = np.cumsum(probabilities, axis=-1, dtype=np.float64)
     # Scaling by the last entry keeps the draw in range when rounding leaves the sum below one.
     threshold = uniform[..., None] * cumulative[..., -1:]
-    return np.sum(cumulative <= threshold, axis=-1, dtype=np.int64)
+    return np.asarray(np.sum(cumulative <= threshold, axis=-1), np.int64)
 
 
 def seed_everything(seed: int) -> None:
     """Seed torch, numpy's global generator and `random`."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries draw from the global generator)
     random.seed(seed)
