@@ -1,0 +1,230 @@
+# The whole chain, agent to figures, written once: a laptop runs it with `make demo`, a cluster
+# runs the same file through one of Snakemake's executors.
+#
+# Each stage is a plain command with declared inputs and outputs. What must survive a kill (the
+# checkpoints of trainings, the sealed shards of recordings) is written to a working folder outside
+# the declared outputs, because Snakemake deletes the declared outputs of a stage that broke off.
+# The folder's name contains a hash of all settings that lead to it, so that changed settings start
+# afresh and unchanged ones go on. A finished stage then moves or copies its result to its output.
+
+import hashlib
+import json
+import shlex
+import sys
+
+from experiment.command_line import load_preset
+from experiment.summary import write_summary
+
+OUT = config.get("out", "demo")
+CHAIN = load_preset("chains.yml", config.get("preset", "demo"))
+PYTHON = f"OMP_NUM_THREADS={workflow.cores} {shlex.quote(sys.executable)}"
+STAGES = (
+    "train_agent",
+    "record_rollouts",
+    "record_heldout",
+    "train_simulator",
+    "simulator_fidelity",
+    "record_samples",
+    "hidden_analysis",
+    "saliency",
+    "figures",
+)
+FIRST_HELDOUT_LEVEL = 10**9
+
+
+def settings(preset_file, *upstream):
+    """What decides a stage's result: the chain, its preset's values, the stages before it."""
+    name = CHAIN["param_name" if preset_file == "agents.yml" else "interpreting_params_name"]
+    return {"chain": CHAIN, "preset": load_preset(preset_file, name), "upstream": upstream}
+
+
+def working_folder(stage):
+    """Folder for what must survive a kill of `stage`."""
+    encoded = json.dumps(SETTINGS[stage], sort_keys=True).encode()
+    return f"{OUT}/runs/{stage}-{hashlib.sha256(encoded).hexdigest()[:12]}"
+
+
+SETTINGS = {}
+SETTINGS["train_agent"] = settings("agents.yml")
+SETTINGS["record_rollouts"] = settings("recording.yml", SETTINGS["train_agent"])
+SETTINGS["record_heldout"] = {"heldout": SETTINGS["record_rollouts"]}
+SETTINGS["train_simulator"] = settings("simulator.yml", SETTINGS["record_rollouts"])
+SETTINGS["record_samples"] = settings("sampling.yml", SETTINGS["train_simulator"])
+SETTINGS["hidden_analysis"] = settings("hidden_analysis.yml", SETTINGS["record_samples"])
+SETTINGS["saliency"] = settings("saliency.yml", SETTINGS["hidden_analysis"])
+
+
+def write_chain_summary():
+    reports = {name: Path(f"{OUT}/reports/{name}.json") for name in STAGES}
+    write_summary(reports, Path(OUT) / "summary.json")
+
+
+rule all:
+    input:
+        expand(f"{OUT}/reports/{{stage}}.json", stage=STAGES),
+    output:
+        f"{OUT}/summary.json",
+    run:
+        write_chain_summary()
+
+
+onerror:
+    write_chain_summary()
+
+
+rule train_agent:
+    output:
+        agent=directory(f"{OUT}/agent"),
+        report=f"{OUT}/reports/train_agent.json",
+    params:
+        settings=SETTINGS["train_agent"],
+        work=working_folder("train_agent"),
+    threads: workflow.cores
+    shell:
+        "{PYTHON} train.py --param_name {CHAIN[param_name]} --env_name {CHAIN[env_name]}"
+        " --distribution_mode {CHAIN[distribution_mode]} --seed {CHAIN[seed]} --device auto"
+        " --run_dir {params.work} --export_dir {output.agent} --report {output.report}"
+
+
+rule record_rollouts:
+    input:
+        agent=rules.train_agent.output.agent,
+    output:
+        data=directory(f"{OUT}/rollouts"),
+        report=f"{OUT}/reports/record_rollouts.json",
+    params:
+        settings=SETTINGS["record_rollouts"],
+        work=working_folder("record_rollouts"),
+    threads: workflow.cores
+    shell:
+        "{PYTHON} record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --data_dir {params.work} --report {output.report}"
+        " && mv {params.work} {output.data}"
+
+
+rule record_heldout:
+    input:
+        agent=rules.train_agent.output.agent,
+    output:
+        data=directory(f"{OUT}/heldout_rollouts"),
+        report=f"{OUT}/reports/record_heldout.json",
+    params:
+        settings=SETTINGS["record_heldout"],
+        work=working_folder("record_heldout"),
+        first_level=FIRST_HELDOUT_LEVEL,
+    threads: workflow.cores
+    shell:
+        "{PYTHON} record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --start_level {params.first_level} --max_episodes {CHAIN[num_heldout_episodes]}"
+        " --data_dir {params.work} --report {output.report}"
+        " && mv {params.work} {output.data}"
+
+
+rule train_simulator:
+    input:
+        agent=rules.train_agent.output.agent,
+        data=rules.record_rollouts.output.data,
+        heldout=rules.record_heldout.output.data,
+    output:
+        simulator=directory(f"{OUT}/simulator"),
+        report=f"{OUT}/reports/train_simulator.json",
+    params:
+        settings=SETTINGS["train_simulator"],
+        work=working_folder("train_simulator"),
+    threads: workflow.cores
+    shell:
+        "{PYTHON} train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
+        " --heldout_data_dir {input.heldout} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --run_dir {params.work} --export_dir {output.simulator} --report {output.report}"
+
+
+rule simulator_fidelity:
+    input:
+        agent=rules.train_agent.output.agent,
+        simulator=rules.train_simulator.output.simulator,
+        data=rules.record_rollouts.output.data,
+        heldout=rules.record_heldout.output.data,
+    output:
+        results=directory(f"{OUT}/fidelity"),
+        report=f"{OUT}/reports/simulator_fidelity.json",
+    threads: workflow.cores
+    shell:
+        "{PYTHON} analysis/simulator_fidelity_precompute.py --agent_file {input.agent}"
+        " --model_file {input.simulator} --data_dir {input.heldout} --train_data_dir {input.data}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule record_samples:
+    input:
+        agent=rules.train_agent.output.agent,
+        simulator=rules.train_simulator.output.simulator,
+        data=rules.record_rollouts.output.data,
+    output:
+        data=directory(f"{OUT}/samples"),
+        report=f"{OUT}/reports/record_samples.json",
+    params:
+        settings=SETTINGS["record_samples"],
+        work=working_folder("record_samples"),
+    threads: workflow.cores
+    shell:
+        "{PYTHON} record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
+        " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --data_save_dir {params.work} --report {output.report}"
+        " && mv {params.work} {output.data}"
+
+
+rule hidden_analysis:
+    input:
+        data=rules.record_rollouts.output.data,
+        samples=rules.record_samples.output.data,
+    output:
+        results=directory(f"{OUT}/hidden_analysis"),
+        report=f"{OUT}/reports/hidden_analysis.json",
+    params:
+        settings=SETTINGS["hidden_analysis"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} analysis/hidden_analysis_precompute.py --data_dir {input.data}"
+        " --generated_data_dir {input.samples} --seed {CHAIN[seed]}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule saliency:
+    input:
+        agent=rules.train_agent.output.agent,
+        simulator=rules.train_simulator.output.simulator,
+        samples=rules.record_samples.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/saliency"),
+        report=f"{OUT}/reports/saliency.json",
+    params:
+        settings=SETTINGS["saliency"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} saliency_experiments.py --agent_file {input.agent}"
+        " --model_file {input.simulator} --generated_data_dir {input.samples}"
+        " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule figures:
+    input:
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        figures=directory(f"{OUT}/figures"),
+        report=f"{OUT}/reports/figures.json",
+    params:
+        settings=SETTINGS["hidden_analysis"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} analysis/hidden_analysis_plotting.py --input_dir {input.hidden_analysis}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.figures} --report {output.report}"
