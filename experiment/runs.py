@@ -1,0 +1,292 @@
+"""Run folders of trainings: configuration, resumable state, metrics, polite stopping.
+
+A run folder holds `config.json` (every setting, resolved), `provenance.json` (one entry per
+process that worked on it), `log.csv` and TensorBoard events, and `training_state.pt`, which is
+all that a later process needs to go on as if nothing had happened.
+"""
+
+import csv
+import io
+import json
+import pickle
+import shutil
+import signal
+import time
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+from experiment.errors import UserError
+from experiment.files import (
+    atomic_file,
+    atomic_folder,
+    read_json,
+    require_writable_folder,
+    write_json,
+)
+from experiment.provenance import collect_provenance, to_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+STOPPED_EXIT_CODE = 75
+"""Exit code of a training that was asked to stop and saved itself (EX_TEMPFAIL: try again)."""
+
+CONFIG_FILE = "config.json"
+PROVENANCE_FILE = "provenance.json"
+STATE_FILE = "training_state.pt"
+LOG_FILE = "log.csv"
+
+# What torch.load raises on truncated and foreign files; older formats fail inside the unpickler.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    AttributeError,
+    TypeError,
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An opened run folder."""
+
+    path: Path
+    config: dict[str, Any]
+    """Every setting as saved; of a continued run, those that it began with."""
+    continued: bool
+    """Whether an earlier process began it."""
+
+    @property
+    def state_file(self) -> Path:
+        """Where the training state is kept."""
+        return self.path / STATE_FILE
+
+
+def new_run_path(parent: Path | str, seed: int) -> Path:
+    """`<parent>/seed_<seed>_<YYYYmmdd_HHMMSS>`, with a suffix where that exists already."""
+    stem = f"seed_{seed}_{datetime.now():%Y%m%d_%H%M%S}"
+    candidates = (
+        Path(parent) / f"{stem}{suffix}" for suffix in ("", *map("_{}".format, range(99)))
+    )
+    return next(path for path in candidates if not path.exists())
+
+
+def open_run(
+    path: Path | str, config: Any, operational: Collection[str], inputs: Mapping[str, str]
+) -> RunFolder:
+    """Begin a run at `path`, or continue the one that is there.
+
+    Args:
+        path: the run folder.
+        config: dataclass or mapping with every setting, and with `seed`.
+        operational: settings that may differ between processes of one run (device, report, ...).
+        inputs: hashes of input artefacts, by role.
+
+    Raises:
+        UserError: the folder is not writable, or holds a run with another value of a setting.
+    """
+    path = require_writable_folder(path, "--run_dir")
+    settings = to_plain(config)
+    continued = (path / CONFIG_FILE).exists()
+    if continued:
+        saved = read_run_config(path, "--run_dir")
+        _require_same_settings(path, saved, settings, operational)
+        settings = saved
+    else:
+        write_json(path / CONFIG_FILE, settings)
+    history = read_json(path / PROVENANCE_FILE) if (path / PROVENANCE_FILE).exists() else []
+    history.append(to_plain(collect_provenance(config, settings["seed"], dict(inputs))))
+    write_json(path / PROVENANCE_FILE, history)
+    return RunFolder(path, settings, continued)
+
+
+def read_run_config(path: Path | str, flag: str) -> dict[str, Any]:
+    """Settings of the run at `path`; raises `UserError` naming `flag` when there is no run."""
+    file = Path(path) / CONFIG_FILE
+    if not file.exists():
+        raise UserError(f"{flag} {path}: no run there ({CONFIG_FILE} is missing)")
+    return read_json(file)
+
+
+def _require_same_settings(
+    path: Path, saved: Mapping[str, Any], settings: Mapping[str, Any], operational: Collection[str]
+) -> None:
+    saved_flat, given_flat = _flatten(saved), _flatten(json.loads(json.dumps(settings)))
+    for name in sorted(saved_flat.keys() | given_flat.keys()):
+        if name.split(".")[0] in operational or name in operational:
+            continue
+        if saved_flat.get(name) != given_flat.get(name):
+            raise UserError(
+                f"--run_dir {path}: holds a run with {name} = {saved_flat.get(name)!r}, "
+                f"now {given_flat.get(name)!r}; give the same settings or another folder"
+            )
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def save_training_state(file: Path, state: Mapping[str, Any]) -> None:
+    """Write tensors and plain values in one step; a kill leaves the earlier file whole."""
+    with atomic_file(file) as temporary:
+        torch.save(dict(state), temporary)
+
+
+def load_training_state(file: Path) -> dict[str, Any] | None:
+    """Read what `save_training_state` wrote, on the CPU; None when there is nothing yet.
+
+    Raises:
+        UserError: the file is damaged or something else.
+    """
+    return load_torch_file(file, "training state") if file.exists() else None
+
+
+def load_torch_file(file: Path, kind: str) -> Any:
+    """Read a file of `torch.save` onto the CPU: tensors and plain values, never code.
+
+    Raises:
+        UserError: the file cannot be read, or is not what `kind` says.
+    """
+    try:
+        content = io.BytesIO(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        return torch.load(content, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{file}: not a readable {kind} ({reason})") from None
+
+
+def export_folder(source: Path, destination: Path) -> Path:
+    """Copy an artefact folder to `destination`, which appears or is replaced as a whole."""
+    with atomic_folder(destination) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+    return destination
+
+
+class MetricLog:
+    """Rows of numbers, kept in `log.csv` and shown in TensorBoard.
+
+    Opening it for a continued run cuts the rows after the saved state, which the run will write
+    anew; a row that a kill left half-written is cut too.
+    """
+
+    def __init__(
+        self, folder: Path, columns: Sequence[str], last_step: float | None = None
+    ) -> None:
+        """Open the log.
+
+        Args:
+            folder: the run folder.
+            columns: names of the columns; the first one counts the steps and never falls.
+            last_step: rows beyond this step are cut; None begins an empty log.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and not always needed
+
+        self.file = folder / LOG_FILE
+        self.columns = tuple(columns)
+        rows = self._rows_up_to(last_step) if last_step is not None else []
+        with atomic_file(self.file) as temporary, temporary.open("w", newline="") as handle:
+            writer = csv.writer(handle)
+            writer.writerow(self.columns)
+            writer.writerows(rows)
+        purge_step = None if last_step is None else int(last_step) + 1
+        self._board: SummaryWriter = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def append(self, row: Mapping[str, float | int | None]) -> None:
+        """Add one row; columns without a value stay empty. Unknown names raise `KeyError`."""
+        unknown = row.keys() - set(self.columns)
+        if unknown:
+            raise KeyError(f"no such column in {self.file}: {', '.join(sorted(unknown))}")
+        with self.file.open("a", newline="") as handle:
+            csv.writer(handle).writerow(
+                ["" if row.get(c) is None else row[c] for c in self.columns]
+            )
+        step = int(row[self.columns[0]] or 0)
+        for name in self.columns[1:]:
+            value = row.get(name)
+            if value is not None:
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush TensorBoard's events."""
+        self._board.close()
+
+    def _rows_up_to(self, last_step: float) -> list[list[str]]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as handle:
+            header, *rows = csv.reader(handle)
+        if tuple(header) != self.columns:
+            raise UserError(f"{self.file}: columns differ from those this release writes")
+        complete = [row for row in rows if len(row) == len(self.columns)]
+        return [row for row in complete if float(row[0]) <= last_step]
+
+
+@dataclass
+class StopRequest:
+    """Whether the process has been asked to stop."""
+
+    requested: bool = False
+    by: str = ""
+
+
+@contextmanager
+def stop_on_signals() -> "Iterator[StopRequest]":
+    """Turn SIGTERM and SIGUSR1 into a request that the training loop looks at between updates.
+
+    Slurm sends one of them before it ends a job. The earlier handlers come back on leaving.
+    """
+    request = StopRequest()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        request.requested, request.by = True, signal.Signals(number).name
+
+    earlier = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield request
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def exit_stopped(request: StopRequest) -> NoReturn:
+    """Leave with `STOPPED_EXIT_CODE` after the state has been saved."""
+    print(f"stopped by {request.by}; state saved, run the same command to go on", flush=True)
+    raise SystemExit(STOPPED_EXIT_CODE)
+
+
+@dataclass
+class SaveClock:
+    """Says when the training state is due to be saved."""
+
+    every_seconds: float
+    _last: float = field(default_factory=time.monotonic)
+
+    def is_due(self) -> bool:
+        """Whether `every_seconds` have passed since the last time this was true."""
+        now = time.monotonic()
+        if now - self._last < self.every_seconds:
+            return False
+        self._last = now
+        return True

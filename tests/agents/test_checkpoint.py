@@ -1,0 +1,195 @@
+import json
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from agents.checkpoint import load_agent, newest_agent, save_agent
+from agents.networks import NetworkConfig, RecurrentPolicy
+from environments.protocol import EnvironmentSpec
+from experiment.errors import UserError
+
+SPEC = EnvironmentSpec(
+    "fake", "fake", (16, 16, 3), 5, ("a", "b", "c", "d", "e"), 4, 100, {"mode": "easy"}
+)
+SMALL = NetworkConfig(width=0.25, num_features=8, obs_shape=(16, 16, 3), num_actions=5)
+
+
+class ReferenceBlock(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv2(F.relu(self.conv1(F.relu(x)))) + x
+
+
+class ReferenceStage(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.res1 = ReferenceBlock(channels_out)
+        self.res2 = ReferenceBlock(channels_out)
+
+    def forward(self, x):
+        x = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)(self.conv(x))
+        return self.res2(self.res1(x))
+
+
+class ReferenceAgent(nn.Module):
+    """The reference architecture, written out with torch's own GRU."""
+
+    def __init__(self, num_features=64, recurrent=True):
+        super().__init__()
+        self.embedder = nn.Module()
+        self.embedder.block1 = ReferenceStage(3, 16)
+        self.embedder.block2 = ReferenceStage(16, 32)
+        self.embedder.block3 = ReferenceStage(32, 32)
+        self.embedder.fc = nn.Linear(2048, num_features)
+        self.fc_policy = nn.Linear(num_features, 15)
+        self.fc_value = nn.Linear(num_features, 1)
+        if recurrent:
+            self.init_hx = nn.Parameter(torch.randn(num_features))
+            self.gru = nn.Module()
+            self.gru.gru = nn.GRU(num_features, num_features)
+
+    def forward(self, images, state):
+        """(T, B, 3, 64, 64), (B, F) -> states, log-probabilities and values over time."""
+        x = images.flatten(0, 1)
+        for block in (self.embedder.block1, self.embedder.block2, self.embedder.block3):
+            x = block(x)  # type: ignore[operator]
+        x = F.relu(self.embedder.fc(F.relu(x).flatten(1))).unflatten(0, images.shape[:2])  # type: ignore[operator]
+        if hasattr(self, "gru"):
+            x, _ = self.gru.gru(x, state[None])  # type: ignore[operator]
+        return x, F.log_softmax(self.fc_policy(x), -1), self.fc_value(x).squeeze(-1)
+
+
+@pytest.fixture
+def saved_agent(tmp_path):
+    torch.manual_seed(0)
+    policy = RecurrentPolicy(SMALL)
+    save_agent(tmp_path / "model_12", policy, SPEC, {"seed": 3}, env_steps=12)
+    return policy, tmp_path / "model_12"
+
+
+def test_round_trip(saved_agent):
+    policy, folder = saved_agent
+    loaded = load_agent(folder)
+    for name, tensor in policy.state_dict().items():
+        assert torch.equal(tensor, loaded.policy.state_dict()[name])
+    assert (loaded.environment, loaded.env_steps, loaded.path) == (SPEC, 12, folder)
+    assert not any(p.requires_grad for p in loaded.policy.parameters())
+    assert json.loads((folder / "agent.json").read_text())["provenance"] == {"seed": 3}
+
+
+def test_hash_tells_agents_apart_and_survives_saving(saved_agent, tmp_path):
+    policy, folder = saved_agent
+    loaded = load_agent(folder)
+    save_agent(tmp_path / "again", loaded.policy, None, {}, env_steps=99)
+    assert load_agent(tmp_path / "again").hash == loaded.hash
+    with torch.no_grad():
+        policy.value_head.bias += 1e-6
+    save_agent(tmp_path / "other", policy, SPEC, {}, env_steps=12)
+    assert load_agent(tmp_path / "other").hash != loaded.hash
+
+
+@pytest.mark.parametrize("num_features", [64, 256])
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_reference_checkpoint_computes_the_same(tmp_path, num_features, recurrent):
+    torch.manual_seed(1)
+    reference = ReferenceAgent(num_features, recurrent)
+    file = tmp_path / "model_200.pth"
+    content = {"model_state_dict": reference.state_dict(), "optimizer_state_dict": {"state": {}}}
+    torch.save(content, file)
+
+    loaded = load_agent(file)
+    images, state = torch.rand(3, 2, 3, 64, 64), torch.randn(2, num_features)
+    with torch.no_grad():
+        states, log_probs, values = reference(images, state)
+        output = loaded.policy.unroll(images, state)
+    assert loaded.policy.config == NetworkConfig(num_features=num_features, recurrent=recurrent)
+    assert loaded.env_steps == 200
+    torch.testing.assert_close(output.state, states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.value, values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        F.log_softmax(output.action_logits, -1), log_probs, rtol=1e-4, atol=1e-5
+    )
+    save_agent(tmp_path / "ours", loaded.policy, None, {}, 200)
+    assert load_agent(tmp_path / "ours").hash == loaded.hash
+
+
+def assert_refused(path, pattern):
+    with pytest.raises(UserError, match=pattern) as refusal:
+        load_agent(path)
+    assert "\n" not in str(refusal.value)
+    assert str(path) in str(refusal.value)
+
+
+def test_missing_agent_is_refused(tmp_path):
+    assert_refused(tmp_path / "nothing", "no such agent")
+
+
+def test_foreign_files_are_refused(tmp_path):
+    text = tmp_path / "a.pth"
+    text.write_text("hello")
+    assert_refused(text, "not a readable PyTorch checkpoint")
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "b.pth")
+    assert_refused(tmp_path / "b.pth", "no model_state_dict")
+    torch.save({"model_state_dict": {"fc.weight": torch.zeros(2)}}, tmp_path / "c.pth")
+    assert_refused(tmp_path / "c.pth", r"embedder\.fc\.weight is missing")
+
+
+def test_truncated_checkpoint_is_refused(tmp_path):
+    file = tmp_path / "model.pth"
+    torch.save({"model_state_dict": ReferenceAgent().state_dict()}, file)
+    file.write_bytes(file.read_bytes()[:50_000])
+    assert_refused(file, "not a readable PyTorch checkpoint")
+
+
+def test_reference_checkpoint_with_a_missing_layer_is_refused(tmp_path):
+    weights = ReferenceAgent().state_dict()
+    del weights["embedder.block2.res1.conv1.bias"]
+    torch.save({"model_state_dict": weights}, tmp_path / "model.pth")
+    assert_refused(tmp_path / "model.pth", "do not fit")
+
+
+def test_foreign_folder_is_refused(tmp_path):
+    assert_refused(tmp_path, "not an agent folder")
+    (tmp_path / "agent.json").write_text('{"format": "dreamscope-simulator"}')
+    assert_refused(tmp_path, "not the description of an agent")
+
+
+def test_damaged_folders_are_refused(saved_agent):
+    _, folder = saved_agent
+    weights = (folder / "weights.safetensors").read_bytes()
+    changed = bytearray(weights)
+    changed[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(changed)
+    assert_refused(folder, "damaged agent")
+    (folder / "weights.safetensors").write_bytes(weights[:-100])
+    assert_refused(folder, "damaged weights")
+    (folder / "weights.safetensors").unlink()
+    assert_refused(folder, "incomplete")
+    (folder / "agent.json").write_text("{")
+    assert_refused(folder, "not valid JSON")
+
+
+def test_unknown_version_is_refused(saved_agent):
+    _, folder = saved_agent
+    description = json.loads((folder / "agent.json").read_text())
+    (folder / "agent.json").write_text(json.dumps({**description, "version": 99}))
+    assert_refused(folder, "version 99")
+
+
+def test_newest_agent_is_the_one_written_last(tmp_path):
+    experiment = tmp_path / "procgen" / "coinrun" / "test"
+    for number, name in enumerate(("seed_1_b/model_900", "seed_2_a/model_40", "seed_2_a/model_50")):
+        folder = save_agent(experiment / name, RecurrentPolicy(SMALL), SPEC, {}, 0)
+        os.utime(folder, (1000 + number // 2, 1000 + number // 2))
+    os.utime(experiment / "seed_2_a/model_40", (1001, 1001))
+    assert newest_agent("coinrun", "test", tmp_path) == experiment / "seed_2_a/model_50"
+    with pytest.raises(UserError, match="holds no agent"):
+        newest_agent("coinrun", "other", tmp_path)
