@@ -4,6 +4,7 @@ Images are channels-first tensors in channels-last memory, 64 × 64 × 3, floats
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ def make_mlp(sizes: Sequence[int], normalise: bool = False) -> nn.Sequential:
     With `normalise`, layer normalisation stands between each hidden layer and its ELU.
     """
     layers: list[nn.Module] = []
-    for position, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for position, (inputs, outputs) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(inputs, outputs))
         if position < len(sizes) - 2:
             if normalise:
@@ -74,9 +75,7 @@ class InitialFramesEncoder(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 ResidualDownBlock(inputs, outputs, IMAGE_SIZE >> position)
-                for position, (inputs, outputs) in enumerate(
-                    zip(sizes[:-1], sizes[1:], strict=True)
-                )
+                for position, (inputs, outputs) in enumerate(pairwise(sizes))
             )
         )
         final_size = IMAGE_SIZE >> len(channels)
@@ -100,7 +99,7 @@ class FrameEncoder(nn.Module):
         super().__init__()
         sizes = [IMAGE_CHANNELS, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        for inputs, outputs in pairwise(sizes):
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2), nn.ELU()]
         self.layers = nn.Sequential(*layers)
         self.embedding_dim = 8 * depth * 2 * 2

@@ -123,8 +123,7 @@ class Simulator(nn.Module):
         super().__init__()
         self.config = config
         self.agent = agent
-        if isinstance(agent, nn.Module):
-            agent.requires_grad_(False)
+        _freeze(agent)
         stoch_dim = config.num_categoricals * config.num_classes
         features_dim = config.deter_dim + stoch_dim
         self.encoder = InitialFramesEncoder(
@@ -152,7 +151,7 @@ class Simulator(nn.Module):
         self.image_decoder = ImageDecoder(features_dim, config.decoder_depth)
         self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_hidden)
         self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_hidden)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -330,6 +329,11 @@ class Simulator(nn.Module):
     def one_hot_actions(self, actions: Tensor) -> Tensor:
         """(...) int64 → (..., num_actions) in the simulator's floating-point type."""
         return F.one_hot(actions, self.agent.num_actions).to(self.dtype)
+
+
+def _freeze(agent: object) -> None:
+    if isinstance(agent, nn.Module):
+        agent.requires_grad_(False)
 
 
 @dataclass(frozen=True)

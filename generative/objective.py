@@ -1,0 +1,260 @@
+"""From a batch of windows to the training loss, in the batched formulation.
+
+Nothing that the agent says feeds back while true actions are given. So frames are embedded in one
+batch, the environment's recurrence runs alone, all images are decoded in one batch, the agent's
+convolutions see all of them in one batch, and only the agent's small recurrence follows.
+"""
+
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor
+
+from agents.images import to_float_images
+from generative import losses
+from generative.losses import LossWeights
+from generative.networks import in_one_batch
+from generative.simulator import EnvironmentSteps, Simulator
+from generative.straight_through import clamp_to_image
+from generative.types import EnvironmentState, LatentChoice
+from rollouts.types import WindowBatch
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised."""
+
+    weights: LossWeights = field(default_factory=LossWeights)
+    kl_balance: float = 0.8
+    """Share of the divergence that trains the prior; the rest trains the posterior."""
+    kl_free_nats: float = 0.0
+    """Divergence per step that costs nothing."""
+    agent_share: float = 1.0
+    """Share of the windows of a batch whose decoded images are shown to the agent. Its
+    convolutions cost more than the rest of a small simulator."""
+    training_latents: LatentChoice = "sample"
+    """How the stochastic part is picked along posterior states."""
+    imagination_latents: LatentChoice = "mode"
+    """How the stochastic part is picked along imagined states."""
+
+
+@dataclass(frozen=True)
+class WindowTensors:
+    """A batch of windows on the compute device, split at the first simulated step.
+
+    K = T − init + 1 simulated steps; step k is row `init − 1 + k`.
+    """
+
+    initial_frames: Tensor
+    """(init, B, H, W, C) uint8"""
+    frames: Tensor
+    """(K, B, H, W, C) uint8; frame 0 is the last initial frame."""
+    initial_agent_state: Tensor
+    """(B, state_dim) at row `init − 2`."""
+    initial_action: Tensor
+    """(B,) int64 at row `init − 2`."""
+    agent_state: Tensor
+    """(K, B, state_dim)"""
+    action: Tensor
+    """(K, B) int64"""
+    reward: Tensor
+    """(K, B)"""
+    terminal: Tensor
+    """(K, B) bool"""
+    valid: Tensor
+    """(K, B) bool"""
+
+    @property
+    def num_windows(self) -> int:
+        """B."""
+        return self.valid.shape[1]
+
+
+@dataclass(frozen=True)
+class TrainingNoise:
+    """Uniform draws for the stochastic parts of one training step."""
+
+    initial: Tensor
+    """(B, num_categoricals)"""
+    posterior: Tensor
+    """(K, B, num_categoricals)"""
+    imagined: Tensor
+    """(K, B, num_categoricals)"""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted sum and its terms, unweighted."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def to_window_tensors(
+    batch: WindowBatch, device: torch.device | str, dtype: torch.dtype = torch.float32
+) -> WindowTensors:
+    """Move a batch to the device; frames travel as bytes."""
+    init = batch.num_init_steps
+
+    def move(values: object, convert: torch.dtype | None = None) -> Tensor:
+        return torch.as_tensor(values).to(device, convert, non_blocking=True)
+
+    obs, hidden, action = move(batch.obs), move(batch.agent_hidden, dtype), move(batch.action)
+    return WindowTensors(
+        initial_frames=obs[:init],
+        frames=obs[init - 1 :],
+        initial_agent_state=hidden[init - 2],
+        initial_action=action[init - 2],
+        agent_state=hidden[init - 1 :],
+        action=action[init - 1 :],
+        reward=move(batch.reward[init - 1 :], dtype),
+        terminal=move(batch.terminal[init - 1 :]),
+        valid=move(batch.valid[init - 1 :]),
+    )
+
+
+def draw_training_noise(
+    num_steps: int, num_windows: int, num_categoricals: int, seed: int
+) -> TrainingNoise:
+    """Draws that depend on the arguments alone, so that a resumed training repeats them."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(2 * num_steps + 1, num_windows, num_categoricals, generator=generator)
+    return TrainingNoise(draws[0], draws[1 : num_steps + 1], draws[num_steps + 1 :])
+
+
+def compute_losses(
+    simulator: Simulator, windows: WindowTensors, config: ObjectiveConfig, noise: TrainingNoise
+) -> Losses:
+    """All terms of non-zero weight, and their weighted sum."""
+    weights = config.weights
+    latent = simulator.encode(windows.initial_frames)
+    initial = simulator.decode_initial(latent, config.training_latents, noise.initial).environment
+    targets = to_float_images(windows.frames).to(simulator.dtype)
+    actions = simulator.one_hot_actions(windows.action)
+    initial_action = simulator.one_hot_actions(windows.initial_action)
+    steps = simulator.observe(
+        initial, initial_action, targets, actions, config.training_latents, noise.posterior
+    )
+    terms = {
+        **_initial_terms(simulator, latent, windows, weights),
+        **_environment_terms(simulator, initial, steps, actions, windows, config),
+        **_image_terms(simulator, steps, targets, windows, config),
+    }
+    if weights.imagined_image:
+        imagined = simulator.imagine(
+            initial, initial_action, actions, config.imagination_latents, noise.imagined
+        )
+        images = simulator.decode_images(imagined.state.features)
+        terms["imagined_image"] = losses.image_loss(images, targets, windows.valid)
+    total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+    return Losses(total, terms)
+
+
+def term_names(weights: LossWeights) -> tuple[str, ...]:
+    """Names of the terms that are computed under these weights."""
+    return tuple(f.name for f in fields(weights) if getattr(weights, f.name))
+
+
+def _initial_terms(
+    simulator: Simulator, latent: Tensor, windows: WindowTensors, weights: LossWeights
+) -> dict[str, Tensor]:
+    # Detached, so that predicting the agent's state and action cannot shape the latent.
+    detached = latent.detach()
+    terms = {}
+    if weights.initial_agent_hidden:
+        terms["initial_agent_hidden"] = losses.initial_agent_hidden_loss(
+            simulator.initial_agent_state(detached), windows.initial_agent_state
+        )
+    if weights.initial_action:
+        terms["initial_action"] = losses.initial_action_loss(
+            simulator.initial_action(detached), windows.initial_action
+        )
+    if weights.spread:
+        terms["spread"] = losses.spread_loss(latent)
+    return terms
+
+
+def _environment_terms(
+    simulator: Simulator,
+    initial: EnvironmentState,
+    steps: EnvironmentSteps,
+    actions: Tensor,
+    windows: WindowTensors,
+    config: ObjectiveConfig,
+) -> dict[str, Tensor]:
+    weights, features, valid = config.weights, steps.state.features, windows.valid
+    terms = {}
+    if weights.reward:
+        predicted = simulator.reward_head(features, actions)
+        terms["reward"] = losses.reward_loss(predicted, windows.reward, valid)
+    if weights.terminal:
+        logit = simulator.terminal_head(features, actions)
+        terms["terminal"] = losses.terminal_loss(logit, windows.terminal, valid)
+    if weights.kl:
+        assert steps.posterior_logits is not None
+        terms["kl"] = losses.balanced_kl_loss(
+            steps.posterior_logits,
+            steps.prior_logits,
+            valid,
+            config.kl_balance,
+            config.kl_free_nats,
+        )
+    if weights.env_update:
+        terms["env_update"] = losses.env_update_loss(steps.state.deter, initial.deter, valid)
+    return terms
+
+
+def _image_terms(
+    simulator: Simulator,
+    steps: EnvironmentSteps,
+    targets: Tensor,
+    windows: WindowTensors,
+    config: ObjectiveConfig,
+) -> dict[str, Tensor]:
+    weights = config.weights
+    needs_agent = weights.agent_hidden or weights.action_log_prob
+    if not (weights.image or needs_agent):
+        return {}
+    images = simulator.decode_images(steps.state.features)
+    terms = {}
+    if weights.image:
+        terms["image"] = losses.image_loss(images, targets, windows.valid)
+    if needs_agent:
+        terms.update(_agent_terms(simulator, images, windows, config))
+    return terms
+
+
+def _agent_terms(
+    simulator: Simulator, images: Tensor, windows: WindowTensors, config: ObjectiveConfig
+) -> dict[str, Tensor]:
+    shown = max(1, round(config.agent_share * windows.num_windows))
+    states = watch(simulator, images[:, :shown], windows.initial_agent_state[:shown])
+    valid, targets = windows.valid[:, :shown], windows.agent_state[:, :shown]
+    terms = {}
+    if config.weights.agent_hidden:
+        terms["agent_hidden"] = losses.agent_hidden_loss(states, targets, valid)
+    if config.weights.action_log_prob:
+        read_out = simulator.agent.read_out
+        terms["action_log_prob"] = losses.action_log_prob_loss(
+            read_out(states).action_logits, read_out(targets).action_logits, valid
+        )
+    return terms
+
+
+def watch(simulator: Simulator, images: Tensor, agent_state: Tensor) -> Tensor:
+    """States of the agent while it sees decoded images.
+
+    Args:
+        simulator: gives the agent.
+        images: (K, B, C, H, W) decoded, not clamped.
+        agent_state: (B, state_dim) before the first image.
+
+    Returns:
+        (K, B, state_dim)
+    """
+    embeddings = in_one_batch(simulator.agent.embed, clamp_to_image(images))
+    states = []
+    for embedding in embeddings:
+        agent_state = simulator.agent.advance(embedding, agent_state)
+        states.append(agent_state)
+    return torch.stack(states)
