@@ -17,6 +17,7 @@ from experiment.summary import write_summary
 
 OUT = config.get("out", "demo")
 CHAIN = load_preset("chains.yml", config.get("preset", "demo"))
+ROOT = shlex.quote(str(workflow.basedir))
 PYTHON = f"OMP_NUM_THREADS={workflow.cores} {shlex.quote(sys.executable)}"
 STAGES = (
     "train_agent",
@@ -81,7 +82,7 @@ rule train_agent:
         work=working_folder("train_agent"),
     threads: workflow.cores
     shell:
-        "{PYTHON} train.py --param_name {CHAIN[param_name]} --env_name {CHAIN[env_name]}"
+        "{PYTHON} {ROOT}/train.py --param_name {CHAIN[param_name]} --env_name {CHAIN[env_name]}"
         " --distribution_mode {CHAIN[distribution_mode]} --seed {CHAIN[seed]} --device auto"
         " --run_dir {params.work} --export_dir {output.agent} --report {output.report}"
 
@@ -97,7 +98,7 @@ rule record_rollouts:
         work=working_folder("record_rollouts"),
     threads: workflow.cores
     shell:
-        "{PYTHON} record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
+        "{PYTHON} {ROOT}/record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --data_dir {params.work} --report {output.report}"
         " && mv {params.work} {output.data}"
@@ -115,7 +116,7 @@ rule record_heldout:
         first_level=FIRST_HELDOUT_LEVEL,
     threads: workflow.cores
     shell:
-        "{PYTHON} record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
+        "{PYTHON} {ROOT}/record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --start_level {params.first_level} --max_episodes {CHAIN[num_heldout_episodes]}"
         " --data_dir {params.work} --report {output.report}"
@@ -135,7 +136,7 @@ rule train_simulator:
         work=working_folder("train_simulator"),
     threads: workflow.cores
     shell:
-        "{PYTHON} train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
+        "{PYTHON} {ROOT}/train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
         " --heldout_data_dir {input.heldout} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --run_dir {params.work} --export_dir {output.simulator} --report {output.report}"
@@ -152,7 +153,7 @@ rule simulator_fidelity:
         report=f"{OUT}/reports/simulator_fidelity.json",
     threads: workflow.cores
     shell:
-        "{PYTHON} analysis/simulator_fidelity_precompute.py --agent_file {input.agent}"
+        "{PYTHON} {ROOT}/analysis/simulator_fidelity_precompute.py --agent_file {input.agent}"
         " --model_file {input.simulator} --data_dir {input.heldout} --train_data_dir {input.data}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.results} --report {output.report}"
@@ -171,7 +172,7 @@ rule record_samples:
         work=working_folder("record_samples"),
     threads: workflow.cores
     shell:
-        "{PYTHON} record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
+        "{PYTHON} {ROOT}/record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
         " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --data_save_dir {params.work} --report {output.report}"
@@ -189,7 +190,7 @@ rule hidden_analysis:
         settings=SETTINGS["hidden_analysis"],
     threads: workflow.cores
     shell:
-        "{PYTHON} analysis/hidden_analysis_precompute.py --data_dir {input.data}"
+        "{PYTHON} {ROOT}/analysis/hidden_analysis_precompute.py --data_dir {input.data}"
         " --generated_data_dir {input.samples} --seed {CHAIN[seed]}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.results} --report {output.report}"
@@ -208,7 +209,7 @@ rule saliency:
         settings=SETTINGS["saliency"],
     threads: workflow.cores
     shell:
-        "{PYTHON} saliency_experiments.py --agent_file {input.agent}"
+        "{PYTHON} {ROOT}/saliency_experiments.py --agent_file {input.agent}"
         " --model_file {input.simulator} --generated_data_dir {input.samples}"
         " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
@@ -225,6 +226,6 @@ rule figures:
         settings=SETTINGS["hidden_analysis"],
     threads: workflow.cores
     shell:
-        "{PYTHON} analysis/hidden_analysis_plotting.py --input_dir {input.hidden_analysis}"
+        "{PYTHON} {ROOT}/analysis/hidden_analysis_plotting.py --input_dir {input.hidden_analysis}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.figures} --report {output.report}"

@@ -1,0 +1,151 @@
+"""The whole chain at its smallest size, as Snakemake runs it: complete, skipped, killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rollouts.store import RolloutDataset
+
+ROOT = Path(__file__).parent.parent
+STAGES = {
+    "train_agent",
+    "record_rollouts",
+    "record_heldout",
+    "train_simulator",
+    "simulator_fidelity",
+    "record_samples",
+    "hidden_analysis",
+    "saliency",
+    "figures",
+}
+
+
+def chain_command(folder: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
+        *("--directory", str(folder), "--cores", "2", "--nolock", "--rerun-incomplete"),
+        *("--config", "preset=tiny", "out=results"),
+    ]
+
+
+def run_chain(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(chain_command(folder), capture_output=True, text=True, check=False)
+
+
+def read_summary(folder: Path) -> dict[str, dict[str, object]]:
+    return json.loads((folder / "results" / "summary.json").read_text())["stages"]
+
+
+def modification_times(folder: Path) -> dict[Path, int]:
+    return {
+        path: path.stat().st_mtime_ns
+        for path in (folder / "results").rglob("*")
+        if path.is_file() and path.name != "summary.json"
+    }
+
+
+@pytest.fixture(scope="module")
+def finished_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chain")
+    result = run_chain(folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+@pytest.mark.medium
+@pytest.mark.timeout(600)
+def test_summary_has_every_stage_with_its_outputs(finished_chain: Path) -> None:
+    stages = read_summary(finished_chain)
+    assert set(stages) == STAGES
+    for name, stage in stages.items():
+        assert stage["status"] == "done", name
+        assert isinstance(stage["seconds"], float)
+        assert stage["seconds"] > 0
+        outputs = stage["outputs"]
+        assert isinstance(outputs, list)
+        assert outputs, name
+
+
+@pytest.mark.medium
+@pytest.mark.timeout(600)
+def test_simulator_errors_stand_beside_their_baselines(finished_chain: Path) -> None:
+    metrics = json.dumps(read_summary(finished_chain)["simulator_fidelity"]["metrics"])
+    for word in ("mode", "mean_frame", "last_frame"):
+        assert word in metrics
+
+
+@pytest.mark.medium
+@pytest.mark.timeout(600)
+def test_second_run_makes_nothing_again(finished_chain: Path) -> None:
+    before = modification_times(finished_chain)
+    start = time.perf_counter()
+    result = run_chain(finished_chain)
+    seconds = time.perf_counter() - start
+    assert result.returncode == 0, result.stderr
+    assert modification_times(finished_chain) == before
+    assert seconds < 20
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below `pid`, from /proc."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            children.setdefault(parent, []).append(int(entry.name))
+    found, pending = [], [pid]
+    while pending:
+        below = children.get(pending.pop(), [])
+        found += below
+        pending += below
+    return found
+
+
+def kill_stage(chain: "subprocess.Popen[bytes]", script: str, sign: Path, pattern: str) -> None:
+    """Wait until `pattern` exists below `sign`, then SIGKILL the process that runs `script`."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and chain.poll() is None:
+        if list(sign.rglob(pattern)):
+            for pid in descendants(chain.pid):
+                arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if any(argument.endswith(script.encode()) for argument in arguments[1:2]):
+                    os.kill(pid, signal.SIGKILL)
+                    return
+        time.sleep(0.05)
+    raise AssertionError(f"{script} was not seen at work")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("script", "pattern"),
+    [
+        ("train.py", "runs/train_agent-*"),
+        ("record.py", "runs/record_rollouts-*/dataset.json"),
+        ("train_gen_model.py", "runs/train_simulator-*"),
+        ("record_gen_samples.py", "runs/record_samples-*/dataset.json"),
+    ],
+)
+def test_a_killed_stage_is_taken_up_again(tmp_path: Path, script: str, pattern: str) -> None:
+    with subprocess.Popen(
+        chain_command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as chain:
+        kill_stage(chain, script, tmp_path / "results", pattern)
+    assert chain.returncode != 0
+    result = run_chain(tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert all(stage["status"] == "done" for stage in read_summary(tmp_path).values())
+    assert not list((tmp_path / "results").rglob("*.partial*"))
+    for folder in ("rollouts", "heldout_rollouts", "samples"):
+        dataset = RolloutDataset(tmp_path / "results" / folder)
+        for index in range(dataset.num_episodes):
+            assert len(dataset.read_episode(index)) > 0
