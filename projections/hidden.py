@@ -162,17 +162,17 @@ class HiddenProjection(TransformerMixin, BaseEstimator):
         # What rounding leaves of a constant is no variance.
         is_constant = deviation <= 1e-12 * np.maximum(np.abs(self.mean_), 1.0)
         self.scale_ = np.where(is_constant, 1.0, deviation)
-        pca = PCA(svd_solver="covariance_eigh")
+        pca: Any = PCA(svd_solver="covariance_eigh")
         pca.fit((states - self.mean_) / self.scale_)
         sample_to_population = (len(states) - 1) / len(states)
-        deviations = np.sqrt(np.asarray(pca.explained_variance_) * sample_to_population)
+        deviations = np.sqrt(pca.explained_variance_ * sample_to_population)
         rank = int(np.sum(deviations > _RELATIVE_RANK_TOLERANCE * max(deviations[0], 1e-12)))
         if rank == 0:
             raise UserError("hidden states: all are the same, so they have no directions")
-        self.components_ = np.array(pca.components_[:rank])
+        self.components_ = pca.components_[:rank].copy()
         self.components_[:, is_constant] = 0.0
         self.component_deviations_ = deviations[:rank]
-        self.explained_variance_ratio_ = np.asarray(pca.explained_variance_ratio_)[:rank]
+        self.explained_variance_ratio_ = pca.explained_variance_ratio_[:rank]
 
     def _fit_directions(self, states: NDArray[np.float64]) -> None:
         num_directions = min(self.n_components, len(self.components_))
