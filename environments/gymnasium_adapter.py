@@ -60,7 +60,7 @@ def gymnasium_spec(name: str) -> EnvironmentSpec:
 def _action_names(env: Any) -> tuple[str, ...] | None:
     """Names that Atari environments and their kin tell by `get_action_meanings`."""
     meanings: Any = getattr(env.unwrapped, "get_action_meanings", None)
-    return tuple(str(name).lower() for name in meanings()) if callable(meanings) else None
+    return None if meanings is None else tuple(str(name).lower() for name in meanings())
 
 
 def _make_env(name: str) -> Any:

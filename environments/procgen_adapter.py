@@ -25,9 +25,20 @@ DEFAULT_TIME_LIMIT = 1000
 TIME_LIMITS = {"bigfish": 6000, "bossfight": 4000, "leaper": 500, "maze": 500, "plunder": 4000}
 """Decisions after which Procgen ends an episode, where it is not `DEFAULT_TIME_LIMIT`."""
 
-_SHOOTERS = ("bossfight", "caveflyer", "dodgeball", "fruitbot", "plunder", "starpilot")
-SPECIAL_ACTIONS: dict[str, dict[int, str]] = {game: {9: "fire"} for game in _SHOOTERS}
-"""Actions from 9 on that do something; in all other games they are no-ops."""
+_SHOOTERS = ("bossfight", "caveflyer", "dodgeball", "fruitbot", "plunder")
+SPECIAL_ACTIONS: dict[str, dict[int, str]] = {
+    **{game: {9: "fire"} for game in _SHOOTERS},
+    "ninja": {
+        **{9: "throw", 10: "throw_upward", 11: "throw_up", 12: "throw_down"},
+        **{13: "throw13", 14: "throw14"},
+    },
+    "starpilot": {
+        **{9: "fire", 10: "fire_back"},
+        **{11: "fire11", 12: "fire12", 13: "fire13", 14: "fire14"},
+    },
+}
+"""Actions from 9 on that do something, found by comparing their frames with those of the null
+action; a number marks those that equal the first. All others are no-ops."""
 
 ALL_GAMES = (
     "bigfish",
@@ -80,9 +91,15 @@ def procgen_spec(name: str, options: dict[str, Any]) -> EnvironmentSpec:
         num_actions=15,
         action_names=MOVES + tuple(special.get(a, f"null{a}") for a in range(9, 15)),
         null_action=NULL_ACTION,
-        time_limit=TIME_LIMITS.get(name, DEFAULT_TIME_LIMIT),
+        time_limit=_time_limit(name, mode),
         options=dict(options),
     )
+
+
+def _time_limit(name: str, mode: str) -> int:
+    if (name, mode) == ("jumper", "memory"):
+        return 2000
+    return TIME_LIMITS.get(name, DEFAULT_TIME_LIMIT)
 
 
 class ProcgenEnvironment:
