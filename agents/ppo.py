@@ -1,0 +1,286 @@
+"""Proximal policy optimisation as pure functions, and the update of a policy with them.
+
+Schulman et al., "Proximal Policy Optimization Algorithms" (2017): the clipped objective, equation
+7; with value loss and entropy bonus, equation 9. Schulman et al., "High-Dimensional Continuous
+Control Using Generalized Advantage Estimation" (2016): the advantages, equation 16. The value
+loss is clipped like the objective, as in the authors' code.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.networks import RecurrentPolicy
+from agents.protocol import AgentOutput
+from experiment.errors import UserError
+from experiment.randomness import keyed_uniform
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of proximal policy optimisation."""
+
+    num_envs: int = 64
+    """Environments that play side by side."""
+    num_steps: int = 256
+    """Decisions of each environment between two updates."""
+    num_epochs: int = 3
+    """Passes over the frames of an update."""
+    num_minibatches: int = 8
+    """Optimiser steps per epoch."""
+    mini_batch_size: int = 2048
+    """Frames that go through the network at once; an optimiser step that needs more sums their
+    gradients. At most num_envs · num_steps / num_minibatches frames are used."""
+    gamma: float = 0.999
+    """Discount of future rewards."""
+    gae_lambda: float = 0.95
+    """Trade of bias against variance in the advantages."""
+    learning_rate: float = 5e-4
+    """Learning rate of Adam at the start; it falls linearly to zero at the end."""
+    clip: float = 0.2
+    """How far probability ratio and value may move within an update."""
+    value_coefficient: float = 0.5
+    """Weight of the value loss."""
+    entropy_coefficient: float = 0.01
+    """Weight of the entropy bonus."""
+    max_grad_norm: float = 0.5
+    """Gradients are scaled down to this norm."""
+    normalise_advantage: bool = True
+    """Shift and scale the advantages of an update to mean 0 and deviation 1."""
+    normalise_reward: bool = True
+    """Divide rewards by the running deviation of their discounted sum."""
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """What N environments did in T decisions, time first."""
+
+    obs: Tensor
+    """(T, N, H, W, C) uint8"""
+    first: Tensor
+    """(T, N) bool, whether `obs[t]` begins an episode."""
+    initial_state: Tensor
+    """(N, state_dim) agent state before `obs[0]`, not yet reset by `first[0]`."""
+    action: Tensor
+    """(T, N) int64"""
+    log_prob: Tensor
+    """(T, N) of `action` under the policy that acted."""
+    value: Tensor
+    """(T, N) estimated when acting."""
+    advantage: Tensor
+    """(T, N)"""
+    value_target: Tensor
+    """(T, N)"""
+
+
+@dataclass(frozen=True)
+class PPOLosses:
+    """The three terms, means over the frames; the total is what is minimised."""
+
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+
+    def total(self, config: PPOConfig) -> Tensor:
+        """Equation 9 with its sign turned: policy + c₁ · value − c₂ · entropy."""
+        return (
+            self.policy
+            + config.value_coefficient * self.value
+            - config.entropy_coefficient * self.entropy
+        )
+
+
+def generalised_advantages(
+    reward: Tensor, value: Tensor, done: Tensor, last_value: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Advantages: the sum over l of (γλ)^l δ_{t+l}, cut where an episode ends.
+
+    Here δ_t = r_t + γ V(s_{t+1}) − V(s_t), and V after the end of an episode is 0.
+
+    Args:
+        reward: (T, N) paid for the action at t.
+        value: (T, N) V(s_t).
+        done: (T, N) bool, whether the episode ended with the action at t.
+        last_value: (N,) V(s_T), the bootstrap; not used where `done[T-1]`.
+        gamma: discount.
+        lam: λ.
+
+    Returns:
+        (T, N)
+    """
+    goes_on = (~done).to(value.dtype)
+    next_value = torch.cat([value[1:], last_value[None]])
+    delta = reward + gamma * goes_on * next_value - value
+    advantage = torch.empty_like(delta)
+    running = torch.zeros_like(last_value)
+    for t in reversed(range(len(delta))):
+        running = delta[t] + gamma * lam * goes_on[t] * running
+        advantage[t] = running
+    return advantage
+
+
+def ppo_losses(output: AgentOutput, batch: RolloutBatch, clip: float) -> PPOLosses:
+    """The terms of equation 9 for what the policy now says about a batch's frames.
+
+    Args:
+        output: logits (T, N, num_actions) and values (T, N) of the policy in training.
+        batch: the frames; `advantage` is taken as it is, normalised or not.
+        clip: ε.
+    """
+    log_probs = output.action_logits.log_softmax(-1)
+    log_prob = log_probs.gather(-1, batch.action[..., None]).squeeze(-1)
+    ratio = (log_prob - batch.log_prob).exp()
+    surrogate = torch.minimum(
+        ratio * batch.advantage, ratio.clamp(1 - clip, 1 + clip) * batch.advantage
+    )
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    return PPOLosses(
+        policy=-surrogate.mean(),
+        value=clipped_value_loss(output.value, batch.value, batch.value_target, clip),
+        entropy=entropy.mean(),
+    )
+
+
+def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
+    """½ · mean of max((V − R)², (V_clipped − R)²), V_clipped at most `clip` from the old value."""
+    clipped = old_value + (value - old_value).clamp(-clip, clip)
+    return 0.5 * torch.maximum((value - target).square(), (clipped - target).square()).mean()
+
+
+def normalise(advantage: Tensor) -> Tensor:
+    """Shift and scale to mean 0 and (biased) standard deviation 1 over all entries."""
+    return (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+
+
+class PPOLearner:
+    """A policy, its Adam optimiser, and the update."""
+
+    def __init__(self, policy: RecurrentPolicy, config: PPOConfig, seed: int) -> None:
+        self.policy = policy
+        self.config = config
+        self.seed = seed
+        self.optimiser = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5)
+
+    def update(self, batch: RolloutBatch, iteration: int, remaining: float) -> dict[str, float]:
+        """Improve the policy on one batch.
+
+        Args:
+            batch: the frames, on the policy's device, advantages normalised as configured.
+            iteration: number of the update; with the seed it decides the minibatches.
+            remaining: share of the training that is left, the factor of the learning rate.
+
+        Returns:
+            Means of the losses over the optimiser steps, named as in the log.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.learning_rate * remaining
+        sums = torch.zeros(3, device=batch.value.device)
+        num_updates = 0
+        for epoch in range(self.config.num_epochs):
+            key = iteration * self.config.num_epochs + epoch
+            for chunks in self._minibatches(batch, key):
+                sums += self._optimise(chunks)
+                num_updates += 1
+        policy_loss, value_loss, entropy = (sums / num_updates).tolist()
+        return {
+            "mean_policy_loss": policy_loss,
+            "mean_value_loss": value_loss,
+            "mean_entropy_loss": entropy,
+        }
+
+    def _optimise(self, chunks: list[RolloutBatch]) -> Tensor:
+        """One step of Adam on the mean over all frames of `chunks`."""
+        num_frames = sum(chunk.action.numel() for chunk in chunks)
+        means = []
+        self.optimiser.zero_grad(set_to_none=True)
+        for chunk in chunks:
+            output = self.policy.unroll(chunk.obs, chunk.initial_state, chunk.first)
+            losses = ppo_losses(output, chunk, self.config.clip)
+            share = chunk.action.numel() / num_frames
+            (share * losses.total(self.config)).backward()
+            terms = torch.stack([losses.policy, losses.value, losses.entropy])
+            means.append(share * terms.detach())
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        self.optimiser.step()
+        return torch.stack(means).sum(0)
+
+    def _minibatches(self, batch: RolloutBatch, key: int) -> Iterator[list[RolloutBatch]]:
+        split = split_trajectories if self.policy.config.recurrent else split_frames
+        return split(batch, self.config, self.seed, key)
+
+
+def split_trajectories(
+    batch: RolloutBatch, config: PPOConfig, seed: int, key: int
+) -> Iterator[list[RolloutBatch]]:
+    """Minibatches of whole environment trajectories, for recurrent policies.
+
+    Every minibatch is a list of chunks of at most `mini_batch_size` frames, but at least one
+    trajectory, so that the hidden state can be recomputed from the rollout's start.
+    """
+    num_steps, num_envs = batch.action.shape
+    envs_per_chunk = max(1, config.mini_batch_size // num_steps)
+    order = _permutation(num_envs, seed, key)
+    for envs in np.array_split(order, min(config.num_minibatches, num_envs)):
+        chunks = np.array_split(envs, -(-len(envs) // envs_per_chunk))
+        yield [_take_trajectories(batch, torch.from_numpy(chunk)) for chunk in chunks]
+
+
+def split_frames(
+    batch: RolloutBatch, config: PPOConfig, seed: int, key: int
+) -> Iterator[list[RolloutBatch]]:
+    """Minibatches of single frames in random order, for feed-forward policies.
+
+    Each chunk has one time step, and its frames take the place of environments.
+    """
+    num_frames = batch.action.numel()
+    order = _permutation(num_frames, seed, key)
+    for frames in np.array_split(order, min(config.num_minibatches, num_frames)):
+        chunks = np.array_split(frames, -(-len(frames) // config.mini_batch_size))
+        yield [_take_frames(batch, torch.from_numpy(chunk)) for chunk in chunks]
+
+
+def require_usable(config: PPOConfig) -> None:
+    """Raise `UserError` for settings with which no update is possible."""
+    for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches", "mini_batch_size"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    for name in ("gamma", "gae_lambda"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
+
+
+def _permutation(count: int, seed: int, key: int) -> NDArray[np.int64]:
+    uniform = keyed_uniform(seed, "minibatch", np.arange(count), key)[:, 0]
+    return np.argsort(uniform, kind="stable")
+
+
+def _take_trajectories(batch: RolloutBatch, envs: Tensor) -> RolloutBatch:
+    envs = envs.to(batch.action.device)
+    return RolloutBatch(
+        obs=batch.obs[:, envs],
+        first=batch.first[:, envs],
+        initial_state=batch.initial_state[envs],
+        action=batch.action[:, envs],
+        log_prob=batch.log_prob[:, envs],
+        value=batch.value[:, envs],
+        advantage=batch.advantage[:, envs],
+        value_target=batch.value_target[:, envs],
+    )
+
+
+def _take_frames(batch: RolloutBatch, frames: Tensor) -> RolloutBatch:
+    frames = frames.to(batch.action.device)
+    return RolloutBatch(
+        obs=batch.obs.flatten(0, 1)[None, frames],
+        first=batch.first.flatten()[None, frames],
+        initial_state=batch.initial_state.new_zeros(len(frames), batch.initial_state.shape[1]),
+        action=batch.action.flatten()[None, frames],
+        log_prob=batch.log_prob.flatten()[None, frames],
+        value=batch.value.flatten()[None, frames],
+        advantage=batch.advantage.flatten()[None, frames],
+        value_target=batch.value_target.flatten()[None, frames],
+    )
