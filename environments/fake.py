@@ -74,11 +74,14 @@ class FakeEnvironment:
     ):
         self.spec = spec
         self.num_envs = num_envs
-        self._seed = seed
-        self._level_range = (start_level, num_levels or TRAINING_LEVELS)
         self._pending: NDArray[np.integer] | None = None
-        self._episode = np.zeros(num_envs, np.int64)
+        # What the next level is drawn from; saved and restored with the rest.
+        self._seed = np.full(num_envs, seed)
+        self._lowest_level = np.full(num_envs, start_level)
+        self._num_levels = np.full(num_envs, num_levels or TRAINING_LEVELS)
         self._stream = np.arange(num_envs)
+        self._episode = np.zeros(num_envs, np.int64)
+
         self._x = np.zeros(num_envs, np.int64)
         self._y = np.zeros(num_envs, np.int64)
         self._length = np.zeros(num_envs, np.int64)
@@ -147,8 +150,11 @@ class FakeEnvironment:
 
     def _columns(self) -> tuple[NDArray, ...]:
         return (
-            self._episode,
+            self._seed,
+            self._lowest_level,
+            self._num_levels,
             self._stream,
+            self._episode,
             self._x,
             self._y,
             self._length,
@@ -181,12 +187,11 @@ class FakeEnvironment:
         return (self._x == x) & (self._y == y)
 
     def _next_level(self, index: int) -> int:
-        low, count = self._level_range
         uniform = keyed_uniform(
-            self._seed, "fake-next-level", self._stream[index], self._episode[index]
+            int(self._seed[index]), "fake-next-level", self._stream[index], self._episode[index]
         )
         self._episode[index] += 1
-        return low + int(uniform[0] * count)
+        return int(self._lowest_level[index] + np.floor(uniform[0] * self._num_levels[index]))
 
     def _begin(self, index: int, level_seed: int) -> None:
         self._levels[index] = level = _make_level(level_seed)

@@ -85,8 +85,11 @@ def _make_env(name: str) -> Any:
 class _Slot:
     """What a saved state of one slot holds: everything but the environment itself."""
 
+    seed: int
+    """With `stream`, the slot's number, and `episode` it keys the draw of the next level."""
     stream: int
-    """Number of the slot that draws its levels; with `episode` it keys the next draw."""
+    lowest_level: int
+    num_levels: int
     episode: int = 0
     level_seed: int = -1
     actions: list[int] = field(default_factory=list)
@@ -113,10 +116,11 @@ class GymnasiumEnvironment:
     ):
         self.spec = spec
         self.num_envs = num_envs
-        self._seed = seed
-        self._level_range = (start_level, num_levels or TRAINING_LEVELS)
         self._envs = [_make_env(spec.name) for _ in range(num_envs)]
-        self._slots = [_Slot(stream=index) for index in range(num_envs)]
+        self._slots = [
+            _Slot(seed, stream, start_level, num_levels or TRAINING_LEVELS)
+            for stream in range(num_envs)
+        ]
         self._obs = np.zeros((num_envs, *spec.obs_shape), np.uint8)
         self._pool = ThreadPoolExecutor(max(min(num_threads, num_envs), 1))
         self._running: list[Future[None]] = []
@@ -201,10 +205,10 @@ class GymnasiumEnvironment:
         self._obs[index] = self._envs[index].reset(seed=level_seed)[0]
 
     def _next_level(self, index: int) -> int:
-        slot, (low, count) = self._slots[index], self._level_range
-        uniform = keyed_uniform(self._seed, "gymnasium-next-level", slot.stream, slot.episode)
+        slot = self._slots[index]
+        uniform = keyed_uniform(slot.seed, "gymnasium-next-level", slot.stream, slot.episode)
         slot.episode += 1
-        return low + int(uniform[0] * count)
+        return slot.lowest_level + int(uniform[0] * slot.num_levels)
 
     def _replay(self, index: int, slot: _Slot) -> None:
         obs = self._envs[index].reset(seed=slot.level_seed)[0]

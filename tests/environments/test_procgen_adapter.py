@@ -66,6 +66,7 @@ def test_actions_called_null_do_nothing_and_the_others_something(make_env, game)
 
 def test_standing_still_ends_at_the_time_limit_and_is_called_truncated(make_env) -> None:
     env = make_env("coinrun", 16)
+    outcome = env.observe()
     num_truncated = 0
     for step in range(1, 1001):
         env.send(np.full(16, NULL))

@@ -10,7 +10,7 @@ TRANSITION_FIELDS = ("obs", "reward", "first", "level_seed", "level_complete", "
 NUM_ENVS = 3
 
 
-@pytest.fixture(params=["fake", "coinrun", "jumper", "gymnasium"])
+@pytest.fixture(params=["fake", "coinrun", "starpilot", "gymnasium"])
 def game(request: pytest.FixtureRequest) -> str:
     if request.param == "gymnasium":
         return request.getfixturevalue("pixel_world")
@@ -110,8 +110,9 @@ def test_starting_a_level_leaves_the_other_slots_alone(make_env, game) -> None:
 
 def test_starting_a_level_reports_no_outcome_twice(make_env, game) -> None:
     env = make_env(game, NUM_ENVS)
-    for _ in range(2000):
-        env.send(draw_actions(1, env, seed=int(env.observe().obs.sum()))[0])
+    outcome = env.observe()
+    for actions in draw_actions(2000, env):
+        env.send(actions)
         outcome = env.observe()
         if outcome.first.any():
             break
@@ -143,7 +144,7 @@ def test_restored_state_continues_bit_for_bit_in_another_slot(make_env, game) ->
     env = make_env(game, NUM_ENVS)
     play(env, draw_actions(25, env))
     saved, shown = env.get_state(), env.observe()
-    actions = draw_actions(120, env, seed=1)
+    actions = draw_actions(300, env, seed=1)
     continuation = play(env, actions)
     other = make_env(game, NUM_ENVS, seed=9, start_level=4, num_levels=3)
     play(other, draw_actions(7, other))
@@ -154,7 +155,8 @@ def test_restored_state_continues_bit_for_bit_in_another_slot(make_env, game) ->
     for left, right in zip(play(other, swapped), continuation, strict=True):
         assert_same_slot(left, 0, right, 2)
         assert_same_slot(left, 2, right, 0)
-    assert np.stack([t.first[[0, 2]] for t in continuation]).any() or game == "coinrun"
+    if game != "coinrun":
+        assert np.any([transition.first[[0, 2]] for transition in continuation])
 
 
 def test_none_in_set_state_leaves_a_slot_as_it_is(make_env, game) -> None:

@@ -1,0 +1,85 @@
+"""Which environment an agent is to play in."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from agents.checkpoint import LoadedAgent
+from environments.factory import EnvironmentConfig, environment_name, environment_spec
+from environments.procgen_adapter import procgen_spec
+from environments.protocol import EnvironmentSpec
+from experiment.command_line import load_preset
+from experiment.errors import UserError
+
+DEFAULT_ENV_NAME = "coinrun"
+
+
+def environment_of_agent(
+    agent: LoadedAgent,
+    env_name: str | None = None,
+    distribution_mode: str | None = None,
+    param_name: str | None = None,
+) -> EnvironmentSpec:
+    """The environment to play in: the agent's own, or what the flags say where it has none.
+
+    Args:
+        agent: the agent; an imported reference checkpoint does not know its environment.
+        env_name: `--env_name`; None takes the agent's.
+        distribution_mode: `--distribution_mode`; None takes the agent's.
+        param_name: preset of `hyperparams/agents.yml`; its environment options serve an agent
+            that does not know its own.
+
+    Raises:
+        UserError: the agent belongs to another environment, or does not fit this one's frames or
+            number of actions.
+    """
+    if agent.environment is None:
+        spec = _spec_from_flags(env_name, distribution_mode, param_name)
+    else:
+        spec = _spec_of_agent(agent, agent.environment, env_name, distribution_mode)
+    require_fitting_agent(agent, spec)
+    return spec
+
+
+def require_fitting_agent(agent: LoadedAgent, spec: EnvironmentSpec) -> None:
+    """Raise `UserError` unless frames and number of actions are those of the agent's network."""
+    network = agent.policy.config
+    for what, found, expected in (
+        ("frames", spec.obs_shape, tuple(network.obs_shape)),
+        ("number of actions", spec.num_actions, network.num_actions),
+    ):
+        if found != expected:
+            raise UserError(
+                f"{agent.path}: this agent does not fit {environment_name(spec)}: "
+                f"{what} {found}, the agent's network has {expected}"
+            )
+
+
+def _spec_of_agent(
+    agent: LoadedAgent, own: EnvironmentSpec, env_name: str | None, mode: str | None
+) -> EnvironmentSpec:
+    if env_name is not None and env_name != environment_name(own):
+        raise UserError(
+            f"--env_name {env_name}: the agent {agent.path} belongs to {environment_name(own)}"
+        )
+    if mode is None or own.adapter != "procgen":
+        return own
+    return procgen_spec(own.name, {**own.options, "distribution_mode": mode})
+
+
+def _spec_from_flags(
+    env_name: str | None, mode: str | None, param_name: str | None
+) -> EnvironmentSpec:
+    options = _preset_environment(param_name) if param_name else {}
+    config = EnvironmentConfig(**{"env_name": DEFAULT_ENV_NAME, **options})
+    if env_name is not None:
+        config = replace(config, env_name=env_name)
+    if mode is not None:
+        config = replace(config, distribution_mode=mode)
+    return environment_spec(config)
+
+
+def _preset_environment(param_name: str) -> dict[str, Any]:
+    preset = load_preset("agents.yml", param_name)
+    values = preset.get("environment", preset)
+    names = {field.name for field in fields(EnvironmentConfig)}
+    return {name: value for name, value in values.items() if name in names}

@@ -1,0 +1,171 @@
+"""Acting with an agent: from frames to actions, with every draw keyed by episode and row."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from agents.images import to_float_images
+from agents.protocol import Agent
+from experiment.errors import UserError
+from experiment.randomness import keyed_uniform, sample_categorical
+
+NUM_PROCGEN_ACTIONS = 15
+NOISE_TEMPERATURE = 0.7
+NOISE_LOGIT_RANGE = (-1.8, 0.8)
+NOISE_SPECIAL_LOGIT = -3.0
+NOISE_RIGHT_LOGIT = 0.1
+_RIGHT = 7
+
+
+@dataclass(frozen=True)
+class BehaviourConfig:
+    """How actions follow from the policy."""
+
+    greedy: bool = False
+    """Take the most probable action instead of drawing one."""
+    action_noise: bool = False
+    """Explore as the reference's recorder does: flatten the policy, keep `right` probable."""
+    seed: int = 0
+    """Keys every draw, together with the episode's number and the row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What the agent made of B frames."""
+
+    state: Tensor
+    """(B, state_dim) on the agent's device, to go on with."""
+    agent_hidden: NDArray[np.float32]
+    """(B, state_dim) the same state."""
+    action_logits: NDArray[np.float32]
+    """(B, num_actions) of the clean policy."""
+    value: NDArray[np.float32]
+    """(B,)"""
+    action: NDArray[np.int32]
+    """(B,)"""
+    behaviour_log_prob: NDArray[np.float32]
+    """(B,) under the policy that acted; 0 for a greedy one."""
+
+
+class Player:
+    """An agent that acts."""
+
+    def __init__(
+        self, policy: Agent, behaviour: BehaviourConfig, device: torch.device | str = "cpu"
+    ) -> None:
+        if behaviour.action_noise and policy.num_actions != NUM_PROCGEN_ACTIONS:
+            raise UserError(
+                f"--action_noise: made for Procgen's {NUM_PROCGEN_ACTIONS} actions, "
+                f"the agent has {policy.num_actions}"
+            )
+        self.policy = policy
+        self.behaviour = behaviour
+        self.device = torch.device(device)
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """(B, state_dim) state before the first frame of an episode."""
+        return self.policy.initial_state(batch_size).to(self.device)
+
+    def decide(
+        self,
+        frames: NDArray[np.uint8],
+        state: Tensor,
+        episode_ids: NDArray[np.int64],
+        rows: NDArray[np.int64],
+    ) -> Decision:
+        """Act on B frames.
+
+        Args:
+            frames: (B, H, W, C).
+            state: (B, state_dim) after the frame before; replaced where the row is 0.
+            episode_ids: (B,) the episodes' numbers.
+            rows: (B,) index of the decision within its episode.
+        """
+        with torch.inference_mode(), full_float32():
+            images = to_float_images(frames, self.device)
+            first = torch.as_tensor(rows == 0).to(self.device)
+            output = self.policy.step(images, state, first)
+            # One transfer instead of three.
+            packed = [output.state, output.action_logits, output.value[:, None]]
+            numbers = torch.cat(packed, dim=1).cpu().numpy()
+        hidden, logits, value = np.split(numbers, np.cumsum([p.shape[1] for p in packed])[:-1], 1)
+        log_probs = behaviour_log_probs(logits, self.behaviour)
+        action = self._choose(log_probs, episode_ids, rows)
+        return Decision(
+            state=output.state,
+            agent_hidden=hidden,
+            action_logits=logits,
+            value=value[:, 0],
+            action=action.astype(np.int32),
+            behaviour_log_prob=np.take_along_axis(log_probs, action[:, None], axis=1)[:, 0].astype(
+                np.float32
+            ),
+        )
+
+    def _choose(
+        self,
+        log_probs: NDArray[np.float64],
+        episode_ids: NDArray[np.int64],
+        rows: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        if self.behaviour.greedy:
+            return log_probs.argmax(axis=1)
+        uniform = keyed_uniform(self.behaviour.seed, "action", episode_ids, rows)[:, 0]
+        return sample_categorical(np.exp(log_probs), uniform)
+
+
+def behaviour_log_probs(
+    action_logits: NDArray[np.float32], behaviour: BehaviourConfig
+) -> NDArray[np.float64]:
+    """Log-probabilities of the policy that acts.
+
+    Args:
+        action_logits: (..., num_actions) of the clean policy.
+        behaviour: whether noise is added, whether the choice is greedy.
+
+    Returns:
+        (..., num_actions); a greedy policy puts all probability on the best action.
+    """
+    logits = action_logits.astype(np.float64)
+    if behaviour.action_noise:
+        logits = noised_logits(logits)
+    if behaviour.greedy:
+        is_best = np.arange(logits.shape[-1]) == logits.argmax(axis=-1)[..., None]
+        return np.where(is_best, 0.0, -np.inf)
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def noised_logits(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The reference's exploration noise: a flatter policy that seldom uses special actions.
+
+    Args:
+        logits: (..., 15) of the clean policy, in Procgen's order of actions.
+
+    Returns:
+        (..., 15)
+    """
+    noised = np.clip(logits * NOISE_TEMPERATURE, *NOISE_LOGIT_RANGE)
+    noised[..., 9:] = NOISE_SPECIAL_LOGIT
+    noised[..., _RIGHT] = NOISE_RIGHT_LOGIT
+    return noised
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Turn off TF32, whose ten-bit mantissas would break the replay of recordings."""
+    # Any: pyright does not know the attribute of the cudnn module.
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    before = (matmul.allow_tf32, cudnn.allow_tf32)
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

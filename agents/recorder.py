@@ -1,0 +1,392 @@
+"""Lets an agent play and keeps what happened.
+
+Episode e of a dataset has number e, its level is a function of e, and every action is drawn by a
+key made of e and the row. So the number of environments changes nothing but the speed. Every
+episode that is begun is kept, also one that a budget cuts short: otherwise short episodes would be
+overrepresented.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from agents.checkpoint import LoadedAgent
+from agents.player import BehaviourConfig, Decision, Player
+from environments.factory import DEFAULT_NUM_THREADS, make_environment_from_spec
+from environments.protocol import (
+    TRAINING_LEVELS,
+    EnvironmentSpec,
+    VectorEnvironment,
+)
+from experiment.errors import UserError
+from experiment.provenance import collect_provenance, to_plain
+from experiment.randomness import keyed_uniform
+from rollouts.schema import DatasetMetadata
+from rollouts.store import RolloutDataset, RolloutWriter
+from rollouts.types import EpisodeInfo, Rollout
+
+DATASET_FILE = "dataset.json"
+
+
+@dataclass(frozen=True)
+class RecordingConfig:
+    """How much to record, where, and how the agent acts."""
+
+    max_episodes: int = 4000
+    """Episodes that the dataset shall have in all; those already there are not played again."""
+    num_envs: int = 64
+    """Environments stepped together; changes the speed only."""
+    start_level: int = 0
+    """First level seed. Levels from 1000000000 on are held out: training never sees them."""
+    num_levels: int = 0
+    """Number of levels from the first on; 0 means 1000000000."""
+    sequential_levels: bool = False
+    """Play the levels in order, each exactly once, instead of drawing one per episode."""
+    greedy: bool = False
+    """Take the most probable action instead of drawing one."""
+    action_noise: bool = False
+    """Explore as the reference's recorder does; logits are recorded without the noise."""
+    max_steps: int | None = None
+    """Stop after about this many environment steps; running episodes are cut and kept."""
+    max_hours: float | None = None
+    """Stop after this time; running episodes are cut and kept."""
+    seed: int = 0
+    """Decides levels and actions."""
+    num_threads: int = DEFAULT_NUM_THREADS
+    """Threads that step the environments."""
+
+
+@dataclass(frozen=True)
+class RecordingSummary:
+    """What the dataset holds after a call."""
+
+    episodes: int
+    rows: int
+    cut_episodes: int
+    mean_return: float
+    level_complete_fraction: float
+    frames_per_second: float
+    """Of this call alone; 0 when nothing was left to record."""
+
+
+def level_seeds(config: RecordingConfig, episode_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) levels of (N,) episodes."""
+    if config.sequential_levels:
+        return config.start_level + episode_ids
+    uniform = keyed_uniform(config.seed, "level", episode_ids)[:, 0]
+    offset = np.floor(uniform * (config.num_levels or TRAINING_LEVELS))
+    return config.start_level + offset.astype(np.int64)
+
+
+def record_episodes(
+    agent: LoadedAgent,
+    environment: EnvironmentSpec,
+    folder: Path | str,
+    config: RecordingConfig,
+    device: torch.device | str = "cpu",
+) -> RecordingSummary:
+    """Play until the dataset `folder` has `config.max_episodes` episodes, or a budget is spent.
+
+    A dataset that is there already is continued, with the episodes it lacks.
+
+    Args:
+        agent: who plays.
+        environment: in what; `environment_of_agent` checks that the two fit.
+        folder: dataset folder.
+        config: how much and how.
+        device: where the network runs.
+
+    Raises:
+        UserError: the folder holds a dataset of another agent, environment or recording.
+    """
+    folder = Path(folder)
+    metadata = _dataset_metadata(agent, environment, config)
+    present = _episodes_present(folder, metadata)
+    wanted = np.arange(_available_episodes(config))
+    missing = wanted[~np.isin(wanted, present)]
+    start, new_rows = time.perf_counter(), 0
+    if len(missing) > 0:
+        behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
+        player = Player(agent.policy, behaviour, device)
+        with RolloutWriter(folder, metadata) as writer:
+            for rollout in play_episodes(player, agent.hash, environment, config, missing):
+                writer.write(rollout)
+                new_rows += len(rollout)
+    return _summarise(folder, new_rows, time.perf_counter() - start)
+
+
+def play_episodes(
+    player: Player,
+    agent_hash: str,
+    environment: EnvironmentSpec,
+    config: RecordingConfig,
+    episode_ids: Iterable[int],
+) -> Iterator[Rollout]:
+    """Play the given episodes and yield each when it ends, in the order of their ends.
+
+    Two halves of the environments take turns, so that stepping one overlaps inference for the
+    other.
+    """
+    queue = deque(int(episode_id) for episode_id in episode_ids)
+    num_envs = min(config.num_envs, len(queue))
+    sizes = [size for size in (num_envs - num_envs // 2, num_envs // 2) if size]
+    halves = [
+        _Slots(
+            make_environment_from_spec(
+                environment,
+                size,
+                num_levels=config.num_levels,
+                start_level=config.start_level,
+                num_threads=config.num_threads,
+            ),
+            player,
+            agent_hash,
+        )
+        for size in sizes
+    ]
+    try:
+        with _progress_bar(len(queue)) as progress:
+            for rollout in _take_turns(halves, queue, config):
+                progress.update()
+                yield rollout
+    finally:
+        for half in halves:
+            half.environment.close()
+
+
+def _take_turns(
+    halves: list["_Slots"], queue: deque[int], config: RecordingConfig
+) -> Iterator[Rollout]:
+    budget = _Budget(config)
+    while queue or any(half.is_playing for half in halves):
+        for half in halves:
+            yield from half.collect()
+            if budget.is_spent(halves):
+                for unfinished in halves:
+                    yield from unfinished.cut()
+                return
+            half.begin_episodes(queue, config)
+            half.act()
+
+
+class _Budget:
+    def __init__(self, config: RecordingConfig) -> None:
+        self._max_steps = config.max_steps
+        self._end = time.monotonic() + 3600 * (
+            np.inf if config.max_hours is None else config.max_hours
+        )
+
+    def is_spent(self, halves: list["_Slots"]) -> bool:
+        if time.monotonic() >= self._end:
+            return True
+        return self._max_steps is not None and sum(h.num_steps for h in halves) >= self._max_steps
+
+
+@dataclass
+class _OpenEpisode:
+    """Rows of an episode so far; the last one may lack its reward and done."""
+
+    episode_id: int
+    level_seed: int
+    decided: dict[str, list[Any]] = field(
+        default_factory=lambda: {
+            "obs": [],
+            "agent_hidden": [],
+            "action_logits": [],
+            "value": [],
+            "action": [],
+            "behaviour_log_prob": [],
+        }
+    )
+    rewards: list[float] = field(default_factory=list)
+    dones: list[bool] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.decided["action"])
+
+    def append(self, frame: NDArray[np.uint8], decision: Decision, index: int) -> None:
+        # Copies: a view would keep the whole batch in memory until the episode ends.
+        self.decided["obs"].append(frame.copy())
+        self.decided["agent_hidden"].append(decision.agent_hidden[index].copy())
+        self.decided["action_logits"].append(decision.action_logits[index].copy())
+        for name in ("value", "action", "behaviour_log_prob"):
+            self.decided[name].append(getattr(decision, name)[index])
+
+    def finish(self, info: EpisodeInfo) -> Rollout:
+        return Rollout(
+            **{name: np.stack(rows) for name, rows in self.decided.items()},
+            reward=np.array(self.rewards, np.float32),
+            done=np.array(self.dones, bool),
+            info=info,
+        )
+
+
+class _Slots:
+    """Environments stepped together, and the episode that runs in each."""
+
+    def __init__(self, environment: VectorEnvironment, player: Player, agent_hash: str) -> None:
+        self.environment = environment
+        self.num_steps = 0
+        self._player = player
+        self._agent_hash = agent_hash
+        self._state = player.initial_state(environment.num_envs)
+        self._initial_state = player.initial_state(1)[0].float().cpu().numpy()
+        self._episodes: list[_OpenEpisode | None] = [None] * environment.num_envs
+        self._awaits_step = False
+
+    @property
+    def is_playing(self) -> bool:
+        return any(episode is not None for episode in self._episodes)
+
+    def collect(self) -> Iterator[Rollout]:
+        """Complete the rows that await their outcome; yield the episodes that ended."""
+        if not self._awaits_step:
+            return
+        self._awaits_step = False
+        outcome = self.environment.observe()
+        for index, episode in enumerate(self._episodes):
+            if episode is None:
+                continue
+            episode.rewards.append(float(outcome.reward[index]))
+            episode.dones.append(bool(outcome.first[index]))
+            if outcome.first[index]:
+                self._episodes[index] = None
+                info = replace(
+                    self._info(episode),
+                    level_complete=bool(outcome.level_complete[index]),
+                    truncated=bool(outcome.truncated[index]),
+                )
+                yield episode.finish(info)
+
+    def cut(self) -> Iterator[Rollout]:
+        """Complete the rows that await their outcome, then yield every episode begun."""
+        yield from self.collect()
+        for index, episode in enumerate(self._episodes):
+            self._episodes[index] = None
+            if episode is not None and len(episode) > 0:
+                yield episode.finish(replace(self._info(episode), cut=True))
+
+    def begin_episodes(self, queue: deque[int], config: RecordingConfig) -> None:
+        """Put the next episodes of the queue into the free slots."""
+        free = [index for index, episode in enumerate(self._episodes) if episode is None]
+        episode_ids = [queue.popleft() for _ in free[: len(queue)]]
+        if not episode_ids:
+            return
+        levels = level_seeds(config, np.array(episode_ids, np.int64)).tolist()
+        slots = free[: len(episode_ids)]
+        self.environment.start_level(slots, levels)
+        for index, episode_id, level in zip(slots, episode_ids, levels, strict=True):
+            self._episodes[index] = _OpenEpisode(episode_id, level)
+
+    def act(self) -> None:
+        """Decide in every slot that plays, and start the step."""
+        playing = [(i, e) for i, e in enumerate(self._episodes) if e is not None]
+        if not playing:
+            return
+        indices = np.array([index for index, _ in playing])
+        frames = self.environment.observe().obs[indices]
+        decision = self._player.decide(
+            frames,
+            self._state[indices],
+            np.array([episode.episode_id for _, episode in playing], np.int64),
+            np.array([len(episode) for _, episode in playing], np.int64),
+        )
+        self._state[indices] = decision.state
+        actions = np.full(self.environment.num_envs, self.environment.spec.null_action, np.int32)
+        actions[indices] = decision.action
+        self.environment.send(actions)
+        self._awaits_step = True
+        self.num_steps += len(playing)
+        for position, (_, episode) in enumerate(playing):
+            episode.append(frames[position], decision, position)
+
+    def _info(self, episode: _OpenEpisode) -> EpisodeInfo:
+        return EpisodeInfo(
+            episode_id=episode.episode_id,
+            agent_hash=self._agent_hash,
+            agent_initial_state=self._initial_state,
+            level_seed=episode.level_seed,
+        )
+
+
+def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
+    episodes = RolloutDataset(folder).episodes
+    return RecordingSummary(
+        episodes=len(episodes),
+        rows=int(episodes["length"].sum()),
+        cut_episodes=int(episodes["cut"].sum()),
+        mean_return=float(episodes["return"].mean()),
+        level_complete_fraction=float(episodes["level_complete"].mean()),
+        frames_per_second=new_rows / seconds,
+    )
+
+
+def _available_episodes(config: RecordingConfig) -> int:
+    if config.max_episodes < 1:
+        raise UserError(f"--max_episodes {config.max_episodes}: at least 1 is needed")
+    if config.num_envs < 1:
+        raise UserError(f"--num_envs {config.num_envs}: at least 1 is needed")
+    num_levels = config.num_levels or TRAINING_LEVELS
+    if not config.sequential_levels or config.max_episodes <= num_levels:
+        return config.max_episodes
+    print(
+        f"--max_episodes {config.max_episodes}: only {num_levels} levels to play once each, "
+        f"recording {num_levels} episodes"
+    )
+    return num_levels
+
+
+SETTINGS_OF_A_DATASET = (
+    "seed",
+    "start_level",
+    "num_levels",
+    "sequential_levels",
+    "greedy",
+    "action_noise",
+)
+"""Settings that decide what episode e is: the same for all episodes of a dataset."""
+
+
+def _dataset_metadata(
+    agent: LoadedAgent, environment: EnvironmentSpec, config: RecordingConfig
+) -> DatasetMetadata:
+    policy = agent.policy
+    provenance = collect_provenance(asdict(config), config.seed, {"agent": agent.hash})
+    return DatasetMetadata(
+        environment=environment,
+        agent_hash=agent.hash,
+        agent_file=str(agent.path.resolve()),
+        state_dim=policy.state_dim,
+        hidden_slice=(policy.hidden_slice.start, policy.hidden_slice.stop),
+        num_actions=policy.num_actions,
+        simulated=None,
+        provenance=to_plain(provenance),
+    )
+
+
+def _episodes_present(folder: Path, metadata: DatasetMetadata) -> NDArray[np.int64]:
+    """(N,) numbers of the episodes in `folder`, after checking that they belong together."""
+    if not (folder / DATASET_FILE).exists():
+        return np.empty(0, np.int64)
+    dataset = RolloutDataset(folder)
+    earlier = dataset.metadata.provenance.get("config", {})
+    for name in SETTINGS_OF_A_DATASET:
+        found, expected = metadata.provenance["config"][name], earlier.get(name)
+        if found != expected:
+            raise UserError(
+                f"--{name} {found}: the dataset {folder} was recorded with {expected}; "
+                "choose another --data_dir or the same setting"
+            )
+    return dataset.episodes["episode_id"].to_numpy(np.int64)
+
+
+def _progress_bar(num_episodes: int) -> tqdm:
+    return tqdm(total=num_episodes, desc="recording", unit="episode", mininterval=1.0)
