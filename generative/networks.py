@@ -112,23 +112,25 @@ class FrameEncoder(nn.Module):
 class ImageDecoder(nn.Module):
     """Features → image by transposed convolutions: 1-5-13-30-64 pixels.
 
-    The output is centred on 0.5 and not clamped.
+    The first of them acts on a single pixel, where it is a matrix product; written as one it is
+    several times faster. The output is centred on 0.5 and not clamped.
     """
 
     def __init__(self, features_dim: int, depth: int) -> None:
         super().__init__()
         self.linear = nn.Linear(features_dim, 32 * depth)
-        sizes = [32 * depth, 4 * depth, 2 * depth, depth, IMAGE_CHANNELS]
+        self.first = nn.Linear(32 * depth, 4 * depth * 5 * 5)
+        sizes = [4 * depth, 2 * depth, depth, IMAGE_CHANNELS]
         self.transposed = nn.ModuleList(
             nn.ConvTranspose2d(inputs, outputs, kernel, stride=2)
-            for inputs, outputs, kernel in zip(sizes[:-1], sizes[1:], (5, 5, 6, 6), strict=True)
+            for (inputs, outputs), kernel in zip(pairwise(sizes), (5, 6, 6), strict=True)
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, features_dim) → (B, C, H, W)."""
-        hidden = self.linear(features)[:, :, None, None]
-        for position, layer in enumerate(self.transposed):
-            hidden = layer(hidden if position == 0 else F.elu(hidden))
+        hidden = self.first(self.linear(features)).unflatten(1, (-1, 5, 5))
+        for layer in self.transposed:
+            hidden = layer(F.elu(hidden))
         return hidden + 0.5
 
 

@@ -1,0 +1,345 @@
+"""Records simulated rollouts: the simulator set up many times, rolled forward, and kept.
+
+Sample i of a dataset has episode id i. Its window, or its random latent, and every draw are
+functions of the seed and i. So the batch size changes nothing but the speed, a larger recording
+begins with the smaller one, a killed one goes on with the samples that it lacks, and an
+intervened recording shares start and noise with its unmodified twin.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.checkpoint import LoadedAgent
+from agents.player import BehaviourConfig, behaviour_log_probs, full_float32
+from experiment.errors import UserError
+from experiment.files import require_free_space, write_json
+from experiment.provenance import collect_provenance, to_plain
+from generative.checkpoint import LoadedSimulator
+from generative.sample_starts import Starts, StartSource
+from generative.simulator import SimulationNoise
+from generative.types import InitialState, LatentChoice, SimulatedSteps
+from projections.intervention import Intervention
+from rollouts.schema import DatasetMetadata, SimulatedDims
+from rollouts.store import RolloutDataset, RolloutWriter
+from rollouts.types import EpisodeInfo, Rollout
+
+RECORDING_FILE = "recording.json"
+"""Beside the shards: what was measured on the whole recording."""
+_DATASET_FILE = "dataset.json"
+_ROWS_PER_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How many samples to record, from where, and how they are drawn."""
+
+    max_samples: int = 6000
+    """Samples that the dataset shall have in all; those already there are not simulated again."""
+    num_sim_steps: int = 10
+    """Length of each sample; step 0 reconstructs the last frame given."""
+    batch_size: int = 64
+    """Samples simulated together; changes the speed only."""
+    recording_rand_init: bool = False
+    """Start from random latents on the unit sphere instead of windows of real rollouts."""
+    latents: LatentChoice = "mode"
+    """How the simulated environment's latents are picked: mode or sample."""
+    agent_actions: LatentChoice = "mode"
+    """How the agent picks its actions: mode or sample."""
+    seed: int = 0
+    """Decides windows, random latents and every draw."""
+
+
+@dataclass(frozen=True)
+class SamplingSummary:
+    """What one recording holds, and how fast this call made its share."""
+
+    samples: int
+    rows: int
+    earlier_samples: int
+    """Samples that the dataset had before."""
+    frames_per_second: float
+    """Of this call; 0 when there was nothing to do."""
+    share_of_steps_outside_unit_box: float
+    """Share of steps where a hidden unit leaves [−1, 1], which a GRU's state cannot by itself."""
+    mean_predicted_return: float
+    share_ended: float
+    """Share of samples whose predicted terminal probability exceeds one half somewhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingPlan:
+    """Everything that decides what is simulated."""
+
+    simulator: LoadedSimulator
+    """On the device where it shall run."""
+    agent: LoadedAgent
+    """The agent inside it."""
+    source: StartSource
+    """Where samples begin."""
+    config: SamplingConfig
+    intervention: Intervention | None = None
+    """Changes the agent's state inside the recurrence."""
+    twin_dataset: str = ""
+    """Name of the folder beside this recording that holds its unmodified twin; empty without."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run."""
+        return next(self.simulator.simulator.parameters()).device
+
+    @property
+    def interventions(self) -> tuple[dict[str, Any], ...]:
+        """Descriptions of the interventions, as rollouts store them."""
+        return () if self.intervention is None else (self.intervention.describe(),)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples to record: those asked for, or as many as there are starts."""
+        available = self.source.num_available
+        return (
+            self.config.max_samples
+            if available is None
+            else min(self.config.max_samples, available)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedSamples:
+    """A batch of B samples as the simulator made it."""
+
+    sample_ids: NDArray[np.int64]
+    """(B,)"""
+    starts: Starts
+    initial: InitialState
+    steps: SimulatedSteps
+
+
+def simulate_samples(plan: SamplingPlan, sample_ids: NDArray[np.int64]) -> SimulatedSamples:
+    """Roll the given (B,) samples forward from their starts, without gradients."""
+    simulator, config = plan.simulator.simulator, plan.config
+    with torch.no_grad(), full_float32():
+        starts = plan.source.starts(simulator, sample_ids)
+        ids = torch.from_numpy(sample_ids).to(starts.latent.device)
+        noise = SimulationNoise(config.seed, ids)
+        uniform = None
+        if config.latents == "sample":
+            uniform = noise.initial(simulator.config.num_categoricals)
+        initial = simulator.decode_initial(starts.latent, config.latents, uniform)
+        steps = simulator.simulate(
+            initial,
+            config.num_sim_steps,
+            latents=config.latents,
+            agent_actions=config.agent_actions,
+            noise=noise,
+            intervention=plan.intervention,
+        )
+    return SimulatedSamples(sample_ids, starts, initial, steps)
+
+
+def to_rollouts(samples: SimulatedSamples, plan: SamplingPlan) -> list[Rollout]:
+    """Turn a batch of K steps into rollouts of K rows, one per sample."""
+    fields = _step_fields(samples.steps, plan.config.agent_actions)
+    initial_states = samples.initial.agent_state.cpu().numpy()
+    latents = samples.starts.latent.cpu().numpy()
+    rollouts = []
+    for index, sample_id in enumerate(samples.sample_ids.tolist()):
+        rows = {name: values[index] for name, values in fields.items()}
+        info = EpisodeInfo(
+            episode_id=sample_id,
+            agent_hash=plan.agent.hash,
+            agent_initial_state=initial_states[index],
+            cut=not rows["done"].any(),
+            initialisation=plan.source.initialisation,
+            source_episode_id=int(samples.starts.source_episode_id[index]),
+            source_row=int(samples.starts.source_row[index]),
+            simulator_hash=plan.simulator.hash,
+            latent=latents[index],
+            interventions=plan.interventions,
+            twin_of=sample_id if plan.twin_dataset else -1,
+        )
+        rollouts.append(Rollout(**rows, info=info))
+    return rollouts
+
+
+def _step_fields(steps: SimulatedSteps, agent_actions: LatentChoice) -> dict[str, NDArray[Any]]:
+    """(B, K, ...) arrays by the name of the rollout's field."""
+    action_logits = _sample_major(steps.action_logits)
+    action = _sample_major(steps.action).argmax(axis=-1)
+    log_probs = behaviour_log_probs(action_logits, BehaviourConfig(greedy=agent_actions == "mode"))
+    chosen = np.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
+    terminal_prob = _sample_major(tuple(torch.sigmoid(x) for x in steps.terminal_logit))
+    return {
+        "obs": _sample_major(tuple(_to_bytes(image) for image in steps.images)),
+        "agent_hidden": _sample_major(steps.agent_state),
+        "action_logits": action_logits,
+        "value": _sample_major(steps.value),
+        "action": action.astype(np.int32),
+        "behaviour_log_prob": chosen.astype(np.float32),
+        "reward": _sample_major(steps.reward),
+        "done": terminal_prob > 0.5,
+        "env_deter": _sample_major(steps.deter),
+        "env_stoch": _sample_major(tuple(x.argmax(dim=-1).to(torch.uint8) for x in steps.stoch)),
+        "terminal_prob": terminal_prob,
+    }
+
+
+def _to_bytes(images: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1], multiples of 1/255 → (B, H, W, C) uint8."""
+    return (images * 255.0).round().to(torch.uint8).movedim(-3, -1)
+
+
+def _sample_major(steps: tuple[Tensor, ...]) -> NDArray[Any]:
+    return torch.stack(steps, dim=1).cpu().numpy()
+
+
+def record_samples(plan: SamplingPlan, folder: Path | str) -> SamplingSummary:
+    """Simulate until the dataset `folder` has the samples that the plan asks for.
+
+    A dataset that is there already is continued with the samples it lacks.
+
+    Raises:
+        UserError: the folder holds another recording, or the disk has too little room.
+    """
+    folder = Path(folder)
+    missing = missing_samples(plan, folder)
+    if plan.num_samples < plan.config.max_samples:
+        print(
+            f"--max_samples {plan.config.max_samples}: only {plan.num_samples} windows exist, "
+            f"recording {plan.num_samples} samples",
+            flush=True,
+        )
+    start = time.perf_counter()
+    if len(missing):
+        _write_samples(plan, folder, missing)
+    seconds = time.perf_counter() - start
+    summary = _summarise(
+        RolloutDataset(folder),
+        earlier_samples=plan.num_samples - len(missing),
+        frames_per_second=len(missing) * plan.config.num_sim_steps / seconds,
+    )
+    write_json(folder / RECORDING_FILE, asdict(summary))
+    return summary
+
+
+def missing_samples(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
+    """(N,) ids of the samples that the plan asks for and the dataset `folder` lacks.
+
+    Raises:
+        UserError: a senseless count, another recording in the folder, or too little room.
+    """
+    _check_counts(plan)
+    wanted = np.arange(plan.num_samples)
+    missing = wanted[~np.isin(wanted, _samples_present(plan, folder))]
+    require_free_space(folder, len(missing) * _bytes_per_sample(plan), "--data_save_dir")
+    return missing
+
+
+def _check_counts(plan: SamplingPlan) -> None:
+    for name in ("max_samples", "num_sim_steps", "batch_size"):
+        if getattr(plan.config, name) < 1:
+            raise UserError(f"--{name} {getattr(plan.config, name)}: at least 1 is needed")
+
+
+def _write_samples(plan: SamplingPlan, folder: Path, sample_ids: NDArray[np.int64]) -> None:
+    batch_size = plan.config.batch_size
+    with (
+        RolloutWriter(folder, _dataset_metadata(plan)) as writer,
+        tqdm(total=len(sample_ids), desc=folder.name, unit="sample", mininterval=1.0) as progress,
+    ):
+        for start in range(0, len(sample_ids), batch_size):
+            batch = sample_ids[start : start + batch_size]
+            for rollout in to_rollouts(simulate_samples(plan, batch), plan):
+                writer.write(rollout)
+            progress.update(len(batch))
+
+
+def _dataset_metadata(plan: SamplingPlan) -> DatasetMetadata:
+    policy, sizes = plan.agent.policy, plan.simulator.simulator.config
+    inputs = {
+        "agent": plan.agent.hash,
+        "simulator": plan.simulator.hash,
+        "dataset": plan.source.input_hash,
+    }
+    settings = {
+        **asdict(plan.config),
+        "interventions": list(plan.interventions),
+        "twin_dataset": plan.twin_dataset,
+    }
+    return DatasetMetadata(
+        environment=plan.simulator.environment,
+        agent_hash=plan.agent.hash,
+        agent_file=str(plan.agent.path.resolve()),
+        state_dim=policy.state_dim,
+        hidden_slice=(policy.hidden_slice.start, policy.hidden_slice.stop),
+        num_actions=policy.num_actions,
+        simulated=SimulatedDims(
+            deter_dim=sizes.deter_dim,
+            num_categoricals=sizes.num_categoricals,
+            num_classes=sizes.num_classes,
+            latent_dim=sizes.latent_dim,
+        ),
+        provenance=to_plain(collect_provenance(settings, plan.config.seed, inputs)),
+    )
+
+
+_INPUT_FLAGS = {"agent": "agent_file", "simulator": "model_file", "dataset": "data_dir"}
+_FREE_SETTINGS = ("max_samples", "batch_size", "twin_dataset")
+"""Settings that do not change what sample i is."""
+
+
+def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
+    """(N,) ids of the samples in `folder`, after checking that they belong to this recording."""
+    if not (folder / _DATASET_FILE).exists():
+        return np.empty(0, np.int64)
+    dataset = RolloutDataset(folder)
+    found, expected = dataset.metadata.provenance, _dataset_metadata(plan).provenance
+    for role, flag in _INPUT_FLAGS.items():
+        _require_same(folder, flag, found.get("inputs", {}).get(role), expected["inputs"][role])
+    for name, value in expected["config"].items():
+        if name not in _FREE_SETTINGS:
+            _require_same(folder, name, found.get("config", {}).get(name), value)
+    return dataset.episodes["episode_id"].to_numpy(np.int64)
+
+
+def _require_same(folder: Path, name: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        flag = "--swap_directions_from/to" if name == "interventions" else f"--{name}"
+        raise UserError(
+            f"{flag}: the dataset {folder} was recorded with {found}, now {expected} is asked "
+            "for; choose another --data_save_dir or the same setting"
+        )
+
+
+def _bytes_per_sample(plan: SamplingPlan) -> int:
+    sizes = plan.simulator.simulator.config
+    # Simulated frames compress at least four times.
+    frame = int(np.prod(plan.simulator.environment.obs_shape)) // 4
+    numbers = sizes.deter_dim + plan.agent.policy.state_dim + plan.agent.policy.num_actions + 8
+    return plan.config.num_sim_steps * (frame + sizes.num_categoricals + 4 * numbers)
+
+
+def _summarise(
+    dataset: RolloutDataset, earlier_samples: int, frames_per_second: float
+) -> SamplingSummary:
+    start, stop = dataset.metadata.hidden_slice
+    rows_outside = sum(
+        int(np.sum(np.any(np.abs(states[:, start:stop]) > 1.0, axis=1)))
+        for states in dataset.iter_field("agent_hidden", _ROWS_PER_CHUNK)
+    )
+    return SamplingSummary(
+        samples=dataset.num_episodes,
+        rows=dataset.num_rows,
+        earlier_samples=earlier_samples,
+        frames_per_second=frames_per_second,
+        share_of_steps_outside_unit_box=rows_outside / dataset.num_rows,
+        mean_predicted_return=float(dataset.episodes["return"].mean()),
+        share_ended=float(1.0 - dataset.episodes["cut"].mean()),
+    )
