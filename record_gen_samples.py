@@ -1,0 +1,183 @@
+"""Let agent and simulator dream together, and keep their rollouts."""
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from agents.checkpoint import LoadedAgent, load_agent
+from experiment.command_line import parse_command_line
+from experiment.devices import resolve_device
+from experiment.errors import UserError, run_entry_point
+from experiment.files import require_writable_folder
+from experiment.report import stage_report
+from generative.checkpoint import load_simulator, newest_simulator
+from generative.sample_starts import InformedStarts, RandomStarts
+from generative.sample_videos import write_sample_videos
+from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
+from projections.hidden import DirectionType
+from projections.interventions import DirectionSwap, SwapOn, make_direction_swap
+from rollouts.store import RolloutDataset
+
+
+@dataclass(frozen=True)
+class SwapConfig:
+    """Which directions of the agent's hidden state to redirect, and how."""
+
+    swap_directions_from: tuple[int, ...] = ()
+    """Directions to redirect or drop, e.g. `10 5`. The unmodified twin of the recording is written
+    beside it, to DATA_SAVE_DIR_twin."""
+    swap_directions_to: tuple[int | None, ...] = ()
+    """For each of them the direction that receives what it loses, or None to drop it, e.g.
+    `12 None`. An exchange of two directions needs both pairs."""
+    direction_type: DirectionType = "ica"
+    """What a direction is: a component of the projection (ica, nmf), one of its standardised
+    principal components (pca), or a single hidden unit (unit)."""
+    swap_on: SwapOn = "updates"
+    """Redirect what each step adds to the state (updates), or the state itself (states)."""
+    projection: Path = Path("analysis/hx_analysis_precomp/projection")
+    """Fitted projection that defines the directions, made by hidden_analysis_precompute.py."""
+
+
+@dataclass(frozen=True)
+class UnusedFlags:
+    """Flags that the reference system has, accepted so that its command lines work as typed."""
+
+    exp_name: str = "test"
+    """Without effect: --gen_mod_exp_name names the simulator's training."""
+    agent_param_name: str = "hard-rec"
+    """Without effect: an agent file says what network it holds."""
+    start_level: int = 0
+    """Without effect: windows come from the levels of DATA_DIR."""
+    num_levels: int = 0
+    """Without effect: windows come from the levels of DATA_DIR."""
+    distribution_mode: str = "easy"
+    """Without effect: windows come from the environment of DATA_DIR."""
+    num_threads: int = 8
+    """Without effect: no real environment is stepped."""
+    epochs: int = 0
+    """Without effect: nothing is trained."""
+    num_timesteps: int = 0
+    """Without effect: nothing is trained; --num_sim_steps is the length of a sample."""
+    num_checkpoints: int = 1
+    """Without effect: nothing is trained."""
+    log_level: int = 40
+    """Without effect."""
+
+
+@dataclass(frozen=True)
+class RecordSamplesConfig:
+    """Flags of `record_gen_samples.py`."""
+
+    gen_mod_exp_name: str = "test_tgm"
+    """Name of the training whose newest simulator is taken when no --model_file is given."""
+    model_file: Path | None = None
+    """The simulator's folder; by default the newest of generative/results/GEN_MOD_EXP_NAME/."""
+    agent_file: Path | None = None
+    """The agent the simulator was trained with: a folder of ours or a reference .pth; by default
+    the one that recorded DATA_DIR."""
+    data_dir: Path = Path("data")
+    """Real rollouts, whose windows set up the simulator."""
+    generated_data_dir: Path | None = None
+    """Where the dataset goes; by default generative/rec_gen_mod_data/informed_init, or rand_init
+    with --recording_rand_init. A dataset of the same settings is continued."""
+    data_save_dir: Path | None = None
+    """The same as --generated_data_dir, and stronger."""
+    interpreting_params_name: str = "defaults"
+    """Preset of hyperparams/sampling.yml: defaults (full size), demo, tiny."""
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(
+        default_factory=SamplingConfig
+    )
+    """How many samples, from where, and how they are drawn."""
+    swap: Annotated[SwapConfig, tyro.conf.arg(name="")] = field(default_factory=SwapConfig)
+    """Interventions on the agent's hidden state."""
+    num_videos: int = 0
+    """Also write this many samples as MP4, to DATA_SAVE_DIR/videos."""
+    env_name: str | None = None
+    """Refuse a simulator of another game; by default the simulator's own is taken."""
+    device: str = "auto"
+    """Where the networks run: auto, cpu, gpu, cuda, cuda:N."""
+    gpu_device: int = 0
+    """Which CUDA device `--device gpu` means."""
+    report: Path | None = None
+    """Write seconds, outputs and metrics to this JSON file."""
+    unused: Annotated[UnusedFlags, tyro.conf.arg(name="")] = field(default_factory=UnusedFlags)
+    """Flags of the reference system without effect here."""
+
+    @property
+    def output_folder(self) -> Path:
+        """Where the dataset goes."""
+        start = "rand_init" if self.sampling.recording_rand_init else "informed_init"
+        default = Path("generative/rec_gen_mod_data") / start
+        return self.data_save_dir or self.generated_data_dir or default
+
+
+def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
+    """Load what the flags name; every mistake in them is found here, before any work."""
+    device = resolve_device(config.device, config.gpu_device)
+    needs_dataset = not config.sampling.recording_rand_init
+    dataset = RolloutDataset(config.data_dir) if needs_dataset else None
+    agent = load_agent(config.agent_file or _recorded_agent(config, dataset), device)
+    model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
+    simulator = load_simulator(model_file, agent, device)
+    if config.env_name not in (None, simulator.environment.name):
+        raise UserError(
+            f"--env_name {config.env_name}: the simulator {model_file} imitates "
+            f"{simulator.environment.name}"
+        )
+    seed = config.sampling.seed
+    source = RandomStarts(seed) if dataset is None else InformedStarts(dataset, simulator, seed)
+    return SamplingPlan(simulator, agent, source, config.sampling)
+
+
+def _recorded_agent(config: RecordSamplesConfig, dataset: RolloutDataset | None) -> Path:
+    if dataset is None:
+        raise UserError("--agent_file: needed with --recording_rand_init, which reads no dataset")
+    return Path(dataset.metadata.agent_file)
+
+
+def make_swap(config: SwapConfig, agent: LoadedAgent, device: str) -> DirectionSwap | None:
+    """The intervention that the flags ask for; None when they ask for none."""
+    if not config.swap_directions_from and not config.swap_directions_to:
+        return None
+    return make_direction_swap(
+        config.projection,
+        config.swap_directions_from,
+        config.swap_directions_to,
+        agent.policy.hidden_slice,
+        config.direction_type,
+        config.swap_on,
+    ).to(device)
+
+
+def main() -> None:
+    """Record the samples, and where an intervention is asked for, its unmodified twin."""
+    config = parse_command_line(
+        RecordSamplesConfig,
+        "Roll the simulator forward with the agent inside, from windows of real rollouts or from "
+        "random latents, and keep the simulated rollouts.",
+        preset_flag="interpreting_params_name",
+        preset_file="sampling.yml",
+    )
+    plan = make_plan(config)
+    swap = make_swap(config.swap, plan.agent, str(plan.device))
+    folder = require_writable_folder(config.output_folder, "--data_save_dir")
+    recordings = {folder: plan}
+    if swap is not None:
+        twin = folder.with_name(f"{folder.name}_twin")
+        recordings[folder] = replace(plan, intervention=swap, twin_dataset=twin.name)
+        recordings[twin] = plan
+    for destination, recording in recordings.items():
+        missing_samples(recording, destination)
+    with stage_report("record_gen_samples", config.report) as report:
+        for destination, recording in recordings.items():
+            summary = record_samples(recording, destination)
+            write_sample_videos(destination, config.num_videos)
+            report.outputs.append(str(destination))
+            metrics = asdict(summary)
+            report.metrics.update(metrics if destination == folder else {"twin": metrics})
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
