@@ -1,6 +1,6 @@
 """Which environment an agent is to play in."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from agents.checkpoint import LoadedAgent
@@ -79,7 +79,4 @@ def _spec_from_flags(
 
 
 def _preset_environment(param_name: str) -> dict[str, Any]:
-    preset = load_preset("agents.yml", param_name)
-    values = preset.get("environment", preset)
-    names = {field.name for field in fields(EnvironmentConfig)}
-    return {name: value for name, value in values.items() if name in names}
+    return load_preset("agents.yml", param_name).get("environment") or {}

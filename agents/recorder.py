@@ -63,6 +63,12 @@ class RecordingConfig:
     num_threads: int = DEFAULT_NUM_THREADS
     """Threads that step the environments."""
 
+    def __post_init__(self) -> None:
+        for name in ("max_episodes", "num_envs", "max_steps"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UserError(f"--{name} {count}: at least 1 is needed")
+
 
 @dataclass(frozen=True)
 class RecordingSummary:
@@ -330,10 +336,6 @@ def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
 
 
 def _available_episodes(config: RecordingConfig) -> int:
-    if config.max_episodes < 1:
-        raise UserError(f"--max_episodes {config.max_episodes}: at least 1 is needed")
-    if config.num_envs < 1:
-        raise UserError(f"--num_envs {config.num_envs}: at least 1 is needed")
     num_levels = config.num_levels or TRAINING_LEVELS
     if not config.sequential_levels or config.max_episodes <= num_levels:
         return config.max_episodes

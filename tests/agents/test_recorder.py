@@ -1,0 +1,324 @@
+"""The recorder: what it keeps is what happened, whatever the batch, and all of it."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import record
+from agents.checkpoint import LoadedAgent, hash_agent, load_agent, save_agent
+from agents.environment_match import environment_of_agent
+from agents.networks import NetworkConfig, RecurrentPolicy
+from agents.player import BehaviourConfig, Player
+from agents.recorder import RecordingConfig, level_seeds, play_episodes, record_episodes
+from environments.factory import EnvironmentConfig, environment_spec, make_environment_from_spec
+from environments.protocol import EnvironmentSpec
+from experiment.errors import UserError
+from rollouts.store import RolloutDataset
+from rollouts.types import Rollout
+
+FAKE = environment_spec(EnvironmentConfig(env_name="fake"))
+COINRUN = environment_spec(EnvironmentConfig(env_name="coinrun"))
+STARPILOT = environment_spec(EnvironmentConfig(env_name="starpilot"))
+SMALL = RecordingConfig(max_episodes=8, num_envs=4, seed=3, num_threads=1)
+
+
+def make_agent(spec: EnvironmentSpec | None, seed: int = 0, **network) -> LoadedAgent:
+    torch.manual_seed(seed)
+    policy = RecurrentPolicy(NetworkConfig(width=0.25, num_features=16, **network))
+    # The initial heads are all but uniform, which would hide mistakes.
+    policy.policy_head.weight.data *= 100
+    # Who runs to the right meets an end soon.
+    policy.policy_head.bias.data[7:9] += 3
+    policy.requires_grad_(False).eval()
+    return LoadedAgent(policy, spec, hash_agent(policy), Path("agent"), 0)
+
+
+def play(spec: EnvironmentSpec, config: RecordingConfig) -> dict[int, Rollout]:
+    agent = make_agent(spec)
+    player = Player(agent.policy, BehaviourConfig(config.greedy, config.action_noise, config.seed))
+    episode_ids = range(config.max_episodes)
+    rollouts = play_episodes(player, agent.hash, spec, config, episode_ids)
+    return {rollout.info.episode_id: rollout for rollout in rollouts}
+
+
+def read_episodes(folder: Path) -> dict[int, Rollout]:
+    dataset = RolloutDataset(folder)
+    rollouts = [dataset.read_episode(index) for index in range(dataset.num_episodes)]
+    return {rollout.info.episode_id: rollout for rollout in rollouts}
+
+
+def assert_same_rollout(left: Rollout, right: Rollout) -> None:
+    assert len(left) == len(right)
+    for name in ("obs", "action", "reward", "done"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
+    for name in ("agent_hidden", "action_logits", "value", "behaviour_log_prob"):
+        np.testing.assert_allclose(
+            getattr(left, name), getattr(right, name), atol=1e-5, err_msg=name
+        )
+    for name in ("level_seed", "level_complete", "truncated", "cut"):
+        assert getattr(left.info, name) == getattr(right.info, name)
+
+
+def assert_replays(rollout: Rollout, agent: LoadedAgent) -> None:
+    """Every row's outputs follow from the frames alone, one frame at a time."""
+    state = torch.as_tensor(rollout.info.agent_initial_state)[None]
+    for t in range(len(rollout)):
+        images = torch.as_tensor(rollout.obs[t : t + 1]).permute(0, 3, 1, 2) / 255
+        output = agent.policy.step(images, state)
+        state = output.state
+        np.testing.assert_allclose(rollout.agent_hidden[t], state[0], atol=1e-5)
+        np.testing.assert_allclose(rollout.action_logits[t], output.action_logits[0], atol=1e-5)
+        np.testing.assert_allclose(rollout.value[t], output.value[0], atol=1e-5)
+
+
+def assert_happens_again(rollout: Rollout, spec: EnvironmentSpec) -> None:
+    """The level and the recorded actions lead to the recorded frames, rewards and end."""
+    env = make_environment_from_spec(spec, 1, num_threads=1)
+    env.start_level([0], [rollout.info.level_seed])
+    for t in range(len(rollout)):
+        np.testing.assert_array_equal(env.observe().obs[0], rollout.obs[t])
+        env.send(rollout.action[t : t + 1])
+        assert env.observe().reward[0] == rollout.reward[t]
+        assert env.observe().first[0] == rollout.done[t]
+    outcome = env.observe()
+    if not rollout.info.cut:
+        assert outcome.level_complete[0] == rollout.info.level_complete
+        assert outcome.truncated[0] == rollout.info.truncated
+    env.close()
+
+
+@pytest.mark.parametrize("spec", [FAKE, STARPILOT, COINRUN], ids=lambda spec: spec.name)
+def test_recording_replays_through_agent_and_environment(spec, tmp_path) -> None:
+    agent = make_agent(spec)
+    config = replace(SMALL, max_episodes=3, num_envs=2)
+    record_episodes(agent, spec, tmp_path, config)
+    episodes = read_episodes(tmp_path)
+    assert sorted(episodes) == [0, 1, 2]
+    for rollout in episodes.values():
+        assert not rollout.info.agent_initial_state.any()
+        assert rollout.done[-1]
+        assert not rollout.done[:-1].any()
+        assert_replays(rollout, agent)
+        assert_happens_again(rollout, spec)
+
+
+@pytest.mark.parametrize("spec", [FAKE, STARPILOT], ids=lambda spec: spec.name)
+def test_number_of_environments_changes_nothing(spec) -> None:
+    alone, together = (play(spec, replace(SMALL, num_envs=count)) for count in (1, 8))
+    assert sorted(alone) == sorted(together) == list(range(8))
+    for episode_id, rollout in alone.items():
+        assert_same_rollout(rollout, together[episode_id])
+
+
+def test_another_seed_gives_other_levels_and_actions() -> None:
+    one, other = play(FAKE, SMALL), play(FAKE, replace(SMALL, seed=4))
+    assert one[0].info.level_seed != other[0].info.level_seed
+    same_level = replace(SMALL, start_level=5, num_levels=1)
+    one, other = play(FAKE, same_level), play(FAKE, replace(same_level, seed=4))
+    assert one[0].info.level_seed == other[0].info.level_seed == 5
+    assert any(
+        len(one[e]) != len(other[e]) or (one[e].action != other[e].action).any() for e in one
+    )
+
+
+def test_flags_of_an_episode_agree_with_its_rewards() -> None:
+    episodes = play(FAKE, replace(SMALL, max_episodes=60, num_envs=16)).values()
+    for rollout in episodes:
+        assert rollout.info.level_complete == (rollout.reward[-1] == 10)
+        assert not rollout.reward[:-1].any()
+        assert rollout.info.truncated <= (len(rollout) == FAKE.time_limit)
+    assert len({(e.info.level_complete, e.info.truncated) for e in episodes}) == 3
+
+
+def test_spent_budget_cuts_running_episodes_and_keeps_them(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    config = replace(SMALL, max_episodes=100, num_envs=8, max_steps=60)
+    summary = record_episodes(agent, FAKE, tmp_path, config)
+    episodes = read_episodes(tmp_path)
+    assert sorted(episodes) == list(range(len(episodes)))
+    cut = [rollout for rollout in episodes.values() if rollout.info.cut]
+    assert 0 < len(cut) == summary.cut_episodes <= 8
+    assert 60 <= summary.rows <= 60 + 8
+    uncut = play(FAKE, replace(config, max_steps=None, max_episodes=len(episodes)))
+    for rollout in cut:
+        assert not rollout.done.any()
+        assert_replays(rollout, agent)
+        assert_happens_again(rollout, FAKE)
+        whole = uncut[rollout.info.episode_id]
+        np.testing.assert_array_equal(rollout.reward, whole.reward[: len(rollout)])
+
+
+def test_continued_dataset_equals_one_recorded_at_once(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    record_episodes(agent, FAKE, tmp_path / "parts", replace(SMALL, max_episodes=3))
+    record_episodes(agent, FAKE, tmp_path / "parts", replace(SMALL, max_episodes=7, num_envs=2))
+    summary = record_episodes(agent, FAKE, tmp_path / "whole", replace(SMALL, max_episodes=7))
+    parts, whole = read_episodes(tmp_path / "parts"), read_episodes(tmp_path / "whole")
+    assert sorted(parts) == sorted(whole) == list(range(7))
+    for episode_id, rollout in whole.items():
+        assert_same_rollout(rollout, parts[episode_id])
+    assert summary.mean_return == pytest.approx(np.mean([r.reward.sum() for r in whole.values()]))
+    assert summary.rows == sum(map(len, whole.values()))
+
+
+def test_complete_dataset_is_left_as_it_is(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    first = record_episodes(agent, FAKE, tmp_path, SMALL)
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    second = record_episodes(agent, FAKE, tmp_path, replace(SMALL, max_episodes=5))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+    assert second.episodes == first.episodes == 8
+    assert second.frames_per_second == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [({"seed": 4}, "--seed 4"), ({"greedy": True}, "--greedy True"), ({"start_level": 1}, "level")],
+)
+def test_dataset_of_another_recording_is_not_continued(tmp_path, change, flag) -> None:
+    agent = make_agent(FAKE)
+    record_episodes(agent, FAKE, tmp_path, SMALL)
+    with pytest.raises(UserError, match=flag):
+        record_episodes(agent, FAKE, tmp_path, replace(SMALL, max_episodes=9, **change))
+
+
+def test_dataset_of_another_agent_is_not_continued(tmp_path) -> None:
+    record_episodes(make_agent(FAKE), FAKE, tmp_path, SMALL)
+    with pytest.raises(UserError, match="agent"):
+        record_episodes(make_agent(FAKE, seed=1), FAKE, tmp_path, replace(SMALL, max_episodes=9))
+
+
+def test_sequential_levels_are_played_once_each(tmp_path, capsys) -> None:
+    config = replace(
+        SMALL, max_episodes=20, sequential_levels=True, start_level=10**9, num_levels=12
+    )
+    record_episodes(make_agent(FAKE), FAKE, tmp_path, config)
+    levels = [rollout.info.level_seed for rollout in read_episodes(tmp_path).values()]
+    assert sorted(levels) == list(range(10**9, 10**9 + 12))
+    assert "only 12 levels" in capsys.readouterr().out
+
+
+def test_drawn_levels_stay_in_their_range() -> None:
+    config = replace(SMALL, start_level=100, num_levels=50)
+    levels = level_seeds(config, np.arange(2000))
+    assert levels.min() == 100
+    assert levels.max() == 149
+    unlimited = level_seeds(SMALL, np.arange(2000))
+    assert len(set(unlimited)) == 2000
+    assert unlimited.max() < 10**9
+
+
+def test_noise_changes_the_behaviour_and_not_the_recorded_logits() -> None:
+    agent = make_agent(FAKE)
+    for rollout in play(FAKE, replace(SMALL, max_episodes=3, action_noise=True)).values():
+        assert_replays(rollout, agent)
+        for t, logits in enumerate(rollout.action_logits):
+            noised = [min(max(0.7 * logit, -1.8), 0.8) for logit in logits.tolist()]
+            noised[9:] = [-3.0] * 6
+            noised[7] = 0.1
+            log_normaliser = math.log(sum(math.exp(logit) for logit in noised))
+            expected = noised[rollout.action[t]] - log_normaliser
+            assert rollout.behaviour_log_prob[t] == pytest.approx(expected, abs=1e-5)
+
+
+def test_clean_behaviour_is_the_softmax_of_the_logits() -> None:
+    for rollout in play(FAKE, replace(SMALL, max_episodes=3)).values():
+        log_probs = torch.log_softmax(torch.as_tensor(rollout.action_logits), dim=1).numpy()
+        taken = np.take_along_axis(log_probs, rollout.action[:, None], axis=1)[:, 0]
+        np.testing.assert_allclose(rollout.behaviour_log_prob, taken, atol=1e-5)
+
+
+def test_greedy_takes_the_best_action_with_certainty() -> None:
+    for rollout in play(FAKE, replace(SMALL, greedy=True)).values():
+        np.testing.assert_array_equal(rollout.action, rollout.action_logits.argmax(axis=1))
+        assert not rollout.behaviour_log_prob.any()
+
+
+def test_actions_are_drawn_from_the_policy() -> None:
+    """Many episodes that see the same frame act with the policy's frequencies."""
+    player = Player(make_agent(FAKE).policy, BehaviourConfig())
+    num_episodes = 20_000
+    logits = np.linspace(-2, 2, 15)
+    log_probs = np.tile(logits - np.log(np.exp(logits).sum()), (num_episodes, 1))
+    rows = np.zeros(num_episodes, np.int64)
+    actions = player._choose(log_probs, np.arange(num_episodes), rows)
+    expected = num_episodes * np.exp(log_probs[0])
+    deviation = (np.bincount(actions, minlength=15) - expected) / np.sqrt(expected)
+    assert np.abs(deviation).max() < 4.5
+    assert (actions != player._choose(log_probs, np.arange(num_episodes), rows + 1)).any()
+
+
+def test_agent_of_another_environment_is_refused() -> None:
+    agent = make_agent(FAKE)
+    assert environment_of_agent(agent) == FAKE
+    assert environment_of_agent(agent, "fake") == FAKE
+    with pytest.raises(UserError, match=r"--env_name coinrun: .* belongs to fake"):
+        environment_of_agent(agent, "coinrun")
+
+
+def test_agent_that_does_not_fit_the_frames_or_actions_is_refused() -> None:
+    with pytest.raises(UserError, match="frames"):
+        environment_of_agent(make_agent(None, obs_shape=(32, 32, 3)), "coinrun")
+    with pytest.raises(UserError, match="number of actions"):
+        environment_of_agent(make_agent(None, num_actions=5), "coinrun")
+
+
+def test_distribution_mode_of_the_flag_wins_and_that_of_the_agent_is_the_default() -> None:
+    hard = environment_spec(EnvironmentConfig(distribution_mode="hard"))
+    assert environment_of_agent(make_agent(hard)) == hard
+    assert environment_of_agent(make_agent(hard), distribution_mode="easy") == COINRUN
+    imported = environment_of_agent(make_agent(None), "coinrun", "hard", "hard-rec")
+    assert imported == hard
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"), [({"max_episodes": 0}, "--max_episodes"), ({"num_envs": 0}, "--num_envs")]
+)
+def test_counts_below_one_are_refused(change, flag) -> None:
+    with pytest.raises(UserError, match=flag):
+        replace(SMALL, **change)
+
+
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["record.py", *arguments])
+    record.main()
+
+
+def test_command_records_the_preset_and_reports(tmp_path, monkeypatch) -> None:
+    agent = make_agent(FAKE)
+    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    monkeypatch.chdir(tmp_path)
+    run_command(
+        monkeypatch,
+        *("--model_file=agent", "--env-name", "fake", "--interpreting_params_name", "tiny"),
+        *("--device", "cpu", "--seed", "5", "--report", "report.json", "--num_checkpoints", "200"),
+    )
+    episodes = read_episodes(tmp_path / "data")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["outputs"] == ["data"]
+    assert report["metrics"]["episodes"] == len(episodes) == 6
+    assert report["metrics"]["rows"] == sum(map(len, episodes.values()))
+    assert_replays(episodes[5], load_agent(tmp_path / "agent"))
+
+
+def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
+    agent = make_agent(FAKE)
+    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    monkeypatch.chdir(tmp_path)
+    for arguments, complaint in (
+        (["--model_file", "absent"], "absent"),
+        ([], "--model_file"),
+        (["--model_file", "agent", "--env_name", "maze"], "--env_name maze"),
+        (["--model_file", "agent", "--max_episodes", "many"], "max-episodes|max_episodes"),
+        (["--model_file", "agent", "--max_episodes", "0"], "--max_episodes 0"),
+        (["--model_file", "agent", "--interpreting_params_name", "nonsense"], "nonsense"),
+        (["--model_file", "agent", "--data_dir", "agent/agent.json/x"], "--data_dir"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            run_command(monkeypatch, *arguments)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent"]
