@@ -1,0 +1,99 @@
+"""One hidden-state analysis as the page sees it: one point per row, served column by column."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis.results import read_results
+from experiment.errors import UserError
+from panel.fingerprint import fingerprint
+from panel.rollout_source import UnknownItemError
+
+COORDINATE_SETS = ("pca", "ica", "nmf", "embedding")
+"""Variables of dims (row, component): candidates for the axes."""
+ROW_VARIABLES = (
+    "source",
+    "episode_id",
+    "step",
+    "value",
+    "entropy",
+    "action",
+    "reward",
+    "done",
+    "cluster",
+)
+REQUIRED_VARIABLES = ("source", "episode_id", "step")
+
+
+class AnalysisSource:
+    """Holds one result file; its content is small (some hundred bytes a row)."""
+
+    def __init__(self, path: Path) -> None:
+        self.content_hash = fingerprint(path)
+        self._lock = threading.Lock()
+        self._results: xr.Dataset = read_results(path)
+        self._check(path)
+        names, codes = np.unique(_source_labels(self._results["source"]), return_inverse=True)
+        self.source_names: list[str] = names.tolist()
+        self._source_codes: NDArray[np.int64] = codes
+        self.provenance_text = str(dict(self._results.attrs))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the catalogue."""
+        sets = {
+            name: int(self._results[name].shape[1])
+            for name in COORDINATE_SETS
+            if name in self._results and self._results[name].ndim == 2
+        }
+        columns = [name for name in ROW_VARIABLES if self._is_column(name)]
+        return {
+            "hash": self.content_hash,
+            "num_rows": len(self._source_codes),
+            "coordinate_sets": sets,
+            "columns": columns,
+            "source_names": self.source_names,
+        }
+
+    def column(self, name: str, component: int | None) -> NDArray:
+        """(rows,) one variable, or one component of a coordinate set.
+
+        `source` comes as positions in `source_names`.
+
+        Raises:
+            UnknownItemError: no such variable or component.
+        """
+        if name == "source" and component is None:
+            return self._source_codes
+        if component is None and self._is_column(name):
+            with self._lock:
+                return self._results[name].to_numpy()
+        if name in COORDINATE_SETS and name in self._results and component is not None:
+            values = self._results[name]
+            if 0 <= component < values.shape[1]:
+                with self._lock:
+                    return values[:, component].to_numpy()
+        label = name if component is None else f"component {component} of {name}"
+        raise UnknownItemError(f"the analysis has no {label}")
+
+    def _is_column(self, name: str) -> bool:
+        return name in ROW_VARIABLES and name in self._results and self._results[name].ndim == 1
+
+    def _check(self, path: Path) -> None:
+        missing = [name for name in REQUIRED_VARIABLES if not self._is_column(name)]
+        if missing:
+            raise UserError(
+                f"{path.name}: {', '.join(missing)} missing, one value per row expected"
+            )
+
+
+def _source_labels(source: xr.DataArray) -> NDArray[np.str_]:
+    """Names of the sources, which a file holds as text or as codes with `flag_meanings`."""
+    values = source.to_numpy()
+    meanings = str(source.attrs.get("flag_meanings", "")).split()
+    if meanings and values.dtype.kind in "iu":
+        return np.asarray(meanings)[values]
+    return values.astype(str)

@@ -1,0 +1,168 @@
+"""The web application: routes over a catalogue, by id only, read-only."""
+
+import hashlib
+from collections.abc import Callable, Collection
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import plotly
+from fastapi import FastAPI, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.staticfiles import StaticFiles
+
+from panel.analysis_source import AnalysisSource
+from panel.binary import MEDIA_TYPE, encode_arrays
+from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, describe_damage
+from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
+from panel.saliency_source import SaliencySource
+from panel.security import ReadOnlyGuard
+
+STATIC_FOLDER = Path(__file__).parent / "static"
+PLOTLY_FILE = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+
+ItemId = Annotated[str, PathParameter(pattern="^[0-9a-f]{16}$")]
+EpisodeIndex = Annotated[int, PathParameter(ge=0, lt=2**31)]
+
+
+def make_application(
+    catalogue: Catalogue, allowed_hosts: Collection[str] = (), root_path: str = ""
+) -> ReadOnlyGuard:
+    """The panel as an ASGI application.
+
+    Args:
+        catalogue: what to serve.
+        allowed_hosts: names accepted in the `Host` header besides those of loopback.
+        root_path: prefix under which a proxy serves the panel.
+    """
+    # The interactive documentation would fetch its scripts from outside.
+    application = FastAPI(title="Dreamscope", docs_url=None, redoc_url=None, root_path=root_path)
+    application.add_exception_handler(UnknownItemError, _answer_unknown)
+    application.add_exception_handler(DamagedItemError, _answer_damaged)
+    _add_page(application)
+    _add_catalogue(application, catalogue)
+    _add_rollouts(application, catalogue)
+    _add_results(application, catalogue)
+    compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=1)
+    return ReadOnlyGuard(compressed, allowed_hosts)
+
+
+def _add_page(application: FastAPI) -> None:
+    @application.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(STATIC_FOLDER / "index.html", headers={"cache-control": "no-cache"})
+
+    @application.get("/vendor/plotly.min.js", include_in_schema=False)
+    def plotly_script() -> FileResponse:
+        return FileResponse(
+            PLOTLY_FILE,
+            media_type="text/javascript",
+            headers={"cache-control": "private, max-age=86400"},
+        )
+
+    application.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
+
+
+def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
+    @application.get("/api/catalogue")
+    def describe_catalogue() -> JSONResponse:
+        """Every rollout dataset and result file, with the errors of unreadable ones."""
+        content = {**catalogue.describe(), "version": metadata.version("dreamscope")}
+        return JSONResponse(content, headers={"cache-control": "no-store"})
+
+
+def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
+    @application.get("/api/datasets/{item_id}/episodes")
+    def episode_table(request: Request, item_id: ItemId) -> Response:
+        """Container of arrays, one entry per episode."""
+        source = catalogue.open_as(item_id, RolloutSource)
+        return _answer(request, catalogue.label(item_id), source.content_hash, source.episode_table)
+
+    @application.get("/api/datasets/{item_id}/episodes/{index}/steps")
+    def steps(request: Request, item_id: ItemId, index: EpisodeIndex) -> Response:
+        """Container of arrays, one row per step of the episode."""
+        source = catalogue.open_as(item_id, RolloutSource)
+        return _answer(
+            request, catalogue.label(item_id), source.content_hash, lambda: source.steps(index)
+        )
+
+    @application.get("/api/datasets/{item_id}/episodes/{index}/frames")
+    def frames(
+        request: Request,
+        item_id: ItemId,
+        index: EpisodeIndex,
+        start: int = 0,
+        stop: int = MAX_FRAMES_PER_REQUEST,
+    ) -> Response:
+        """Container with `frames`, (stop − start, H, W, C) uint8 as the agent saw them."""
+        source = catalogue.open_as(item_id, RolloutSource)
+        return _answer(
+            request,
+            catalogue.label(item_id),
+            source.content_hash,
+            lambda: {"frames": source.frames(index, start, stop)},
+        )
+
+
+def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
+    @application.get("/api/analyses/{item_id}/columns/{name}")
+    def column(
+        request: Request, item_id: ItemId, name: str, component: int | None = None
+    ) -> Response:
+        """Container with `values`, one per row of the analysis."""
+        source = catalogue.open_as(item_id, AnalysisSource)
+        return _answer(
+            request,
+            catalogue.label(item_id),
+            source.content_hash,
+            lambda: {"values": source.column(name, component)},
+        )
+
+    @application.get("/api/saliency/{item_id}/samples/{sample_id}")
+    def saliency(
+        request: Request,
+        item_id: ItemId,
+        sample_id: EpisodeIndex,
+        target: str,
+        target_step: str,
+        environment_gradient: str,
+    ) -> Response:
+        """Container with `saliency`, (T, H, W) signed float32 of one sample and view."""
+        source = catalogue.open_as(item_id, SaliencySource)
+        view = (target, target_step, environment_gradient)
+        return _answer(
+            request,
+            catalogue.label(item_id),
+            source.content_hash,
+            lambda: {"saliency": source.signed_map(sample_id, view)},
+        )
+
+
+def _answer(
+    request: Request, label: str, content_hash: str, read: Callable[[], dict[str, Any]]
+) -> Response:
+    """Arrays with an entity tag made of the content's hash and the address asked for.
+
+    A client that has them already gets 304 without a file being read. The tag is weak, since the
+    same arrays may travel compressed or not.
+    """
+    address = f"{content_hash} {request.url.path}?{request.url.query}"
+    tag = f'W/"{hashlib.sha256(address.encode()).hexdigest()[:32]}"'
+    headers = {"etag": tag, "cache-control": "private, no-cache"}
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    try:
+        content = encode_arrays(read())
+    except READ_ERRORS as error:
+        raise DamagedItemError(describe_damage(label, error)) from error
+    return Response(content, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _answer_unknown(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 404, {"cache-control": "no-store"})
+
+
+def _answer_damaged(_: Request, error: Exception) -> JSONResponse:
+    return JSONResponse({"detail": str(error)}, 422, {"cache-control": "no-store"})

@@ -1,0 +1,176 @@
+"""What there is to see below the given folders, and the opaque ids it is served under."""
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from experiment.errors import UserError
+from panel.analysis_source import AnalysisSource
+from panel.fingerprint import fingerprint
+from panel.linking import match_dataset
+from panel.rollout_source import RolloutSource, UnknownItemError
+from panel.saliency_source import SaliencySource
+
+DATASET_FILE = "dataset.json"
+ANALYSIS_FILE = "hidden_analysis.nc"
+SALIENCY_FILE = "saliency.nc"
+READ_ERRORS = (UserError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
+"""What reading a damaged or hostile file can raise, from JSON, HDF5 and the arrays within."""
+
+Source = RolloutSource | AnalysisSource | SaliencySource
+SourceType = TypeVar("SourceType", RolloutSource, AnalysisSource, SaliencySource)
+
+OPENERS: dict[str, Callable[[Path], Source]] = {
+    DATASET_FILE: lambda path: RolloutSource(path.parent),
+    ANALYSIS_FILE: AnalysisSource,
+    SALIENCY_FILE: SaliencySource,
+}
+
+
+class DamagedItemError(Exception):
+    """A file that exists cannot be read; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file or dataset that was found."""
+
+    id: str
+    """Opaque: says nothing of the path, stays the same as long as the path does."""
+    path: Path
+    label: str
+    """Where it lies, told from the folder that was given on the command line."""
+
+
+@dataclass(frozen=True)
+class ItemCounts:
+    """How much was found."""
+
+    datasets: int
+    results: int
+
+
+@dataclass
+class _Opened:
+    fingerprint: str
+    source: Source
+
+
+class Catalogue:
+    """Finds items below some folders and opens them when they are asked for.
+
+    `describe` looks again, so that a reload of the page shows what was made meanwhile; an item
+    whose files have not changed stays open.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._lock = threading.Lock()
+        self._items: dict[str, Item] = {}
+        self._opened: dict[str, _Opened] = {}
+        self._find_items()
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that was found, as plain values; unreadable items come with their error."""
+        self._find_items()
+        described: dict[str, list[dict[str, Any]]] = {name: [] for name in OPENERS}
+        errors: list[dict[str, str]] = []
+        for item in list(self._items.values()):
+            try:
+                content = self.open(item.id).describe()
+            except DamagedItemError as error:
+                errors.append({"label": item.label, "error": str(error)})
+                continue
+            described[item.path.name].append({"id": item.id, "label": item.label, **content})
+        self._link(described)
+        return {
+            "datasets": described[DATASET_FILE],
+            "analyses": described[ANALYSIS_FILE],
+            "saliency": described[SALIENCY_FILE],
+            "errors": errors,
+            "folders": [folder.name or str(folder) for folder in self.folders],
+        }
+
+    def _link(self, described: dict[str, list[dict[str, Any]]]) -> None:
+        datasets = described[DATASET_FILE]
+        for entry in described[ANALYSIS_FILE]:
+            provenance = self.open_as(entry["id"], AnalysisSource).provenance_text
+            entry["source_datasets"] = {
+                name: match_dataset("real" if name == "real" else "simulated", provenance, datasets)
+                for name in entry["source_names"]
+            }
+        for entry in described[SALIENCY_FILE]:
+            provenance = self.open_as(entry["id"], SaliencySource).provenance_text
+            entry["dataset"] = match_dataset("simulated", provenance, datasets)
+
+    def open_as(self, item_id: str, source_type: type[SourceType]) -> SourceType:
+        """Open an item of a known type.
+
+        Raises:
+            UnknownItemError: no item of that type has this id.
+            DamagedItemError: it cannot be read.
+        """
+        source = self.open(item_id)
+        if not isinstance(source, source_type):
+            raise UnknownItemError("no item of this kind has that id")
+        return source
+
+    def open(self, item_id: str) -> Source:
+        """Open an item by id; raises as `open_as`."""
+        item = self._items.get(item_id)
+        if item is None:
+            raise UnknownItemError("nothing has that id; reload the page to see what there is now")
+        with self._lock:
+            opened = self._opened.get(item_id)
+            try:
+                current = fingerprint(*_files_of(item.path))
+                if opened is None or opened.fingerprint != current:
+                    opened = _Opened(current, OPENERS[item.path.name](item.path))
+            except READ_ERRORS as error:
+                raise DamagedItemError(describe_damage(item.label, error)) from error
+            self._opened[item_id] = opened
+            return opened.source
+
+    def count(self) -> ItemCounts:
+        """How many items there are, readable or not."""
+        datasets = sum(item.path.name == DATASET_FILE for item in self._items.values())
+        return ItemCounts(datasets, len(self._items) - datasets)
+
+    def label(self, item_id: str) -> str:
+        """Where an item lies, for messages."""
+        return self._items[item_id].label
+
+    def _find_items(self) -> None:
+        found = [item for folder in self.folders for item in _items_below(folder)]
+        self._items = {item.id: item for item in found}
+
+
+def describe_damage(label: str, error: BaseException) -> str:
+    """One line that says which item cannot be read and why."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{label} cannot be read: {reason[:300]}"
+
+
+def _items_below(folder: Path) -> list[Item]:
+    items = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        items += [_item(Path(parent) / name, folder) for name in OPENERS if name in files]
+    return items
+
+
+def _item(path: Path, folder: Path) -> Item:
+    place = path.parent if path.name == DATASET_FILE else path
+    inside = place.relative_to(folder)
+    label = Path(folder.resolve().name, inside).as_posix()
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    return Item(digest[:16], path, label)
+
+
+def _files_of(path: Path) -> list[Path]:
+    shards = sorted(path.parent.glob("shard-*.h5")) if path.name == DATASET_FILE else []
+    return [path, *shards]

@@ -1,0 +1,119 @@
+"""One rollout dataset as the page sees it: a description, an episode table, steps and frames."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from experiment.errors import UserError
+from rollouts.store import RolloutDataset
+
+MAX_FRAMES_PER_REQUEST = 512
+STEP_FIELDS_SHOWN = (
+    "value",
+    "reward",
+    "done",
+    "action",
+    "action_logits",
+    "behaviour_log_prob",
+)
+INITIALISATIONS = ("real", "informed", "random", "interpolated")
+"""Codes of the column `initialisation` of the episode table are positions in this tuple."""
+TABLE_COLUMNS = (
+    "episode_id",
+    "length",
+    "return",
+    "level_seed",
+    "level_complete",
+    "truncated",
+    "cut",
+    "source_episode_id",
+    "source_row",
+    "twin_of",
+)
+
+
+class UnknownItemError(Exception):
+    """Something was asked for that does not exist; the message says what, in words."""
+
+
+class RolloutSource:
+    """Reads a dataset for many requests at once; HDF5 handles serve one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.Lock()
+        self._dataset = RolloutDataset(folder)
+        self.content_hash: str = self._dataset.hash
+        self.is_simulated = self._dataset.metadata.simulated is not None
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the catalogue."""
+        metadata = self._dataset.metadata
+        environment = metadata.environment
+        return {
+            "kind": "simulated" if self.is_simulated else "real",
+            "hash": self.content_hash,
+            "num_episodes": int(self._dataset.num_episodes),
+            "num_rows": int(self._dataset.num_rows),
+            "environment": environment.name,
+            "obs_shape": list(environment.obs_shape),
+            "action_names": list(environment.action_names),
+            "agent_hash": metadata.agent_hash,
+            "initialisations": list(INITIALISATIONS),
+        }
+
+    def episode_table(self) -> dict[str, NDArray]:
+        """One entry per episode, column by column; see `TABLE_COLUMNS` and `INITIALISATIONS`."""
+        episodes = self._dataset.episodes
+        table = {
+            name: episodes[name].to_numpy() for name in TABLE_COLUMNS if name in episodes.columns
+        }
+        table["initialisation"] = _initialisation_codes(episodes)
+        return table
+
+    def steps(self, index: int) -> dict[str, NDArray]:
+        """Scalars and logits of each step of one episode, (T,) or (T, num_actions).
+
+        Raises:
+            UnknownItemError: no such episode.
+        """
+        start, length = self._rows(index)
+        names = STEP_FIELDS_SHOWN + (("terminal_prob",) if self.is_simulated else ())
+        return {name: self._read(name, start, start + length) for name in names}
+
+    def frames(self, index: int, start: int, stop: int) -> NDArray[np.uint8]:
+        """(stop − start, H, W, C) frames of one episode; `stop` is cut to its length.
+
+        Raises:
+            UnknownItemError: no such episode or no such rows, or more than
+                `MAX_FRAMES_PER_REQUEST` of them.
+        """
+        offset, length = self._rows(index)
+        stop = min(stop, length)
+        if not 0 <= start < stop:
+            raise UnknownItemError(f"episode {index} has rows 0 to {length - 1}, not {start}")
+        if stop - start > MAX_FRAMES_PER_REQUEST:
+            raise UnknownItemError(f"at most {MAX_FRAMES_PER_REQUEST} frames a request")
+        return self._read("obs", offset + start, offset + stop)
+
+    def _rows(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < self._dataset.num_episodes:
+            last = self._dataset.num_episodes - 1
+            raise UnknownItemError(f"the dataset has episodes 0 to {last}, not {index}")
+        row = self._dataset.episodes.iloc[index]
+        return int(row["offset"]), int(row["length"])
+
+    def _read(self, name: str, start: int, stop: int) -> NDArray:
+        with self._lock:
+            values = self._dataset.read_field(name, start, stop)
+        if len(values) != stop - start:
+            raise UserError(f"{name}: {len(values)} rows found, {stop - start} expected")
+        return values
+
+
+def _initialisation_codes(episodes: pd.DataFrame) -> NDArray[np.uint8]:
+    codes = pd.Categorical(episodes["initialisation"], categories=list(INITIALISATIONS)).codes
+    return np.asarray(codes).astype(np.uint8)

@@ -1,0 +1,83 @@
+"""Saliency results as the page sees them: raw signed gradients, one sample and view at a time."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from analysis.results import read_results
+from experiment.errors import UserError
+from panel.fingerprint import fingerprint
+from panel.rollout_source import UnknownItemError
+
+GRADIENT = "gradient_frame"
+VIEW_DIMS = ("target", "target_step", "environment_gradient")
+"""What tells the gradients of one sample apart: a *view* is one choice of all three."""
+
+
+class SaliencySource:
+    """Reads single samples from a result file that may be larger than memory."""
+
+    def __init__(self, path: Path) -> None:
+        self.content_hash = fingerprint(path)
+        self._lock = threading.Lock()
+        self._results: xr.Dataset = read_results(path)
+        self._check(path)
+        self._labels = [
+            [str(label) for label in self._results[dim].to_numpy().tolist()] for dim in VIEW_DIMS
+        ]
+        self._positions = {
+            int(sample): position
+            for position, sample in enumerate(self._results["sample_id"].to_numpy())
+            if sample >= 0
+        }
+        self.provenance_text = str(dict(self._results.attrs))
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the catalogue."""
+        targets, steps, gradients = self._labels
+        return {
+            "hash": self.content_hash,
+            "targets": targets,
+            "target_steps": steps,
+            "environment_gradients": gradients,
+            "sample_ids": sorted(self._positions),
+        }
+
+    def signed_map(self, sample_id: int, view: tuple[str, str, str]) -> NDArray[np.float32]:
+        """(T, H, W) gradient of a target with respect to the frames, mean over the channels.
+
+        Args:
+            sample_id: episode id of the simulated rollout.
+            view: labels of target, target step and environment gradient.
+
+        Raises:
+            UnknownItemError: no such sample or view, or the target is undefined there.
+        """
+        if sample_id not in self._positions:
+            raise UnknownItemError(f"no saliency was computed for sample {sample_id}")
+        for dim, label, known in zip(VIEW_DIMS, view, self._labels, strict=True):
+            if label not in known:
+                raise UnknownItemError(f"{dim}: the file has {', '.join(known)}")
+        chosen = {
+            dim: known.index(label)
+            for dim, label, known in zip(VIEW_DIMS, view, self._labels, strict=True)
+        }
+        with self._lock:
+            variable = self._results[GRADIENT].isel(sample=self._positions[sample_id], **chosen)
+            gradient = variable.transpose("step", "height", "width", "channel").to_numpy()
+        if not np.isfinite(gradient).all():
+            raise UnknownItemError(f"target {view[0]} is undefined at step {view[1]}")
+        return gradient.astype(np.float32, copy=False).mean(axis=-1)
+
+    def _check(self, path: Path) -> None:
+        missing = [
+            name
+            for name in ("sample_id", GRADIENT, *VIEW_DIMS)
+            if name not in self._results.variables
+        ]
+        if missing:
+            raise UserError(f"{path.name}: {', '.join(missing)} missing")

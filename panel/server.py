@@ -1,0 +1,124 @@
+"""Starting the panel: its command line, its socket, the lines it prints."""
+
+import getpass
+import socket
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+import uvicorn
+
+from experiment.command_line import parse_flags
+from experiment.errors import UserError
+from panel.application import make_application
+from panel.catalogue import Catalogue
+from panel.security import LOOPBACK_HOSTS
+
+DESCRIPTION = (
+    "Serve the web panel over rollout datasets and result files. It only reads. "
+    "It listens on this machine alone; from elsewhere, reach it through the ssh line it prints."
+)
+
+
+@dataclass(frozen=True)
+class PanelConfig:
+    """Flags of `python -m panel`."""
+
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders to look in, with everything below them: rollout datasets (recorded or simulated),
+    hidden_analysis.nc, saliency.nc."""
+    port: int = 8050
+    """Port to listen on; 0 takes any free one."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Anything but loopback also needs --allow_remote."""
+    allow_remote: bool = False
+    """Listen on an address that other machines reach. The panel then has no protection of its
+    own: everyone who reaches the port can read the data."""
+    allowed_host: tuple[str, ...] = ()
+    """Further names accepted in the Host header, for a proxy or a remote address."""
+    root_path: str = ""
+    """Prefix under which a proxy serves the panel, e.g. /user/me/proxy/8050."""
+
+
+def main() -> None:
+    """Parse the command line and serve until interrupted."""
+    config = parse_flags(PanelConfig, DESCRIPTION)
+    serve(config)
+
+
+def serve(config: PanelConfig) -> None:
+    """Serve until interrupted.
+
+    Raises:
+        UserError: a folder does not exist, the address is not allowed or already in use.
+    """
+    check_config(config)
+    listener = bind(config.host, config.port)
+    with closing(listener):
+        catalogue = Catalogue(config.folders)
+        application = make_application(catalogue, config.allowed_host, config.root_path)
+        print(greeting(config, catalogue, listener.getsockname()[1]), flush=True)
+        settings = uvicorn.Config(
+            application,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            limit_concurrency=256,
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def check_config(config: PanelConfig) -> None:
+    """Refuse what cannot work, before anything is opened."""
+    if not config.folders:
+        raise UserError("DATA_DIR: no folder given; name at least one, e.g. `python -m panel demo`")
+    for folder in config.folders:
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            raise UserError(f"DATA_DIR: found {found} at {folder}, expected a folder")
+    if not 0 <= config.port < 2**16:
+        raise UserError(f"--port: {config.port} found, 0 to 65535 expected")
+    if config.host.strip("[]") not in LOOPBACK_HOSTS and not config.allow_remote:
+        raise UserError(
+            f"--host: {config.host} is reachable from other machines; "
+            "use the ssh tunnel instead, or add --allow_remote"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address; raises `UserError` when it is in use or not to be had."""
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"--port: {host}:{port} cannot be used ({reason}); choose another port"
+        ) from None
+    return listener
+
+
+def greeting(config: PanelConfig, catalogue: Catalogue, port: int) -> str:
+    """What is printed at start: how to open the page, here and from elsewhere."""
+    host = "[::1]" if config.host.strip("[]") == "::1" else config.host
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "USER"
+    found = catalogue.count()
+    return "\n".join(
+        (
+            f"panel: {found.datasets} rollout datasets, {found.results} result files below "
+            + ", ".join(str(folder) for folder in config.folders),
+            f"open   http://{host}:{port}{config.root_path}/",
+            f"from elsewhere, first: ssh -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}",
+            "stop with Ctrl-C",
+        )
+    )

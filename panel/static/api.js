@@ -1,0 +1,99 @@
+// Asks the server for what it has. Every address is relative, so that the page works behind a
+// path prefix.
+
+const MAGIC = "DSA1";
+const TYPED_ARRAYS = {
+  uint8: Uint8Array, int32: Int32Array, float32: Float32Array, float64: Float64Array,
+};
+
+/** A request that failed, with a message for the reader of the page. */
+export class RequestError extends Error {}
+
+async function request(path) {
+  let response;
+  try {
+    response = await fetch(new URL(path, document.baseURI));
+  } catch {
+    throw new RequestError("The panel's server does not answer. Is it still running, and the tunnel open?");
+  }
+  if (!response.ok) {
+    const answer = await response.json().catch(() => ({}));
+    const reason = typeof answer.detail === "string" ? answer.detail : `answer ${response.status}`;
+    throw new RequestError(reason);
+  }
+  return response;
+}
+
+/** Everything there is to see; see `Catalogue.describe` in panel/catalogue.py. */
+export async function fetchCatalogue() {
+  return (await request("api/catalogue")).json();
+}
+
+/** Named arrays: `{name: {data, shape}}`. The layout is described in panel/binary.py. */
+export async function fetchArrays(path) {
+  const buffer = await (await request(path)).arrayBuffer();
+  return decodeArrays(buffer);
+}
+
+/** Unpacks one container; the typed arrays are views into `buffer`. */
+export function decodeArrays(buffer) {
+  const bytes = new Uint8Array(buffer);
+  const text = new TextDecoder();
+  if (text.decode(bytes.subarray(0, 4)) !== MAGIC) {
+    throw new RequestError("The server sent something that is not a container of arrays.");
+  }
+  const length = new DataView(buffer).getUint32(4, true);
+  const start = Math.ceil((8 + length) / 8) * 8;
+  const arrays = {};
+  for (const entry of JSON.parse(text.decode(bytes.subarray(8, 8 + length)))) {
+    const size = entry.shape.reduce((product, extent) => product * extent, 1);
+    const data = new TYPED_ARRAYS[entry.dtype](buffer, start + entry.offset, size);
+    arrays[entry.name] = { data, shape: entry.shape };
+  }
+  return arrays;
+}
+
+/** Frames of one episode, fetched in chunks when they are first looked at. */
+export class FrameStore {
+  static CHUNK = 256;
+
+  constructor(path, length) {
+    this.path = path;
+    this.length = length;
+    this.chunks = new Map();
+  }
+
+  /** `{data, height, width, channels}` of one step, or null while it is on its way. */
+  peek(step) {
+    const chunk = this.chunks.get(Math.floor(step / FrameStore.CHUNK));
+    if (!chunk || !chunk.frames) return null;
+    const [, height, width, channels] = chunk.frames.shape;
+    const size = height * width * channels;
+    const offset = (step % FrameStore.CHUNK) * size;
+    return { data: chunk.frames.data.subarray(offset, offset + size), height, width, channels };
+  }
+
+  /** Waits for the chunk with `step`; the next one is fetched ahead. */
+  async load(step) {
+    const index = Math.floor(step / FrameStore.CHUNK);
+    const wanted = this.#fetchChunk(index);
+    await wanted;
+    if (step % FrameStore.CHUNK > FrameStore.CHUNK / 2) this.#fetchChunk(index + 1)?.catch(() => {});
+    return this.peek(step);
+  }
+
+  #fetchChunk(index) {
+    const start = index * FrameStore.CHUNK;
+    if (start >= this.length) return null;
+    if (!this.chunks.has(index)) {
+      const chunk = { frames: null, promise: null };
+      const stop = Math.min(start + FrameStore.CHUNK, this.length);
+      chunk.promise = fetchArrays(`${this.path}?start=${start}&stop=${stop}`).then(
+        (arrays) => { chunk.frames = arrays.frames; },
+        (error) => { this.chunks.delete(index); throw error; },
+      );
+      this.chunks.set(index, chunk);
+    }
+    return this.chunks.get(index).promise;
+  }
+}

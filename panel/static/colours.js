@@ -1,0 +1,62 @@
+// Colours that stay apart for colour-blind readers, and those of the current theme.
+
+// Okabe and Ito's qualitative set without black, ordered for contrast between neighbours.
+export const QUALITATIVE = [
+  "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#9a8700", "#8c8c8c",
+];
+// Beyond eight categories the marks change shape, so that colour and shape together tell them apart.
+export const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x"];
+const NO_CLUSTER = "#9aa0a6";
+
+// Anchors of viridis (van der Walt and Smith).
+const VIRIDIS = [
+  "#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58",
+  "#b5de2b", "#fde725",
+];
+// Blue for negative, orange for positive, neutral in the middle.
+const DIVERGING = ["#1f5fa8", "#79a9d6", "#b9bec4", "#eea05a", "#b8480b"];
+
+export function themeColours() {
+  const style = getComputedStyle(document.documentElement);
+  const names = ["text", "quiet", "line", "surface", "accent", "real", "simulated", "grid", "highlight"];
+  const colours = Object.fromEntries(
+    names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]),
+  );
+  colours.font = style.getPropertyValue("--font").trim();
+  return colours;
+}
+
+export const onThemeChange = (listener) =>
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", listener);
+
+/** Evenly spaced stops as Plotly wants them. */
+export function colourScale(colours) {
+  return colours.map((colour, index) => [index / (colours.length - 1), colour]);
+}
+
+export const sequentialScale = () => colourScale(VIRIDIS);
+export const divergingScale = () => colourScale(DIVERGING);
+
+/** A scale in `count` even shades, each as [red, green, blue]. */
+export function sampleScale(scale, count) {
+  const context = new OffscreenCanvas(count, 1).getContext("2d");
+  const ramp = context.createLinearGradient(0, 0, count, 0);
+  for (const [at, colour] of scale) ramp.addColorStop(at, colour);
+  context.fillStyle = ramp;
+  context.fillRect(0, 0, count, 1);
+  const { data } = context.getImageData(0, 0, count, 1);
+  return Array.from({ length: count }, (_, shade) => [...data.subarray(4 * shade, 4 * shade + 3)]);
+}
+
+/** Colour and symbol of one category; −1 means that it belongs to no cluster. */
+export function categoryMark(category, position) {
+  if (category === -1) return { colour: NO_CLUSTER, symbol: "circle" };
+  return {
+    colour: QUALITATIVE[position % QUALITATIVE.length],
+    symbol: SYMBOLS[Math.floor(position / QUALITATIVE.length) % SYMBOLS.length],
+  };
+}
+
+/** A horizontal gradient as a CSS background. */
+export const gradient = (scale) =>
+  `linear-gradient(to right, ${scale.map(([at, colour]) => `${colour} ${at * 100}%`).join(", ")})`;

@@ -1,0 +1,415 @@
+// The page: connects list, player, traces, scatter and the address.
+
+import { RequestError, fetchArrays, fetchCatalogue } from "./api.js";
+import { onThemeChange } from "./colours.js";
+import { Player, softmaxRows, toImage } from "./player.js";
+import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
+import { SaliencyOverlay } from "./saliency.js";
+import { Scatter, axisChoices, colourChoices } from "./scatter.js";
+import { Traces } from "./traces.js";
+import { ViewState } from "./view_state.js";
+import { count } from "./words.js";
+
+const element = (id) => document.getElementById(id);
+const COMMANDS = {
+  real: "python record.py",
+  simulated: "python record_gen_samples.py",
+  analysis: "python analysis/hidden_analysis_precompute.py",
+  saliency: "python saliency_experiments.py",
+};
+
+class Page {
+  constructor() {
+    this.view = new ViewState();
+    this.entries = [];
+    this.current = null;
+    this.opening = 0;
+    this.player = new Player({
+      onStep: (step) => this.view.update({ step }),
+      onError: (error) => this.report(error),
+    });
+    this.traces = new Traces((step) => this.view.update({ step }));
+    this.scatter = new Scatter((point) => this.openPoint(point));
+    this.scatter.onHover = (point, event) => this.showHover(point, event);
+    this.list = new RolloutList((entry) => this.openEntry(entry));
+    this.view.addEventListener("change", ({ detail }) => this.guard(() => this.follow(detail)));
+    document.addEventListener("keydown", (event) => this.pressKey(event));
+    onThemeChange(() => this.guard(() => Promise.all([this.traces.redraw(), this.scatter.redraw()])));
+  }
+
+  async start() {
+    this.catalogue = await fetchCatalogue();
+    const { datasets, errors } = this.catalogue;
+    for (const { error } of errors) this.report(new RequestError(error));
+    this.showSummary();
+    const tables = await Promise.all(
+      datasets.map((dataset) => this.guard(() => fetchArrays(`api/datasets/${dataset.id}/episodes`))),
+    );
+    this.entries = datasets.flatMap((dataset, i) => (tables[i] ? rolloutEntries(dataset, tables[i]) : []));
+    this.list.fill(datasets, this.entries);
+    this.setUpSaliency();
+    const embedding = this.guard(() => this.setUpEmbedding());
+    if (this.entries.length === 0) this.showNothing();
+    else await this.openFromAddress();
+    await embedding;
+    document.body.dataset.ready = "true";
+  }
+
+  /** Runs an action; what goes wrong is shown in the page. */
+  async guard(action) {
+    try {
+      return await action();
+    } catch (error) {
+      this.report(error);
+      if (!(error instanceof RequestError)) console.error(error);
+      return undefined;
+    }
+  }
+
+  report(error) {
+    const message = error instanceof RequestError
+      ? error.message
+      : `Something in this page failed: ${error.message}`;
+    const shown = [...element("errors").children].map((line) => line.dataset.message);
+    if (shown.includes(message)) return;
+    const line = document.createElement("p");
+    line.dataset.message = message;
+    const close = document.createElement("button");
+    close.type = "button";
+    close.ariaLabel = "Dismiss";
+    close.textContent = "×";
+    close.addEventListener("click", () => line.remove());
+    line.append(message, close);
+    element("errors").append(line);
+  }
+
+  showSummary() {
+    const { datasets, folders } = this.catalogue;
+    const total = (kind) =>
+      datasets.filter((d) => d.kind === kind).reduce((sum, d) => sum + d.num_episodes, 0);
+    const games = [...new Set(datasets.map((d) => d.environment))].join(", ");
+    element("summary").textContent = [
+      folders.join(", "), games, `${count(total("real"))} real`, `${count(total("simulated"))} simulated rollouts`,
+    ].filter(Boolean).join(" · ");
+  }
+
+  // Rollouts
+
+  openEntry(entry, step = 0) {
+    this.view.update({ data: entry.dataset.id, episode: entry.episodeId, step }, { push: true });
+  }
+
+  async openFromAddress() {
+    const asked = this.view.get("data") !== undefined || this.view.get("episode") !== undefined;
+    let entry = this.askedEntry();
+    if (!entry) {
+      if (asked) this.report(new RequestError(
+        "The rollout in the address is not here; the first one is shown instead."));
+      entry = this.list.visible[0] ?? this.entries[0];
+      Object.assign(this.view.values, { data: entry.dataset.id, episode: entry.episodeId, step: 0 });
+    }
+    await this.open(entry);
+  }
+
+  askedEntry() {
+    const [id, episodeId] = [this.view.get("data"), this.view.get("episode")];
+    return this.entries.find((entry) => entry.dataset.id === id && entry.episodeId === episodeId);
+  }
+
+  async open(entry) {
+    const turn = ++this.opening;
+    this.player.pause();
+    this.list.select(entry);
+    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.index}`;
+    const steps = await fetchArrays(`${path}/steps`);
+    if (turn !== this.opening) return;
+    steps.probabilities = softmaxRows(steps.action_logits);
+    this.current = entry;
+    this.player.open(entry, steps, path);
+    this.showStep();
+    element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
+    await Promise.all([
+      this.traces.open(entry, steps),
+      this.showSample(),
+      this.showSaliency(),
+    ]);
+    this.showStep();
+  }
+
+  showStep() {
+    const last = this.current.length - 1;
+    const step = Math.round(Math.min(Math.max(this.view.get("step") ?? 0, 0), last));
+    this.player.show(step);
+    this.traces.show(step);
+    this.scatter.show(step);
+  }
+
+  async follow(changed) {
+    if (changed.has("data") || changed.has("episode")) await this.openFromAddress();
+    else if (changed.has("step") && this.current) this.showStep();
+    if (["analysis", "x", "y", "colour", "shown"].some((name) => changed.has(name))) {
+      if (changed.has("analysis")) this.chooseAnalysis();
+      this.fillAxisControls();
+      await this.drawScatter();
+    }
+    if (changed.has("target")) await this.showSaliency();
+    if (changed.has("gain")) this.setGain();
+  }
+
+  pressKey(event) {
+    const target = event.target;
+    if (event.ctrlKey || event.metaKey || event.altKey || !this.current) return;
+    if (target.closest("select, textarea, input:not([type=range]):not([type=radio])")) return;
+    if (target.id === "gain" || (target.type === "radio" && event.key.startsWith("Arrow"))) return;
+    if (event.key === " " && target.closest("button, summary")) return;
+    const actions = {
+      ArrowLeft: () => this.player.moveBy(event.shiftKey ? -10 : -1),
+      ArrowRight: () => this.player.moveBy(event.shiftKey ? 10 : 1),
+      ArrowUp: () => this.list.move(-1),
+      ArrowDown: () => this.list.move(1),
+      Home: () => this.player.moveTo(0),
+      End: () => this.player.moveTo(Infinity),
+      " ": () => this.player.togglePlay(),
+    };
+    const act = actions[event.key];
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+
+  showNothing() {
+    const { folders } = this.catalogue;
+    showEmpty(element("traces").parentElement.querySelector(".stage"), [
+      `No rollouts lie below ${folders.join(", ")}.`,
+      ["Record real ones with", COMMANDS.real],
+      ["and simulated ones with", COMMANDS.simulated],
+      "then reload this page.",
+    ]);
+    for (const selector of [".controls", ".saliency", ".traces"]) {
+      document.querySelector(selector).hidden = true;
+    }
+  }
+
+  // Embedding
+
+  get analysis() {
+    return this.catalogue.analyses.find(({ id }) => id === this.view.get("analysis")) ??
+      this.catalogue.analyses[0];
+  }
+
+  async setUpEmbedding() {
+    const { analyses } = this.catalogue;
+    if (analyses.length === 0) {
+      element("embedding-controls").hidden = true;
+      showEmpty(element("scatter"), [
+        "No analysis of hidden states lies here yet.", ["Make it with", COMMANDS.analysis],
+        "then reload this page.",
+      ]);
+      return;
+    }
+    element("analysis").replaceChildren(...analyses.map(({ id, label }) => new Option(label, id)));
+    element("analysis-field").hidden = analyses.length < 2;
+    for (const [id, name] of [["analysis", "analysis"], ["x-axis", "x"], ["y-axis", "y"],
+      ["colour", "colour"], ["shown", "shown"]]) {
+      element(id).addEventListener("change", ({ target }) => this.view.update({ [name]: target.value }));
+    }
+    this.chooseAnalysis();
+    this.fillAxisControls();
+    await this.drawScatter();
+  }
+
+  chooseAnalysis() {
+    const names = Object.values(this.analysis.source_datasets).filter(Boolean)
+      .map((id) => this.catalogue.datasets.find((dataset) => dataset.id === id)?.action_names);
+    this.scatter.setAnalysis(this.analysis, names[0] ?? []);
+    this.showSample();
+  }
+
+  /** The axes asked for, or the first ones that the analysis has. */
+  axes() {
+    const choices = axisChoices(this.analysis);
+    const known = (key) => choices.some((choice) => choice.key === key);
+    const group = "embedding" in this.analysis.coordinate_sets ? "embedding" : choices[0].group;
+    const defaults = choices.filter((choice) => choice.group === group).map(({ key }) => key);
+    const colours = colourChoices(this.analysis).map(({ key }) => key);
+    const pick = (key, fallback) => (known(key) ? key : fallback);
+    return {
+      x: pick(this.view.get("x"), defaults[0]),
+      y: pick(this.view.get("y"), defaults[1] ?? defaults[0]),
+      colour: [this.view.get("colour"), "value"].find((key) => colours.includes(key)) ?? colours[0],
+      shown: this.analysis.source_names.includes(this.view.get("shown")) ? this.view.get("shown") : "",
+    };
+  }
+
+  fillAxisControls() {
+    const { x, y, colour, shown } = this.axes();
+    const choices = axisChoices(this.analysis);
+    for (const [id, value] of [["x-axis", x], ["y-axis", y]]) {
+      element(id).replaceChildren(...groupedOptions(choices));
+      element(id).value = value;
+    }
+    element("colour").replaceChildren(
+      ...colourChoices(this.analysis).map(({ key, label }) => new Option(label, key)));
+    element("colour").value = colour;
+    element("shown").replaceChildren(
+      new Option("all", ""), ...this.analysis.source_names.map((name) => new Option(name, name)));
+    element("shown").value = shown;
+  }
+
+  async drawScatter() {
+    await this.scatter.draw(this.axes());
+  }
+
+  showSample() {
+    this.scatter.setSample(this.sampleInAnalysis());
+  }
+
+  /** The open rollout as the analysis names it, or null when it is not part of it. */
+  sampleInAnalysis() {
+    if (!this.current || !this.analysis) return null;
+    const match = Object.entries(this.analysis.source_datasets)
+      .find(([, id]) => id === this.current.dataset.id);
+    return match ? { source: match[0], episodeId: this.current.episodeId } : null;
+  }
+
+  entryOf({ source, episodeId }) {
+    const id = this.analysis.source_datasets[source];
+    return this.entries.find((entry) => entry.dataset.id === id && entry.episodeId === episodeId);
+  }
+
+  openPoint(point) {
+    const entry = this.entryOf(point);
+    if (entry) this.openEntry(entry, point.step);
+    else {
+      this.report(new RequestError(
+        `The ${point.source} rollout ${point.episodeId} of this point is not among the datasets here.`));
+    }
+  }
+
+  showHover(point, event) {
+    const tip = element("tip");
+    clearTimeout(this.hoverTimer);
+    tip.hidden = !point;
+    if (!point) return;
+    tip.querySelector("p").textContent = `${point.source} ${point.episodeId}, step ${point.step}`;
+    tip.querySelector("p + p").textContent = `${point.colour} ${point.value}`;
+    const right = event.clientX > window.innerWidth - 220;
+    tip.style.transform =
+      `translate(${event.clientX + (right ? -tip.offsetWidth - 14 : 14)}px, ${event.clientY + 14}px)`;
+    const canvas = tip.querySelector("canvas");
+    canvas.hidden = true;
+    const entry = this.entryOf(point);
+    if (entry) this.hoverTimer = setTimeout(() => this.drawHoverFrame(entry, point.step, canvas), 80);
+  }
+
+  async drawHoverFrame(entry, step, canvas) {
+    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.index}/frames`;
+    const { frames } = await fetchArrays(`${path}?start=${step}&stop=${step + 1}`);
+    const [, height, width, channels] = frames.shape;
+    Object.assign(canvas, { width, height, hidden: false });
+    canvas.getContext("2d").putImageData(toImage({ data: frames.data, height, width, channels }), 0, 0);
+  }
+
+  // Saliency
+
+  get saliency() {
+    const files = this.catalogue.saliency;
+    return files.find((file) => file.dataset === this.current?.dataset.id);
+  }
+
+  setUpSaliency() {
+    element("target").addEventListener("change", ({ target }) => this.view.update({ target: target.value }));
+    element("gain").addEventListener("input", ({ target }) => this.view.update({ gain: Number(target.value) }));
+  }
+
+  async showSaliency() {
+    const entry = this.current;
+    const file = this.saliency;
+    const isSimulated = entry.dataset.kind === "simulated";
+    const isCovered = isSimulated && file !== undefined && file.sample_ids.includes(entry.episodeId);
+    element("saliency-controls").hidden = !isCovered;
+    this.showSaliencyNote(isSimulated && !isCovered, file);
+    this.player.setOverlay(null);
+    if (!isCovered) return;
+    const views = saliencyViews(file);
+    const view = views.find(({ key }) => key === this.view.get("target"));
+    element("target").replaceChildren(
+      new Option("nothing", ""), ...views.map(({ key, label }) => new Option(label, key)));
+    element("target").value = view?.key ?? "";
+    element("gain-field").classList.toggle("off", !view);
+    element("saliency-key").classList.toggle("off", !view);
+    if (!view) return;
+    const path = `api/saliency/${file.id}/samples/${entry.episodeId}?${new URLSearchParams(view.query)}`;
+    const { saliency } = await fetchArrays(path);
+    if (this.current !== entry || this.view.get("target") !== view.key) return;
+    this.player.setOverlay(new SaliencyOverlay(saliency, this.gain()));
+    this.setGain();
+  }
+
+  showSaliencyNote(isNeeded, file) {
+    const note = element("saliency-note");
+    note.hidden = !isNeeded;
+    if (!isNeeded) return;
+    note.replaceChildren(
+      file ? "Saliency was not computed for this sample. Add it with " : "No saliency yet. Compute it with ",
+      code(COMMANDS.saliency));
+  }
+
+  gain() {
+    return 2 ** (this.view.get("gain") ?? 0);
+  }
+
+  setGain() {
+    element("gain").value = this.view.get("gain") ?? 0;
+    element("gain-figure").textContent = `×${Number(this.gain().toPrecision(2))}`;
+    if (!this.player.overlay) return;
+    this.player.overlay.gain = this.gain();
+    this.player.setOverlay(this.player.overlay);
+  }
+}
+
+/** Every target, target step and path of the gradient that a saliency file holds. */
+function saliencyViews(file) {
+  return file.targets.flatMap((target) =>
+    file.target_steps.flatMap((step) =>
+      file.environment_gradients.map((gradient) => ({
+        key: [target, step, gradient].join("."),
+        label: [
+          target.replaceAll("_", " "), `step ${step}`,
+          ...(file.environment_gradients.length > 1 ? [`environment ${gradient}`] : []),
+        ].join(", "),
+        query: { target, target_step: step, environment_gradient: gradient },
+      }))));
+}
+
+function groupedOptions(choices) {
+  const names = { pca: "Principal components", ica: "Independent components", nmf: "NMF factors",
+    embedding: "Embedding" };
+  const groups = new Map();
+  for (const { key, label, group } of choices) {
+    if (!groups.has(group)) {
+      groups.set(group, Object.assign(document.createElement("optgroup"), { label: names[group] }));
+    }
+    groups.get(group).append(new Option(label, key));
+  }
+  return [...groups.values()];
+}
+
+function code(text) {
+  return Object.assign(document.createElement("code"), { textContent: text });
+}
+
+function showEmpty(box, lines) {
+  const notice = document.createElement("div");
+  notice.className = "empty";
+  for (const line of lines) {
+    const paragraph = document.createElement("p");
+    if (Array.isArray(line)) paragraph.append(`${line[0]} `, code(line[1]));
+    else paragraph.textContent = line;
+    notice.append(paragraph);
+  }
+  box.replaceChildren(notice);
+}
+
+const page = new Page();
+page.guard(() => page.start());

@@ -1,0 +1,244 @@
+// The player: frames with pixel-exact scaling, playback, figures of the current step.
+
+import { FrameStore, RequestError } from "./api.js";
+import { describeRollout } from "./rollout_list.js";
+import { drawGlyph, steadyNumber } from "./words.js";
+
+const LIKELY_ACTIONS = 5;
+const READOUT_WIDTH = 220;
+const SCREEN_SHARE = 0.44;
+const element = (id) => document.getElementById(id);
+
+/** Calls `onStep(step)` when the reader moves, `onError(error)` when frames cannot be had. */
+export class Player {
+  constructor({ onStep, onError }) {
+    this.onStep = onStep;
+    this.onError = onError;
+    this.canvas = element("frame");
+    this.overlayCanvas = element("overlay");
+    this.scrubber = element("scrubber");
+    this.sample = null;
+    this.step = 0;
+    this.playing = false;
+    this.overlay = null;
+    this.#connect();
+    new ResizeObserver(() => this.#fit()).observe(document.querySelector(".stage"));
+    window.addEventListener("resize", () => this.#fit());
+  }
+
+  /** Shows another rollout; `steps` holds its per-step arrays, `path` the address of its episode. */
+  open(entry, steps, path) {
+    this.sample = { entry, steps, frames: new FrameStore(`${path}/frames`, entry.length) };
+    const [height, width] = entry.dataset.obs_shape;
+    for (const canvas of [this.canvas, this.overlayCanvas]) {
+      canvas.width = width;
+      canvas.height = height;
+    }
+    this.overlay = null;
+    this.scrubber.max = entry.length - 1;
+    element("sample-title").textContent = describeRollout(entry);
+    element("done-term").textContent = steps.terminal_prob ? "P(end)" : "Done";
+    this.#fit();
+  }
+
+  /** Shows one step; the frame follows when it has arrived. */
+  show(step) {
+    this.step = step;
+    this.scrubber.value = step;
+    const last = this.sample.entry.length - 1;
+    this.scrubber.setAttribute("aria-valuetext", `step ${step} of ${last}`);
+    this.#showFigures();
+    if (!this.#drawFrame()) {
+      const sample = this.sample;
+      sample.frames.load(step).then(
+        () => { if (this.sample === sample) this.#drawFrame(); },
+        (error) => this.#fail(sample, error),
+      );
+    }
+  }
+
+  /** Signed values (T, H, W) drawn over the frames, or null; see saliency.js for `paint`. */
+  setOverlay(overlay) {
+    this.overlay = overlay;
+    this.#drawOverlay();
+  }
+
+  togglePlay() {
+    if (this.playing) this.pause();
+    else this.#play();
+  }
+
+  pause() {
+    this.playing = false;
+    this.#showPlaying();
+  }
+
+  /** Moves by some steps, within the rollout. */
+  moveBy(offset) {
+    this.moveTo(this.step + offset);
+  }
+
+  moveTo(step) {
+    if (!this.sample) return;
+    const bounded = Math.min(Math.max(step, 0), this.sample.entry.length - 1);
+    if (bounded !== this.step) this.onStep(bounded);
+  }
+
+  #connect() {
+    const buttons = {
+      "to-first": () => this.moveTo(0),
+      "step-back": () => this.moveBy(-1),
+      play: () => this.togglePlay(),
+      "step-on": () => this.moveBy(1),
+      "to-last": () => this.moveTo(Infinity),
+      loop: () => this.#toggleLoop(),
+    };
+    for (const [id, act] of Object.entries(buttons)) element(id).addEventListener("click", act);
+    this.scrubber.addEventListener("input", () => this.moveTo(Number(this.scrubber.value)));
+  }
+
+  #toggleLoop() {
+    const button = element("loop");
+    button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+  }
+
+  #play() {
+    if (!this.sample) return;
+    if (this.step >= this.sample.entry.length - 1) this.moveTo(0);
+    this.playing = true;
+    this.#showPlaying();
+    let due = performance.now();
+    const tick = (now) => {
+      if (!this.playing) return;
+      const period = 1000 / Number(element("speed").value);
+      if (now - due >= period) {
+        due = Math.max(due + period, now - period);
+        this.#advance();
+      }
+      requestAnimationFrame(tick);
+    };
+    requestAnimationFrame(tick);
+  }
+
+  #advance() {
+    const last = this.sample.entry.length - 1;
+    if (this.step < last) this.moveBy(1);
+    else if (element("loop").getAttribute("aria-pressed") === "true") this.moveTo(0);
+    else this.pause();
+  }
+
+  #showPlaying() {
+    const button = element("play");
+    button.classList.toggle("playing", this.playing);
+    button.setAttribute("aria-label", this.playing ? "Pause" : "Play");
+  }
+
+  #drawFrame() {
+    const { frames, entry } = this.sample;
+    const frame = frames.peek(this.step);
+    this.canvas.classList.toggle("waiting", !frame);
+    if (!frame) return false;
+    const context = this.canvas.getContext("2d");
+    context.putImageData(toImage(frame), 0, 0);
+    this.canvas.dataset.step = this.step;
+    this.canvas.setAttribute("aria-label", `Frame ${this.step} of ${entry.length - 1}`);
+    this.#drawOverlay();
+    frames.load(this.step).catch(() => {});
+    return true;
+  }
+
+  #drawOverlay() {
+    const context = this.overlayCanvas.getContext("2d");
+    context.clearRect(0, 0, this.overlayCanvas.width, this.overlayCanvas.height);
+    this.overlay?.paint(context, this.step);
+  }
+
+  #showFigures() {
+    const { steps, entry } = this.sample;
+    const t = this.step;
+    const names = entry.dataset.action_names;
+    const action = steps.action.data[t];
+    element("step-figure").textContent = `${t} of ${entry.length - 1}`;
+    element("value-figure").textContent = steadyNumber(steps.value.data[t]);
+    element("reward-figure").textContent = steadyNumber(steps.reward.data[t], 2);
+    element("done-figure").textContent = steps.terminal_prob
+      ? steadyNumber(steps.terminal_prob.data[t], 2)
+      : steps.done.data[t] ? "yes" : "no";
+    element("action-name").textContent = names[action] ?? `action ${action}`;
+    drawGlyph(element("glyph"), names[action] ?? "");
+    this.#showLikelyActions(steps.probabilities[t], action, names);
+  }
+
+  #showLikelyActions(probabilities, action, names) {
+    const order = [...probabilities.keys()]
+      .sort((a, b) => probabilities[b] - probabilities[a])
+      .slice(0, LIKELY_ACTIONS);
+    const list = element("likely-actions");
+    while (list.children.length < order.length) list.append(likelyRow());
+    while (list.children.length > order.length) list.lastChild.remove();
+    order.forEach((candidate, rank) => {
+      const [name, bar, figure] = list.children[rank].children;
+      name.textContent = names[candidate] ?? candidate;
+      bar.firstChild.style.width = `${100 * probabilities[candidate]}%`;
+      figure.textContent = probabilities[candidate].toFixed(2);
+      list.children[rank].classList.toggle("taken", candidate === action);
+    });
+  }
+
+  // Whole multiples of the frame's size keep every pixel square and equal; a frame larger than
+  // its place is shown at a whole fraction.
+  #fit() {
+    const { width, height } = this.canvas;
+    const stage = document.querySelector(".stage");
+    const roomAcross = stage.clientWidth - READOUT_WIDTH;
+    const roomDown = Math.max(256, SCREEN_SHARE * document.documentElement.clientHeight);
+    const room = Math.min(roomAcross / width, roomDown / height);
+    if (!(room > 0)) return;
+    const scale = room >= 1 ? Math.floor(room) : 1 / Math.ceil(1 / room);
+    for (const canvas of [this.canvas, this.overlayCanvas]) {
+      canvas.style.width = `${width * scale}px`;
+      canvas.style.height = `${height * scale}px`;
+    }
+  }
+
+  #fail(sample, error) {
+    if (this.sample !== sample) return;
+    this.pause();
+    if (error instanceof RequestError) this.onError(error);
+    else throw error;
+  }
+}
+
+function likelyRow() {
+  const row = document.createElement("li");
+  const bar = document.createElement("span");
+  bar.className = "bar";
+  bar.append(document.createElement("i"));
+  row.append(document.createElement("span"), bar, document.createElement("span"));
+  return row;
+}
+
+/** Frame of 1, 3 or 4 channels as an opaque image. */
+export function toImage({ data, height, width, channels }) {
+  const image = new ImageData(width, height);
+  const green = channels >= 3 ? 1 : 0;
+  const blue = channels >= 3 ? 2 : 0;
+  for (let from = 0, to = 0; from < data.length; from += channels, to += 4) {
+    image.data[to] = data[from];
+    image.data[to + 1] = data[from + green];
+    image.data[to + 2] = data[from + blue];
+    image.data[to + 3] = 255;
+  }
+  return image;
+}
+
+/** (T, A) logits as T arrays of probabilities. */
+export function softmaxRows({ data, shape: [rows, actions] }) {
+  return Array.from({ length: rows }, (_, t) => {
+    const logits = data.subarray(t * actions, (t + 1) * actions);
+    const top = Math.max(...logits);
+    const weights = Array.from(logits, (logit) => Math.exp(logit - top));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    return weights.map((weight) => weight / total);
+  });
+}

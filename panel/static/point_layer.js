@@ -1,0 +1,111 @@
+// Draws many points on a plain canvas, pixel by pixel: a million of them without WebGL, which is
+// often absent and whose Plotly traces need `eval`, forbidden by this page's security policy.
+
+const SHAPES = {
+  circle: (context, r) => context.arc(0, 0, r, 0, 2 * Math.PI),
+  square: (context, r) => context.rect(-0.85 * r, -0.85 * r, 1.7 * r, 1.7 * r),
+  diamond: (context, r) => polygon(context, [[0, -r], [r, 0], [0, r], [-r, 0]], 1.1),
+  "triangle-up": (context, r) => polygon(context, [[0, -r], [r, 0.8 * r], [-r, 0.8 * r]], 1.1),
+  cross: (context, r) => {
+    context.rect(-r, -r / 3, 2 * r, (2 * r) / 3);
+    context.rect(-r / 3, -r, (2 * r) / 3, 2 * r);
+  },
+  x: (context, r) => {
+    context.rotate(Math.PI / 4);
+    SHAPES.cross(context, r);
+  },
+};
+
+function polygon(context, corners, scale) {
+  corners.forEach(([x, y], index) => {
+    if (index === 0) context.moveTo(x * scale, y * scale);
+    else context.lineTo(x * scale, y * scale);
+  });
+  context.closePath();
+}
+
+/** Size in CSS pixels and opacity that keep many points legible. */
+export function pointStyle(total) {
+  if (total <= 2_000) return { size: 7, opacity: 0.85 };
+  if (total <= 20_000) return { size: 5, opacity: 0.75 };
+  if (total <= 200_000) return { size: 3, opacity: 0.6 };
+  return { size: 2, opacity: 0.45 };
+}
+
+/** Coverage (0 … 1) of each pixel of one mark. */
+function stamp(symbol, size) {
+  const extent = Math.ceil(size) + 2;
+  const context = new OffscreenCanvas(extent, extent).getContext("2d");
+  context.translate(extent / 2, extent / 2);
+  context.beginPath();
+  SHAPES[symbol](context, size / 2);
+  context.fill();
+  const { data } = context.getImageData(0, 0, extent, extent);
+  const offsets = [];
+  for (let pixel = 0; pixel < extent * extent; pixel += 1) {
+    const cover = data[4 * pixel + 3] / 255;
+    if (cover > 0) offsets.push([(pixel % extent) - (extent >> 1), Math.floor(pixel / extent) - (extent >> 1), cover]);
+  }
+  return offsets;
+}
+
+export function rgb(colour) {
+  const context = new OffscreenCanvas(1, 1).getContext("2d");
+  context.fillStyle = colour;
+  context.fillRect(0, 0, 1, 1);
+  return [...context.getImageData(0, 0, 1, 1).data.subarray(0, 3)];
+}
+
+/**
+ * Paints points into an opaque image.
+ *
+ * `positions` holds x, y of each point in pixels of the image (NaN: not drawn), `codes` the row of
+ * `palette` ([red, green, blue]) and `symbols` (names) that each point takes.
+ */
+export function paintPoints(image, positions, codes, palette, symbols, { size, opacity }) {
+  const { width, height, data } = image;
+  const stamps = new Map(symbols.map((symbol) => [symbol, stamp(symbol, size)]));
+  const total = codes.length;
+  const stride = coprimeStride(total);
+  // A scattered order keeps later rows from hiding earlier ones everywhere.
+  for (let count = 0, point = 0; count < total; count += 1, point = (point + stride) % total) {
+    const x = Math.round(positions[2 * point]);
+    const y = Math.round(positions[2 * point + 1]);
+    if (!(x >= 0 && y >= 0 && x < width && y < height)) continue;
+    const code = codes[point];
+    const [red, green, blue] = palette[code];
+    for (const [dx, dy, cover] of stamps.get(symbols[code])) {
+      const column = x + dx;
+      const line = y + dy;
+      if (column < 0 || line < 0 || column >= width || line >= height) continue;
+      const at = 4 * (line * width + column);
+      const weight = cover * opacity;
+      data[at] += (red - data[at]) * weight;
+      data[at + 1] += (green - data[at + 1]) * weight;
+      data[at + 2] += (blue - data[at + 2]) * weight;
+    }
+  }
+}
+
+function coprimeStride(total) {
+  const gcd = (a, b) => (b ? gcd(b, a % b) : a);
+  let stride = Math.max(1, Math.floor(total * 0.618));
+  while (gcd(stride, total) !== 1) stride += 1;
+  return stride;
+}
+
+/** Index of the point nearest to (x, y) within `reach` pixels, or −1. */
+export function nearestPoint(positions, x, y, reach) {
+  let best = -1;
+  let closest = reach * reach;
+  for (let index = 0; 2 * index < positions.length; index += 1) {
+    const dx = positions[2 * index] - x;
+    const dy = positions[2 * index + 1] - y;
+    const distance = dx * dx + dy * dy;
+    if (distance <= closest) {
+      closest = distance;
+      best = index;
+    }
+  }
+  return best;
+}

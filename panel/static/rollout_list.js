@@ -1,0 +1,215 @@
+// The list of rollouts: filtered, sorted, and drawn only where it is in sight.
+
+import { count, number, plural } from "./words.js";
+
+const ROW_HEIGHT = 30;
+const OUTCOMES = {
+  complete: ["✓", "level complete"],
+  ended: ["✕", "ended, level not complete"],
+  truncated: ["T", "stopped by the time limit"],
+  cut: ["✂", "cut by the recorder"],
+  simulated: ["", "simulated"],
+};
+const SORT_KEYS = {
+  episode: (entry) => entry.episodeId,
+  length: (entry) => entry.length,
+  return: (entry) => entry.return,
+  outcome: (entry) => Object.keys(OUTCOMES).indexOf(entry.outcome),
+};
+
+/** One entry per rollout of a dataset, from its episode table. */
+export function rolloutEntries(dataset, table) {
+  const column = (name) => table[name]?.data;
+  const ids = column("episode_id");
+  return Array.from(ids, (episodeId, index) => ({
+    dataset,
+    index,
+    episodeId,
+    length: column("length")[index],
+    return: column("return")[index],
+    levelSeed: column("level_seed")?.[index] ?? -1,
+    levelComplete: Boolean(column("level_complete")?.[index]),
+    outcome: outcome(dataset, column, index),
+    initialisation: dataset.initialisations[column("initialisation")[index]] ?? "unknown",
+    sourceEpisodeId: column("source_episode_id")?.[index] ?? -1,
+    sourceRow: column("source_row")?.[index] ?? -1,
+    twinOf: column("twin_of")?.[index] ?? -1,
+  }));
+}
+
+function outcome(dataset, column, index) {
+  if (dataset.kind === "simulated") return "simulated";
+  for (const [field, name] of [["level_complete", "complete"], ["truncated", "truncated"], ["cut", "cut"]]) {
+    if (column(field)?.[index]) return name;
+  }
+  return "ended";
+}
+
+/** Whether an entry meets the conditions of the filter form. */
+export function matches(entry, conditions) {
+  return (
+    (conditions.kind === "all" || entry.dataset.kind === conditions.kind) &&
+    (!conditions.dataset || entry.dataset.id === conditions.dataset) &&
+    inRange(entry.length, conditions["min-length"], conditions["max-length"]) &&
+    inRange(entry.return, conditions["min-return"], conditions["max-return"]) &&
+    (conditions.complete === "any" || entry.levelComplete === (conditions.complete === "yes"))
+  );
+}
+
+const inRange = (value, low, high) =>
+  (low === "" || value >= Number(low)) && (high === "" || value <= Number(high));
+
+/** Calls `onOpen(entry)` when a rollout is chosen. */
+export class RolloutList {
+  constructor(onOpen) {
+    this.onOpen = onOpen;
+    this.form = document.getElementById("filters");
+    this.box = document.getElementById("rollouts");
+    this.spacer = this.box.querySelector(".spacer");
+    this.counter = document.getElementById("list-count");
+    this.sortButtons = [...document.querySelectorAll("[data-sort]")];
+    this.sort = { key: "episode", descending: false };
+    this.entries = [];
+    this.visible = [];
+    this.current = null;
+    this.form.addEventListener("input", () => this.refresh());
+    this.form.addEventListener("submit", (event) => event.preventDefault());
+    this.box.addEventListener("scroll", () => this.#draw());
+    this.box.addEventListener("click", (event) => this.#click(event));
+    for (const button of this.sortButtons) {
+      button.addEventListener("click", () => this.#sortBy(button.dataset.sort));
+    }
+    new ResizeObserver(() => this.#draw()).observe(this.box);
+  }
+
+  /** Shows the rollouts of some datasets. */
+  fill(datasets, entries) {
+    this.entries = entries;
+    const select = this.form.elements.dataset;
+    select.replaceChildren(new Option("all", ""), ...datasets.map((d) => new Option(d.label, d.id)));
+    document.getElementById("dataset-field").hidden = datasets.length < 3;
+    this.refresh();
+  }
+
+  /** Applies filters and order anew. */
+  refresh() {
+    const conditions = Object.fromEntries(new FormData(this.form));
+    const key = SORT_KEYS[this.sort.key];
+    const sign = this.sort.descending ? -1 : 1;
+    this.visible = this.entries.filter((entry) => matches(entry, conditions));
+    if (this.sort.key !== "episode" || this.sort.descending) {
+      this.visible.sort((a, b) => sign * (key(a) - key(b)));
+    }
+    const all = this.entries.length;
+    this.counter.textContent =
+      this.visible.length === all ? plural(all, "rollout") : `${count(this.visible.length)} of ${count(all)} match`;
+    for (const button of this.sortButtons) {
+      const active = button.dataset.sort === this.sort.key;
+      button.classList.toggle("active", active);
+      button.dataset.order = active ? (this.sort.descending ? "↓" : "↑") : "";
+      button.setAttribute("aria-pressed", String(active));
+    }
+    this.#draw();
+  }
+
+  /** Marks the rollout that is open, and brings it into sight. */
+  select(entry) {
+    this.current = entry;
+    const position = this.visible.indexOf(entry);
+    if (position >= 0) {
+      const top = position * ROW_HEIGHT;
+      const { scrollTop, clientHeight } = this.box;
+      if (top < scrollTop || top + ROW_HEIGHT > scrollTop + clientHeight) {
+        this.box.scrollTop = top - clientHeight / 2;
+      }
+    }
+    this.#draw();
+  }
+
+  /** Opens the rollout before (−1) or after (+1) the current one. */
+  move(offset) {
+    const position = this.visible.indexOf(this.current);
+    const next = this.visible[position < 0 ? 0 : position + offset];
+    if (next) this.onOpen(next);
+  }
+
+  #sortBy(key) {
+    this.sort = { key, descending: this.sort.key === key && !this.sort.descending };
+    this.refresh();
+  }
+
+  #click(event) {
+    const row = event.target.closest(".row");
+    if (row) this.onOpen(this.visible[Number(row.dataset.position)]);
+  }
+
+  #draw() {
+    this.spacer.style.height = `${this.visible.length * ROW_HEIGHT}px`;
+    const first = Math.max(0, Math.floor(this.box.scrollTop / ROW_HEIGHT) - 5);
+    const shown = Math.ceil(this.box.clientHeight / ROW_HEIGHT) + 10;
+    const rows = this.visible
+      .slice(first, first + shown)
+      .map((entry, offset) => this.#row(entry, first + offset));
+    if (this.visible.length === 0) rows.push(emptyNotice(this.entries.length));
+    this.spacer.replaceChildren(...rows);
+    const id = rows.find((row) => row.ariaSelected === "true")?.id;
+    if (id) this.box.setAttribute("aria-activedescendant", id);
+    else this.box.removeAttribute("aria-activedescendant");
+  }
+
+  #row(entry, position) {
+    const [sign, meaning] = OUTCOMES[entry.outcome];
+    const row = document.createElement("div");
+    row.className = "row";
+    row.id = `rollout-${position}`;
+    row.role = "option";
+    row.dataset.position = position;
+    row.ariaSelected = String(entry === this.current);
+    row.setAttribute("aria-setsize", this.visible.length);
+    row.setAttribute("aria-posinset", position + 1);
+    row.ariaLabel = `${entry.dataset.kind} ${entry.episodeId}, ${entry.length} steps, return ${number(entry.return, 2)}, ${meaning}`;
+    row.title = describeRollout(entry);
+    row.style.transform = `translateY(${position * ROW_HEIGHT}px)`;
+    row.append(
+      cell("", `dot ${entry.dataset.kind}`),
+      cell(entry.episodeId, "episode"),
+      cell(count(entry.length), "numeric"),
+      cell(number(entry.return, 1), "numeric"),
+      cell(sign, `outcome ${entry.outcome}`),
+    );
+    return row;
+  }
+}
+
+/** A sentence on where a rollout comes from. */
+export function describeRollout(entry) {
+  const parts = [];
+  if (entry.dataset.kind === "real") {
+    parts.push(`Real episode ${entry.episodeId}`);
+    if (entry.levelSeed >= 0) parts.push(`level ${entry.levelSeed}`);
+    parts.push(OUTCOMES[entry.outcome][1]);
+  } else {
+    parts.push(`Simulated sample ${entry.episodeId}`);
+    if (entry.sourceEpisodeId >= 0) {
+      parts.push(`from real episode ${entry.sourceEpisodeId}, row ${entry.sourceRow}`);
+    } else parts.push(`${entry.initialisation} start`);
+    if (entry.twinOf >= 0) parts.push(`intervened twin of ${entry.twinOf}`);
+  }
+  return parts.join(" · ");
+}
+
+function cell(text, className) {
+  const element = document.createElement("span");
+  element.className = className;
+  element.textContent = text;
+  return element;
+}
+
+function emptyNotice(total) {
+  const notice = document.createElement("p");
+  notice.className = "note";
+  notice.textContent = total
+    ? "No rollout meets all conditions. Widen a range or choose another kind."
+    : "There are no rollouts yet.";
+  return notice;
+}

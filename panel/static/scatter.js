@@ -1,0 +1,418 @@
+// The embedding: one point per analysed step, coloured by a variable, linked to the player.
+// Plotly draws the axes and answers zooming; the points lie on a canvas beneath it.
+
+import { fetchArrays } from "./api.js";
+import {
+  categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
+} from "./colours.js";
+import { nearestPoint, paintPoints, pointStyle, rgb } from "./point_layer.js";
+import { number, plural } from "./words.js";
+
+const CATEGORICAL = new Set(["action", "cluster", "source", "done"]);
+const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF", embedding: "Embed" };
+const COLOUR_NAMES = { step: "time" };
+const NOT_COLOURS = new Set(["episode_id"]);
+const MARGIN = { l: 46, r: 14, t: 8, b: 40 };
+const SHADES = 64;
+const CLICK_REACH = 12;
+const DRAG_THRESHOLD = 4;
+const TAIL_STEPS = 8;
+
+/** Choices for an axis: `{key: "pca.0", label: "PC 1", group: "pca"}`. */
+export function axisChoices(analysis) {
+  return Object.entries(analysis.coordinate_sets).flatMap(([group, components]) =>
+    Array.from({ length: components }, (_, component) => ({
+      key: `${group}.${component}`, label: `${AXIS_NAMES[group]} ${component + 1}`, group,
+    })),
+  );
+}
+
+export function colourChoices(analysis) {
+  return analysis.columns
+    .filter((name) => !NOT_COLOURS.has(name))
+    .map((name) => ({ key: name, label: COLOUR_NAMES[name] ?? name }));
+}
+
+/** Calls `onPick({source, episodeId, step})` when the reader clicks on a point. */
+export class Scatter {
+  constructor(onPick) {
+    this.onPick = onPick;
+    this.onHover = () => {};
+    this.box = document.getElementById("scatter");
+    this.canvas = Object.assign(document.createElement("canvas"), { className: "points" });
+    this.pathCanvas = Object.assign(document.createElement("canvas"), { className: "points" });
+    this.plot = Object.assign(document.createElement("div"), { className: "plot" });
+    this.marker = Object.assign(document.createElement("div"), { className: "marker", hidden: true });
+    this.legend = document.getElementById("legend");
+    this.counter = document.getElementById("embedding-count");
+    this.columns = new Map();
+    this.sample = null;
+    this.path = [];
+    this.step = 0;
+    this.drawing = 0;
+    this.#connectPointer();
+    new ResizeObserver(() => this.#resize()).observe(this.box);
+  }
+
+  /** Shows another analysis; its columns are fetched when they are needed. */
+  setAnalysis(analysis, actionNames) {
+    this.analysis = analysis;
+    this.actionNames = actionNames;
+    this.columns.clear();
+  }
+
+  /** Draws with the given axes, colour and source. */
+  async draw({ x, y, colour, shown }) {
+    const turn = ++this.drawing;
+    const [xs, ys, colours, sources, episodes, steps] = await Promise.all(
+      [x, y, colour, "source", "episode_id", "step"].map((key) => this.#column(key)),
+    );
+    if (turn !== this.drawing) return;
+    this.request = { x, y, colour, shown };
+    this.values = { xs, ys, colours, sources, episodes, steps };
+    this.rows = this.#chooseRows(shown);
+    this.colouring = this.#colouring();
+    this.path = this.#findPath();
+    await this.redraw();
+    this.#showLegend();
+    this.counter.textContent = plural(this.rows.length, "step");
+  }
+
+  /** Highlights a rollout, `{source, episodeId}`, or none, without drawing the points anew. */
+  setSample(sample) {
+    this.sample = sample;
+    if (!this.request) return;
+    this.path = this.#findPath();
+    this.show(this.step);
+  }
+
+  /** Moves the mark of the current step. */
+  show(step) {
+    this.step = step;
+    const layout = this.plot._fullLayout;
+    if (layout && this.request) this.#paintPath(layout, step);
+    const row = this.path.find((candidate) => this.values.steps[candidate] === step);
+    this.marker.hidden = row === undefined || !layout;
+    if (this.marker.hidden) return;
+    const { xaxis, yaxis } = layout;
+    const x = xaxis.l2p(this.values.xs[row]);
+    const y = yaxis.l2p(this.values.ys[row]);
+    const inside = x >= 0 && y >= 0 && x <= xaxis._length && y <= yaxis._length;
+    this.marker.classList.toggle("outside", !inside);
+    const left = xaxis._offset + Math.min(Math.max(x, 0), xaxis._length);
+    const top = yaxis._offset + Math.min(Math.max(y, 0), yaxis._length);
+    this.marker.style.transform = `translate(${left}px, ${top}px)`;
+  }
+
+  /** Draws everything anew, for instance in another theme or size. */
+  async redraw() {
+    if (!this.request) return;
+    const isFirst = !this.plot.isConnected;
+    if (isFirst) this.box.replaceChildren(this.canvas, this.pathCanvas, this.plot, this.marker);
+    // Plotly wants a trace; this one is never seen.
+    const trace = { type: "scatter", x: [null], y: [null], hoverinfo: "skip" };
+    await Plotly.react(this.plot, [trace], this.#layout(), {
+      displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset",
+    });
+    if (isFirst) {
+      for (const name of ["plotly_relayout", "plotly_relayouting"]) {
+        this.plot.on(name, () => this.#paint());
+      }
+    }
+    this.#paint();
+  }
+
+  #column(key) {
+    if (!this.columns.has(key)) {
+      const [name, component] = key.split(".");
+      const query = component === undefined ? "" : `?component=${component}`;
+      const path = `api/analyses/${this.analysis.id}/columns/${encodeURIComponent(name)}${query}`;
+      const promise = fetchArrays(path).then((arrays) => arrays.values.data);
+      promise.catch(() => this.columns.delete(key));
+      this.columns.set(key, promise);
+    }
+    return this.columns.get(key);
+  }
+
+  #chooseRows(shown) {
+    const { sources } = this.values;
+    const wanted = this.analysis.source_names.indexOf(shown);
+    const rows = Uint32Array.from(sources.keys());
+    return wanted < 0 ? rows : rows.filter((row) => sources[row] === wanted);
+  }
+
+  /** Rows of the open rollout in the order of time. */
+  #findPath() {
+    if (!this.sample) return [];
+    const { source: name, episodeId } = this.sample;
+    const source = this.analysis.source_names.indexOf(name);
+    const { sources, episodes, steps } = this.values;
+    const path = [];
+    for (let row = 0; row < sources.length; row += 1) {
+      if (episodes[row] === episodeId && sources[row] === source) path.push(row);
+    }
+    return path.sort((a, b) => steps[a] - steps[b]);
+  }
+
+  #layout() {
+    const theme = themeColours();
+    const { x, y } = this.request;
+    const { xs, ys } = this.values;
+    const label = (key) => axisChoices(this.analysis).find((choice) => choice.key === key).label;
+    const axis = (key, values) => ({
+      title: { text: label(key), standoff: 4 }, range: paddedRange(values), showgrid: false,
+      zeroline: false, ticks: "", automargin: false, nticks: 7, showline: false,
+    });
+    return {
+      width: this.box.clientWidth, height: this.box.clientHeight, margin: MARGIN,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
+      font: { family: theme.font, size: 11, color: theme.quiet }, hovermode: false,
+      dragmode: "pan", xaxis: axis(x, xs), yaxis: axis(y, ys),
+      // Unchanged while only colours or the rollout change, so that a zoom survives.
+      uirevision: `${this.analysis.id} ${x} ${y}`,
+    };
+  }
+
+  #paint() {
+    const layout = this.plot._fullLayout;
+    if (!layout || !this.request) return;
+    const { xaxis, yaxis } = layout;
+    const density = window.devicePixelRatio || 1;
+    const width = Math.round(xaxis._length * density);
+    const height = Math.round(yaxis._length * density);
+    for (const canvas of [this.canvas, this.pathCanvas]) {
+      Object.assign(canvas, { width, height });
+      Object.assign(canvas.style, {
+        left: `${xaxis._offset}px`, top: `${yaxis._offset}px`,
+        width: `${xaxis._length}px`, height: `${yaxis._length}px`,
+      });
+    }
+    const theme = themeColours();
+    const context = this.canvas.getContext("2d", { willReadFrequently: true });
+    context.fillStyle = theme.surface;
+    context.fillRect(0, 0, width, height);
+    context.scale(density, density);
+    drawGrid(context, xaxis, yaxis, theme.grid);
+    this.#paintPoints(context, xaxis, yaxis, density);
+    this.show(this.step);
+  }
+
+  #paintPoints(context, xaxis, yaxis, density) {
+    const { codes, palette, symbols } = this.colouring;
+    const { size, opacity } = pointStyle(this.rows.length);
+    this.positions = this.#project(this.rows, xaxis, yaxis);
+    const scaled = density === 1 ? this.positions : this.positions.map((at) => at * density);
+    const { width, height } = this.canvas;
+    const image = context.getImageData(0, 0, width, height);
+    paintPoints(image, scaled, codes, palette, symbols, { size: size * density, opacity });
+    context.putImageData(image, 0, 0);
+  }
+
+  // The whole path is faint, the steps just behind the current one are strong: a long episode
+  // would otherwise hide the points beneath it.
+  #paintPath({ xaxis, yaxis }, step) {
+    const theme = themeColours();
+    const context = this.pathCanvas.getContext("2d");
+    const density = window.devicePixelRatio || 1;
+    context.setTransform(density, 0, 0, density, 0, 0);
+    context.clearRect(0, 0, xaxis._length, yaxis._length);
+    if (this.path.length === 0) return;
+    const positions = this.#project(this.path, xaxis, yaxis);
+    const { steps } = this.values;
+    let current = this.path.findIndex((row) => steps[row] >= step);
+    if (current < 0) current = this.path.length - 1;
+    context.lineJoin = "round";
+    strokePath(context, positions, 0, this.path.length - 1, theme.highlight, 1, 0.3);
+    drawDots(context, positions, theme, this.path.length > 150 ? 1.4 : 2.2);
+    const tail = Math.max(0, current - TAIL_STEPS);
+    strokePath(context, positions, tail, current, theme.surface, 4.5, 1);
+    strokePath(context, positions, tail, current, theme.highlight, 2, 1);
+  }
+
+  /** x, y of rows in CSS pixels of the plot area. */
+  #project(rows, xaxis, yaxis) {
+    const { xs, ys } = this.values;
+    const [x0, xScale] = [xaxis.l2p(0), xaxis.l2p(1) - xaxis.l2p(0)];
+    const [y0, yScale] = [yaxis.l2p(0), yaxis.l2p(1) - yaxis.l2p(0)];
+    const positions = new Float32Array(2 * rows.length);
+    rows.forEach((row, index) => {
+      positions[2 * index] = x0 + xScale * xs[row];
+      positions[2 * index + 1] = y0 + yScale * ys[row];
+    });
+    return positions;
+  }
+
+  #colouring() {
+    const { colour } = this.request;
+    const { colours } = this.values;
+    return CATEGORICAL.has(colour)
+      ? categoricalColouring(colours, this.rows, (value) => this.#categoryName(colour, value))
+      : continuousColouring(colours, this.rows, colour);
+  }
+
+  #categoryName(colour, value) {
+    if (colour === "source") return this.analysis.source_names[value];
+    if (colour === "done") return value ? "last step" : "other steps";
+    if (colour === "action") return this.actionNames[value] ?? `action ${value}`;
+    return value === -1 ? "none" : String(value);
+  }
+
+  #showLegend() {
+    const title = textElement("span", COLOUR_NAMES[this.request.colour] ?? this.request.colour);
+    title.className = "legend-title";
+    const { categories, scale, low, high } = this.colouring;
+    if (categories) {
+      this.legend.replaceChildren(title, ...categories.map(legendEntry));
+      return;
+    }
+    const bar = Object.assign(document.createElement("i"), { className: "gradient" });
+    bar.style.background = gradient(scale);
+    const ends = [low, high].map((value) => textElement("span", number(value, 2)));
+    this.legend.replaceChildren(title, ends[0], bar, ends[1]);
+  }
+
+  #connectPointer() {
+    let start = null;
+    let waiting = false;
+    this.box.addEventListener("pointerdown", (event) => { start = event; this.onHover(null); }, true);
+    window.addEventListener("pointerup", (event) => {
+      const isClick = start && event.button === 0 &&
+        Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY) < DRAG_THRESHOLD;
+      start = null;
+      const row = isClick ? this.#rowAt(event) : undefined;
+      if (row !== undefined) this.onPick(this.#point(row));
+    }, true);
+    this.box.addEventListener("pointermove", (event) => {
+      if (start || waiting) return;
+      waiting = true;
+      requestAnimationFrame(() => {
+        waiting = false;
+        const row = this.#rowAt(event);
+        this.canvas.parentElement?.classList.toggle("on-point", row !== undefined);
+        this.onHover(row === undefined ? null : this.#point(row), event);
+      });
+    }, true);
+    this.box.addEventListener("pointerleave", () => this.onHover(null));
+  }
+
+  // The open rollout comes first, so that its steps can be picked within a crowd.
+  #rowAt(event) {
+    const layout = this.plot._fullLayout;
+    if (!layout || !this.request) return undefined;
+    const { left, top, width, height } = this.canvas.getBoundingClientRect();
+    const [x, y] = [event.clientX - left, event.clientY - top];
+    if (x < 0 || y < 0 || x > width || y > height) return undefined;
+    const onPath = nearestPoint(this.#project(this.path, layout.xaxis, layout.yaxis), x, y, 5);
+    if (onPath >= 0) return this.path[onPath];
+    const index = nearestPoint(this.positions, x, y, CLICK_REACH);
+    return index < 0 ? undefined : this.rows[index];
+  }
+
+  #point(row) {
+    const { sources, episodes, steps, colours } = this.values;
+    const { colour } = this.request;
+    return {
+      source: this.analysis.source_names[sources[row]], episodeId: episodes[row], step: steps[row],
+      colour: COLOUR_NAMES[colour] ?? colour,
+      value: CATEGORICAL.has(colour) ? this.#categoryName(colour, colours[row]) : number(colours[row]),
+    };
+  }
+
+  #resize() {
+    if (this.box.clientWidth > 0) this.redraw();
+  }
+}
+
+function strokePath(context, positions, first, last, colour, width, opacity) {
+  context.globalAlpha = opacity;
+  context.strokeStyle = colour;
+  context.lineWidth = width;
+  context.beginPath();
+  for (let index = first; index <= last; index += 1) {
+    context.lineTo(positions[2 * index], positions[2 * index + 1]);
+  }
+  context.stroke();
+  context.globalAlpha = 1;
+}
+
+function drawDots(context, positions, theme, radius) {
+  Object.assign(context, { fillStyle: theme.surface, strokeStyle: theme.highlight, lineWidth: 1 });
+  for (let at = 0; at < positions.length; at += 2) {
+    context.beginPath();
+    context.arc(positions[at], positions[at + 1], radius, 0, 2 * Math.PI);
+    context.fill();
+    context.stroke();
+  }
+}
+
+function drawGrid(context, xaxis, yaxis, colour) {
+  context.strokeStyle = colour;
+  context.lineWidth = 1;
+  context.beginPath();
+  for (const { x } of xaxis._vals ?? []) {
+    const at = Math.round(xaxis.l2p(x)) + 0.5;
+    context.moveTo(at, 0);
+    context.lineTo(at, yaxis._length);
+  }
+  for (const { x } of yaxis._vals ?? []) {
+    const at = Math.round(yaxis.l2p(x)) + 0.5;
+    context.moveTo(0, at);
+    context.lineTo(xaxis._length, at);
+  }
+  context.stroke();
+}
+
+function paddedRange(values) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const value of values) {
+    if (!Number.isFinite(value)) continue;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  }
+  if (low > high) return [-1, 1];
+  const margin = 0.04 * (high - low) || 1;
+  return [low - margin, high + margin];
+}
+
+function continuousColouring(values, rows, name) {
+  const sorted = Float32Array.from(rows, (row) => values[row]).filter(Number.isFinite).sort();
+  const at = (share) => sorted[Math.round(share * (sorted.length - 1))] ?? 0;
+  // Single outliers would leave everything else in one shade.
+  let [low, high] = [at(0.01), at(0.99)];
+  if (low === high) [low, high] = [at(0), at(1)];
+  if (low === high) high = low + 1;
+  const isSigned = name === "reward" && low < 0;
+  if (isSigned) [low, high] = [-Math.max(-low, high), Math.max(-low, high)];
+  const scale = isSigned ? divergingScale() : sequentialScale();
+  const codes = Uint8Array.from(rows, (row) => {
+    const share = (values[row] - low) / (high - low);
+    return Math.round((SHADES - 1) * Math.min(1, Math.max(0, share || 0)));
+  });
+  const palette = sampleScale(scale, SHADES);
+  return { codes, palette, symbols: palette.map(() => "circle"), scale, low, high };
+}
+
+function categoricalColouring(values, rows, nameOf) {
+  const present = [...new Set(values)].sort((a, b) => a - b);
+  const ranked = present.filter((category) => category !== -1);
+  const categories = present.map((category) => ({
+    name: nameOf(category), ...categoryMark(category, ranked.indexOf(category)),
+  }));
+  const position = new Map(present.map((category, index) => [category, index]));
+  return {
+    categories,
+    codes: Uint16Array.from(rows, (row) => position.get(values[row])),
+    palette: categories.map(({ colour }) => rgb(colour)),
+    symbols: categories.map(({ symbol }) => symbol),
+  };
+}
+
+function legendEntry({ name, colour, symbol }) {
+  const swatch = Object.assign(document.createElement("i"), { className: `swatch ${symbol}` });
+  swatch.style.background = colour;
+  const entry = Object.assign(document.createElement("span"), { className: "category" });
+  entry.append(swatch, name);
+  return entry;
+}
+
+const textElement = (tag, text) => Object.assign(document.createElement(tag), { textContent: text });
