@@ -1,0 +1,111 @@
+"""Two-dimensional embeddings: fitted on real hidden states, applied to any."""
+
+import warnings
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+EmbeddingMethod = Literal["umap", "tsne", "pca", "none"]
+"""`umap`; `tsne` for up to some thousand rows; `pca`, the first two principal components."""
+
+ROWS_PER_QUERY = 8192
+
+
+class Embedder(Protocol):
+    """A fitted embedding."""
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(M, F) → (M, 2); a row that was fitted on keeps its place."""
+        ...
+
+
+class PcaEmbedder:
+    """The first two columns of features that are principal components already."""
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(M, F) → (M, 2); a missing second component is zero."""
+        missing = max(0, 2 - features.shape[1])
+        return np.pad(features[:, :2], ((0, 0), (0, missing))).astype(np.float32)
+
+
+class NeighbourPlacement:
+    """Places rows among fitted ones at the weighted mean of their nearest neighbours' places.
+
+    Weights are inverse distances, so a fitted row keeps its own place. t-SNE has no map for new
+    rows; this is a stand-in that keeps old and new rows on the same axes, and never puts a row
+    outside the fitted cloud.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[np.floating],
+        places: NDArray[np.floating],
+        num_neighbours: int = 5,
+    ) -> None:
+        self._places = places
+        self._index = NearestNeighbors(
+            n_neighbors=min(num_neighbours, len(features)), algorithm="brute"
+        ).fit(features)
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(M, F) → (M, 2)"""
+        placed = np.empty((len(features), 2), np.float32)
+        for start in range(0, len(features), ROWS_PER_QUERY):
+            rows = slice(start, start + ROWS_PER_QUERY)
+            distances, neighbours = self._index.kneighbors(features[rows])
+            weights = 1.0 / np.maximum(distances, 1e-6 * (1.0 + distances.max()))
+            # Rounding gives the distance of a row to itself as a little more than zero.
+            exact = distances[:, :1] <= 1e-4 * np.maximum(distances[:, -1:], 1e-12)
+            weights = np.where(exact, np.eye(weights.shape[1])[0], weights)
+            weights /= weights.sum(axis=1, keepdims=True)
+            placed[rows] = np.einsum("nk,nkd->nd", weights, self._places[neighbours])
+        return placed
+
+
+class UmapEmbedder:
+    """UMAP (McInnes, Healy and Melville, 2018), deterministic under its seed."""
+
+    def __init__(self, features: NDArray[np.floating], num_neighbours: int, seed: int) -> None:
+        # umap compiles for seconds on import, so only those who use it pay.
+        from umap import UMAP
+
+        self._umap = UMAP(
+            n_neighbors=min(num_neighbours, len(features) - 1), random_state=seed, n_jobs=1
+        )
+        self._umap.fit(features)
+
+    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
+        """(M, F) → (M, 2)"""
+        return np.asarray(self._umap.transform(features), np.float32)
+
+
+def fit_embedding(
+    method: EmbeddingMethod, features: NDArray[np.floating], num_neighbours: int, seed: int
+) -> Embedder | None:
+    """Fit a two-dimensional embedding; None for `none`.
+
+    Args:
+        method: which one.
+        features: (N, F) principal components.
+        num_neighbours: neighbourhood size of UMAP; t-SNE's perplexity is twice this.
+        seed: makes it repeatable.
+    """
+    if method == "none":
+        return None
+    if method == "pca":
+        return PcaEmbedder()
+    if method == "umap":
+        return UmapEmbedder(features, num_neighbours, seed)
+    return NeighbourPlacement(features, _tsne(features, num_neighbours, seed))
+
+
+def _tsne(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDArray[np.float32]:
+    from sklearn.manifold import TSNE
+
+    perplexity = min(2.0 * num_neighbours, (len(features) - 1) / 3.0)
+    tsne = TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        return np.asarray(tsne.fit_transform(features.astype(np.float32)), np.float32)

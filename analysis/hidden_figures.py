@@ -1,0 +1,439 @@
+"""Figures of the hidden-state analysis, drawn from its result file alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from PIL import Image
+
+from analysis.hidden_states import RESULT_NAME, SOURCES
+from analysis.results import read_results
+from experiment.files import atomic_file, require_writable_folder
+from experiment.report import StageReport
+
+BACKGROUND = "0.82"
+REAL_COLOUR, SIMULATED_COLOUR = "#2166ac", "#e66101"
+OKABE_ITO = (
+    "#0072b2",
+    "#e69f00",
+    "#009e73",
+    "#cc79a7",
+    "#56b4e9",
+    "#d55e00",
+    "#f0e442",
+    "#000000",
+)
+"""Colours that colour-blind readers can tell apart (Okabe and Ito, 2008)."""
+MAX_LEGEND_ENTRIES = 15
+SHOWN_COMPONENTS = 6
+"""How many leading components the pair plots need."""
+AXIS_NAMES = {"pca": "PC {}", "ica": "IC {}", "embedding": "embedding {}"}
+COLUMNS = 4
+
+
+@dataclass(frozen=True)
+class PlottingConfig:
+    """Flags of `hidden_analysis_plotting.py`."""
+
+    interpreting_params_name: str = "defaults"
+    """Preset in hyperparams/hidden_analysis.yml that the other values are taken from."""
+    input_dir: Path = Path("analysis/hx_analysis_precomp")
+    """Folder of hidden_analysis.nc, made by hidden_analysis_precompute.py."""
+    output_dir: Path = Path("analysis/hx_plots")
+    """Folder for the figures, each as PNG and PDF, and a contact sheet."""
+    max_points: int = 100_000
+    """At most so many rows of each source are drawn, chosen at random."""
+    num_trajectories: int = 12
+    """Episodes drawn as arrows."""
+    clusters_per_page: int = 16
+    """Clusters highlighted per figure."""
+    dpi: int = 130
+    """Resolution of PNGs and of the scatters inside PDFs."""
+    seed: int = 0
+    """Chooses the rows and episodes that are drawn."""
+    report: Path | None = None
+    """JSON file for seconds, outputs and metrics."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A per-row quantity to colour by."""
+
+    name: str
+    label: str
+    colour_map: str = "viridis"
+    is_categorical: bool = False
+
+
+VARIABLES = (
+    Variable("value", "value"),
+    Variable("entropy", "policy entropy (nats)", "cividis"),
+    Variable("action", "action taken", is_categorical=True),
+    Variable("greedy_action", "most probable action", is_categorical=True),
+    Variable("reward", "reward", "plasma"),
+    Variable("episode_return", "episode return", "plasma"),
+    Variable("done", "episode ends here", is_categorical=True),
+    Variable("step", "step in episode", "magma"),
+    Variable("fraction_through", "fraction of episode", "magma"),
+    Variable("episode_length", "episode length", "magma"),
+    Variable("cluster", "cluster", is_categorical=True),
+    Variable("strongest_component", "strongest component", is_categorical=True),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class PlotTable:
+    """The rows that are drawn, of one source or of both."""
+
+    rows: pd.DataFrame
+    """One column per variable, and `source`."""
+    spaces: dict[str, NDArray[np.float32]]
+    """Coordinates (N, ≥ 2) by space: pca, ica, embedding."""
+    action_names: tuple[str, ...]
+    num_clusters: int
+
+    def of_source(self, source: str) -> "PlotTable":
+        """Only the rows of `real` or of `simulated` rollouts."""
+        keep = (self.rows["source"] == SOURCES.index(source)).to_numpy()
+        spaces = {name: coordinates[keep] for name, coordinates in self.spaces.items()}
+        return PlotTable(self.rows[keep], spaces, self.action_names, self.num_clusters)
+
+    @property
+    def has_simulated(self) -> bool:
+        """Whether any row is simulated."""
+        return bool((self.rows["source"] == 1).any())
+
+    def category_name(self, variable: str, category: int) -> str:
+        """What a category is called."""
+        if variable in ("action", "greedy_action") and category < len(self.action_names):
+            return f"{category} {self.action_names[category]}"
+        return ("no", "yes")[category] if variable == "done" else str(category)
+
+
+def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Path]:
+    """Draw all figures and the contact sheet; returns the PNGs, the contact sheet last.
+
+    Raises:
+        UserError: no result file, a foreign one, or an output folder that cannot be written.
+    """
+    folder = require_writable_folder(config.output_dir, "--output_dir")
+    pictures = []
+    # Fonts as text keep PDFs small and searchable.
+    with (
+        read_results(config.input_dir / RESULT_NAME, "hidden_analysis") as dataset,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+    ):
+        for name, figure in _figures(dataset, config):
+            pictures.append(_save(figure, folder / name, config.dpi))
+    sheet = folder / "contact_sheet.png"
+    with atomic_file(sheet) as path:
+        contact_sheet(pictures).save(path)
+    report.outputs.append(str(folder))
+    report.metrics["figures"] = len(pictures)
+    return [*pictures, sheet]
+
+
+def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str, Figure]]:
+    table = read_plot_table(dataset, config.max_points, config.seed)
+    real = table.of_source("real")
+    yield "explained_variance", draw_explained_variance(dataset)
+    for space in table.spaces:
+        yield f"{space}_variables_real", draw_variables(real, space, "real")
+    if table.has_simulated:
+        yield "overlap", draw_overlap(table)
+        simulated = table.of_source("simulated")
+        for space in table.spaces:
+            figure = draw_variables(simulated, space, "simulated")
+            yield f"{space}_variables_simulated", figure
+    best = "embedding" if "embedding" in table.spaces else "pca"
+    for space in dict.fromkeys(("pca", best)):
+        paths = read_trajectories(dataset, space, config.num_trajectories, config.seed)
+        yield f"{space}_trajectories", draw_trajectories(real, space, paths)
+    for start in range(0, table.num_clusters, config.clusters_per_page):
+        clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
+        yield f"clusters_{start:03d}", draw_clusters(real, best, clusters)
+
+
+def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTable:
+    """Choose the rows to draw, at most `max_points` of each source, and read them.
+
+    Args:
+        dataset: the open result file.
+        max_points: limit per source.
+        seed: chooses the rows.
+    """
+    source = dataset["source"].values
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for code in range(len(SOURCES)):
+        rows = np.flatnonzero(source == code)
+        chosen.append(rows if len(rows) <= max_points else rng.choice(rows, max_points, False))
+    # A random order keeps late rows from hiding early ones.
+    rows = rng.permutation(np.concatenate(chosen))
+    order = np.argsort(rows)
+    picked = dataset.isel(row=rows[order])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    frame = pd.DataFrame(
+        {
+            name: picked[name].values[back]
+            for name in ("source", *(v.name for v in VARIABLES))
+            if name in picked
+        }
+    )
+    spaces = {
+        name: picked[name].isel({picked[name].dims[1]: slice(SHOWN_COMPONENTS)}).values[back]
+        for name in AXIS_NAMES
+        if name in picked
+    }
+    frame["strongest_component"] = np.abs(picked["ica"].values[back]).argmax(axis=1)
+    frame["episode_return"] = episode_returns(dataset)[rows]
+    names = tuple(str(dataset.attrs["action_names"]).split())
+    return PlotTable(frame, spaces, names, int(dataset.attrs["num_clusters"]))
+
+
+def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
+    """(row,) sum of rewards over the episode that each row belongs to."""
+    keys = [dataset["source"].values, dataset["episode_index"].values]
+    rewards = pd.Series(dataset["reward"].values)
+    return rewards.groupby(keys).transform("sum").to_numpy(np.float32)
+
+
+def draw_variables(table: PlotTable, space: str, source: str) -> Figure:
+    """Scatter of one space, one panel per variable, each with its own colour bar or legend."""
+    figure, axes = _grid(len(VARIABLES), panel_width=3.6)
+    for axis, variable in zip(axes, VARIABLES, strict=True):
+        _draw_variable(axis, table, space, variable)
+    figure.suptitle(f"Hidden states of {source} rollouts, {len(table.rows):,} decisions")
+    return figure
+
+
+def _draw_variable(axis: Axes, table: PlotTable, space: str, variable: Variable) -> None:
+    values = table.rows[variable.name].to_numpy()
+    if variable.is_categorical:
+        _draw_categories(axis, table, space, variable, values.astype(int))
+    else:
+        _draw_continuous(axis, table, space, variable, values)
+    _label(axis, space, f"{variable.label} (n = {len(values):,})")
+
+
+def _draw_continuous(
+    axis: Axes, table: PlotTable, space: str, variable: Variable, values: NDArray
+) -> None:
+    low, high = np.quantile(values, [0.01, 0.99])
+    if low == high:
+        low, high = values.min(), values.max()
+    # The unusual values on top: few rewards among many zeros would vanish otherwise.
+    order = np.argsort(np.abs(values - np.median(values)), kind="stable")
+    points = _scatter(
+        axis, table.spaces[space][order], c=values[order], cmap=variable.colour_map,
+        vmin=low, vmax=high,
+    )  # fmt: skip
+    beyond = values.min() < low, values.max() > high
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond)
+    bar = axis.figure.colorbar(points, ax=axis, extend=extend or "neither", pad=0.02)
+    bar.solids.set_alpha(1)
+
+
+def _draw_categories(
+    axis: Axes, table: PlotTable, space: str, variable: Variable, values: NDArray[np.int64]
+) -> None:
+    present, counts = np.unique(values, return_counts=True)
+    num_categories = int(present.max()) + 1
+    colours = category_colours(num_categories)
+    common = counts[np.searchsorted(present, values)]
+    order = np.argsort(-common, kind="stable")
+    norm = BoundaryNorm(np.arange(num_categories + 1) - 0.5, num_categories)
+    points = _scatter(axis, table.spaces[space][order], c=values[order], cmap=colours, norm=norm)
+    if len(present) > MAX_LEGEND_ENTRIES:
+        ticks = np.unique(np.linspace(0, num_categories - 1, 9).astype(int))
+        bar = axis.figure.colorbar(points, ax=axis, ticks=ticks, pad=0.02)
+        bar.solids.set_alpha(1)
+        return
+    labels = [
+        f"{table.category_name(variable.name, int(c))} ({n:,})"
+        for c, n in zip(present, counts, strict=True)
+    ]
+    handles = [Line2D([], [], marker="o", ls="", ms=4, color=colours(int(c))) for c in present]
+    axis.legend(
+        handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=6, frameon=False,
+        handletextpad=0.1, labelspacing=0.25, borderaxespad=0.2,
+    )  # fmt: skip
+
+
+def category_colours(num_categories: int) -> ListedColormap:
+    """Distinct colours: Okabe and Ito's few, else well spaced hues at alternating lightness."""
+    if num_categories <= 2:
+        return ListedColormap(["0.7", "#d55e00"][:num_categories])
+    if num_categories <= len(OKABE_ITO):
+        return ListedColormap(list(OKABE_ITO[:num_categories]))
+    if num_categories <= 20:
+        return ListedColormap(mpl.colormaps["tab20"].colors[:num_categories])
+    hues = (np.arange(num_categories) * 0.618034) % 1.0
+    lightness = np.where(np.arange(num_categories) % 2, 0.95, 0.65)
+    hsv = np.stack([hues, np.full(num_categories, 0.75), lightness], axis=1)
+    return ListedColormap(mpl.colors.hsv_to_rgb(hsv))
+
+
+def draw_overlap(table: PlotTable) -> Figure:
+    """Real and simulated rows on the same axes, for pairs of leading components."""
+    panels = [
+        (space, pair)
+        for space in ("pca", "ica", "embedding")
+        if space in table.spaces
+        for pair in _component_pairs(table.spaces[space])
+    ]
+    figure, axes = _grid(len(panels), panel_width=3.0)
+    real, simulated = table.of_source("real"), table.of_source("simulated")
+    for axis, (space, pair) in zip(axes, panels, strict=True):
+        _scatter(axis, real.spaces[space][:, pair], c=REAL_COLOUR, alpha=0.3)
+        _scatter(axis, simulated.spaces[space][:, pair], c=SIMULATED_COLOUR, alpha=0.5)
+        _label(axis, space, "", pair)
+    counts = {"real": len(real.rows), "simulated": len(simulated.rows)}
+    handles = [
+        Line2D([], [], marker="o", ls="", color=colour, label=f"{name} ({counts[name]:,})")
+        for name, colour in zip(counts, (REAL_COLOUR, SIMULATED_COLOUR), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.suptitle("Hidden states of real and simulated rollouts on the axes of the real ones")
+    return figure
+
+
+def _component_pairs(coordinates: NDArray[np.float32]) -> list[list[int]]:
+    return [[i, i + 1] for i in range(0, coordinates.shape[1] - 1, 2)]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """An episode's way through a space."""
+
+    episode_id: int
+    coordinates: NDArray[np.float32]
+    """(T, 2)"""
+
+
+def read_trajectories(dataset: xr.Dataset, space: str, wanted: int, seed: int) -> list[Trajectory]:
+    """Ways of randomly chosen real episodes."""
+    is_real = dataset["source"].values == 0
+    episode = dataset["episode_index"].values[is_real]
+    episodes = np.random.default_rng(seed).permutation(np.unique(episode))[:wanted]
+    trajectories = []
+    for index in episodes:
+        first, last = np.searchsorted(episode, [index, index + 1])
+        rows = dataset.isel(row=slice(int(first), int(last)))
+        coordinates = rows[space].values[:, :2]
+        trajectories.append(Trajectory(int(rows["episode_id"][0]), coordinates))
+    return trajectories
+
+
+def draw_trajectories(table: PlotTable, space: str, trajectories: Sequence[Trajectory]) -> Figure:
+    """One panel per episode: its decisions as arrows over all rows in grey."""
+    figure, axes = _grid(len(trajectories), panel_width=3.0)
+    for axis, trajectory in zip(axes, trajectories, strict=True):
+        _scatter(axis, table.spaces[space], c=BACKGROUND)
+        points = trajectory.coordinates
+        moves = np.diff(points, axis=0)
+        if len(moves):
+            arrows = axis.quiver(
+                *points[:-1].T, *moves.T, np.arange(len(moves)), cmap="plasma", angles="xy",
+                scale_units="xy", scale=1, width=0.006, zorder=3,
+            )  # fmt: skip
+            axis.figure.colorbar(arrows, ax=axis, label="step", pad=0.02)
+        axis.plot(*points[0], marker="o", color="black", ms=4, zorder=4)
+        _label(axis, space, f"episode {trajectory.episode_id} ({len(points)} decisions)")
+    figure.suptitle("Real episodes through hidden-state space; the dot is the first decision")
+    return figure
+
+
+def draw_clusters(table: PlotTable, space: str, clusters: Sequence[int]) -> Figure:
+    """One panel per cluster, its rows over all others in grey."""
+    figure, axes = _grid(len(clusters), panel_width=2.6)
+    labels = table.rows["cluster"].to_numpy()
+    colours = category_colours(table.num_clusters)
+    for axis, cluster in zip(axes, clusters, strict=True):
+        inside = labels == cluster
+        _scatter(axis, table.spaces[space][~inside], c=BACKGROUND)
+        _scatter(axis, table.spaces[space][inside], c=[colours(cluster)])
+        share = inside.mean()
+        _label(axis, space, f"cluster {cluster} (n = {inside.sum():,}, {share:.1%})")
+    figure.suptitle(f"Clusters {clusters[0]} to {clusters[-1]} of {table.num_clusters}, real rows")
+    return figure
+
+
+def draw_explained_variance(dataset: xr.Dataset) -> Figure:
+    """Share of the total variance by component, and its cumulative sum with the 95 % line."""
+    ratio = dataset["explained_variance_ratio"].values
+    count = int(dataset.attrs["num_components_95"])
+    numbers = np.arange(1, len(ratio) + 1)
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    single, cumulative = figure.subplots(1, 2)
+    single.bar(numbers, 100 * ratio, color=REAL_COLOUR)
+    single.set(xlabel="principal component", ylabel="% of total variance")
+    cumulative.bar(numbers, 100 * np.cumsum(ratio), color=REAL_COLOUR)
+    cumulative.axhline(95, color="black", lw=0.8, ls="--")
+    cumulative.axvline(count, color=SIMULATED_COLOUR, lw=1)
+    cumulative.set(xlabel="principal components", ylabel="cumulative % of total variance")
+    cumulative.set_title(f"{count} components hold 95 %")
+    return figure
+
+
+def _grid(num_panels: int, panel_width: float) -> tuple[Figure, list[Axes]]:
+    columns = min(COLUMNS, num_panels)
+    rows = -(-num_panels // columns)
+    figure = Figure(figsize=(panel_width * columns, 2.5 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for unused in axes[num_panels:]:
+        unused.set_axis_off()
+    return figure, list(axes[:num_panels])
+
+
+def _scatter(axis: Axes, points: NDArray, **style: object) -> PathCollection:
+    size = float(np.clip(25_000 / max(len(points), 1), 0.3, 9.0))
+    return axis.scatter(
+        points[:, 0], points[:, 1], s=size, linewidths=0, rasterized=True, **style  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def _label(axis: Axes, space: str, title: str, pair: Sequence[int] = (0, 1)) -> None:
+    # Components are counted from 1 in PCA by custom, and from 0 as directions elsewhere.
+    offset = 0 if space == "ica" else 1
+    axis.set_xlabel(AXIS_NAMES[space].format(pair[0] + offset))
+    axis.set_ylabel(AXIS_NAMES[space].format(pair[1] + offset))
+    axis.set_title(title)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _save(figure: Figure, stem: Path, dpi: int) -> Path:
+    """Write PNG and PDF; returns the PNG."""
+    picture = stem.with_name(f"{stem.name}.png")
+    for suffix in (".png", ".pdf"):
+        with atomic_file(stem.with_name(stem.name + suffix)) as path:
+            figure.savefig(path, dpi=dpi)
+    return picture
+
+
+def contact_sheet(pictures: Sequence[Path], columns: int = 3, width: int = 640) -> Image.Image:
+    """All pictures on one sheet, scaled to one width."""
+    thumbnails = []
+    for path in pictures:
+        with Image.open(path) as picture:
+            height = round(picture.height * width / picture.width)
+            thumbnails.append(picture.convert("RGB").resize((width, height)))
+    rows = [thumbnails[i : i + columns] for i in range(0, len(thumbnails), columns)]
+    heights = [max(thumbnail.height for thumbnail in row) for row in rows]
+    sheet = Image.new("RGB", (columns * width, sum(heights)), "white")
+    for row, top in zip(rows, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
+        for column, thumbnail in enumerate(row):
+            sheet.paste(thumbnail, (column * width, top))
+    return sheet

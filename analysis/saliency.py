@@ -1,0 +1,230 @@
+"""Saliency: gradients of what the agent thinks with respect to what led to it.
+
+A simulated sample is run again from its stored latent, in several copies with slightly perturbed
+latents; the gradient of each target is averaged over the copies (compare SmoothGrad, Smilkov et
+al., 2017). Every target of a sample shares one forward pass.
+
+Straight-through sites (stochastic state, action, 8-bit rounding) pass gradients as if they were
+the identity, so these are gradients of the relaxed simulator, not of the discrete program.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from torch import Tensor
+
+from analysis.saliency_targets import Target, evaluate_targets
+from experiment.randomness import keyed_uniform
+from generative.simulator import SimulationNoise, Simulator
+from generative.types import LatentChoice, SimulatedSteps
+from projections.intervention import Intervention
+
+GradientMethod = Literal["loop", "batched"]
+"""One backward pass per target on a retained graph, or all targets in one vectorised pass."""
+
+
+@dataclass(frozen=True)
+class CopySettings:
+    """Perturbed copies that gradients are averaged over."""
+
+    num_copies: int = 9
+    """Copies of each sample; the first is clean."""
+    perturbation_scale: float = 1.25e-4
+    """Standard deviation of the noise added to the latents of the others."""
+
+
+@dataclass(frozen=True)
+class SimulationChoices:
+    """How the samples were recorded, so that the same steps come out again."""
+
+    latents: LatentChoice = "mode"
+    agent_actions: LatentChoice = "mode"
+    seed: int = 0
+    """Seed of the recording, used where anything was sampled."""
+
+
+@dataclass(frozen=True, eq=False)
+class Attributions:
+    """Gradients of Q targets at R target steps, averaged over copies, for S samples.
+
+    Rows (the K axis) after the target step are exactly zero: nothing later can matter.
+    """
+
+    images: Tensor
+    """(S, Q, R, K, C, H, W)"""
+    agent_state: Tensor
+    """(S, Q, R, K, state_dim)"""
+    env_deter: Tensor
+    """(S, Q, R, K, deter_dim)"""
+    env_stoch: Tensor
+    """(S, Q, R, K, num_categoricals, num_classes)"""
+    latent: Tensor
+    """(S, Q, R, latent_dim)"""
+    target_values: Tensor
+    """(S, Q, R) values of the clean copies; NaN where a target is not defined."""
+
+
+def perturbed_copies(
+    latent: Tensor, ids: NDArray[np.integer], settings: CopySettings, seed: int
+) -> Tensor:
+    """Copies of each latent, adjacent, the clean one first; the others perturbed, of norm one.
+
+    Args:
+        latent: (S, latent_dim)
+        ids: (S,) sample ids; noise is keyed by them, so it does not depend on the batch.
+        settings: number of copies and size of the noise.
+        seed: of the noise.
+
+    Returns:
+        (S · num_copies, latent_dim)
+    """
+    copies = np.arange(1, settings.num_copies)
+    uniform = keyed_uniform(seed, "saliency-copies", ids[:, None], copies, latent.shape[-1])
+    # Half a step of the 32-bit grid keeps the normal quantile finite.
+    noise = torch.from_numpy(ndtri(uniform + 2.0**-33)).to(latent)
+    perturbed = F.normalize(latent[:, None] + settings.perturbation_scale * noise, dim=-1)
+    return torch.cat([latent[:, None], perturbed], dim=1).flatten(0, 1)
+
+
+def resimulate(
+    simulator: Simulator,
+    latent: Tensor,
+    ids: NDArray[np.integer],
+    num_steps: int,
+    choices: SimulationChoices,
+    intervention: Intervention | None = None,
+    cut_environment_gradient: bool = False,
+) -> SimulatedSteps:
+    """Run samples again from their latents, by the choices and draws of their recording.
+
+    Args:
+        simulator: in evaluation mode.
+        latent: (B, latent_dim)
+        ids: (B,) sample ids, which key the draws; copies of a sample share its id.
+        num_steps: K.
+        choices: how latents and actions were picked.
+        intervention: the one that was applied, if any.
+        cut_environment_gradient: cut the edge from action to environment.
+    """
+    noise = SimulationNoise(choices.seed, torch.as_tensor(ids, device=latent.device))
+    uniform = None
+    if choices.latents == "sample":
+        uniform = noise.initial(simulator.config.num_categoricals)
+    return simulator.simulate(
+        simulator.decode_initial(latent, choices.latents, uniform),
+        num_steps,
+        latents=choices.latents,
+        agent_actions=choices.agent_actions,
+        noise=noise,
+        intervention=intervention,
+        cut_environment_gradient=cut_environment_gradient,
+    )
+
+
+def attribute(
+    steps: SimulatedSteps,
+    latent: Tensor,
+    targets: Sequence[Target],
+    target_steps: Sequence[int],
+    num_copies: int,
+    method: GradientMethod = "loop",
+) -> Attributions:
+    """Gradients of all targets with respect to every step, averaged over copies.
+
+    Args:
+        steps: K simulated steps of B = S · num_copies elements, in one autograd graph.
+        latent: (B, latent_dim) leaf that the steps were simulated from.
+        targets: Q of them.
+        target_steps: R of them, each below K.
+        num_copies: adjacent copies of each sample, the clean one first.
+        method: `loop` or `batched`; the result is the same.
+    """
+    per_step = [_attribute_at(steps, latent, targets, t, num_copies, method) for t in target_steps]
+    return Attributions(
+        **{
+            name: torch.stack([getattr(one, name) for one in per_step], dim=2)
+            for name in Attributions.__dataclass_fields__
+        }
+    )
+
+
+def _attribute_at(
+    steps: SimulatedSteps,
+    latent: Tensor,
+    targets: Sequence[Target],
+    t: int,
+    num_copies: int,
+    method: GradientMethod,
+) -> Attributions:
+    """The same for one target step, without the R axis."""
+    defined = [i for i, target in enumerate(targets) if t >= target.first_step]
+    outputs = evaluate_targets([targets[i] for i in defined], steps, t)
+    sequences = (steps.images, steps.agent_state, steps.deter, steps.stoch)
+    inputs = [tensor for sequence in sequences for tensor in sequence[: t + 1]]
+    # Element b of the batch reaches only its own targets: the gradient of the sum over the batch
+    # holds the gradients of all elements.
+    gradients = _gradients(outputs, [*inputs, latent], num_copies, method)
+    values = outputs.new_full((len(targets), outputs.shape[1]), torch.nan)
+    values[defined] = outputs.detach()
+
+    def place(gradient: Tensor) -> Tensor:
+        placed = gradient.new_zeros(gradient.shape[0], len(targets), *gradient.shape[2:])
+        placed[:, defined] = gradient
+        return placed
+
+    def sequence_gradient(position: int) -> Tensor:
+        rows = gradients[position * (t + 1) : (position + 1) * (t + 1)]
+        later = [torch.zeros_like(rows[0])] * (len(steps.images) - t - 1)
+        return place(torch.stack([*rows, *later], dim=2))
+
+    return Attributions(
+        images=sequence_gradient(0),
+        agent_state=sequence_gradient(1),
+        env_deter=sequence_gradient(2),
+        env_stoch=sequence_gradient(3),
+        latent=place(gradients[-1]),
+        target_values=values[:, ::num_copies].T,
+    )
+
+
+def _gradients(
+    outputs: Tensor, inputs: Sequence[Tensor], num_copies: int, method: GradientMethod
+) -> list[Tensor]:
+    """Per input (S, Q, ...): gradients of (Q, B) outputs, averaged over copies."""
+    if method == "batched":
+        return _batched_gradients(outputs, inputs, num_copies)
+    looped = [_looped_gradients(output, inputs, num_copies) for output in outputs]
+    return [torch.stack(of_one_input, dim=1) for of_one_input in zip(*looped, strict=True)]
+
+
+def _looped_gradients(output: Tensor, inputs: Sequence[Tensor], num_copies: int) -> list[Tensor]:
+    """Per input (S, ...): gradients of one (B,) output."""
+    found = torch.autograd.grad(
+        output.sum(), inputs, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
+    return [_mean_over_copies(gradient, num_copies) for gradient in found]
+
+
+def _batched_gradients(outputs: Tensor, inputs: Sequence[Tensor], num_copies: int) -> list[Tensor]:
+    num_targets, batch_size = outputs.shape
+    one_hot = torch.eye(num_targets, device=outputs.device, dtype=outputs.dtype)
+    cotangents = one_hot[:, :, None].expand(-1, -1, batch_size)
+    found = torch.autograd.grad(
+        outputs, inputs, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
+    )
+    gradients = [
+        tensor.new_zeros(num_targets, *tensor.shape) if gradient is None else gradient
+        for gradient, tensor in zip(found, inputs, strict=True)
+    ]
+    return [_mean_over_copies(gradient.transpose(0, 1), num_copies) for gradient in gradients]
+
+
+def _mean_over_copies(gradient: Tensor, num_copies: int) -> Tensor:
+    """(S · num_copies, ...) → (S, ...)"""
+    return gradient.unflatten(0, (-1, num_copies)).mean(dim=1)

@@ -1,0 +1,137 @@
+"""Scalars of a simulated rollout whose gradients are asked for."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from experiment.errors import UserError
+from generative.types import SimulatedSteps
+from projections.hidden import TorchProjection
+
+DIRECTION_PREFIX = "hx_direction"
+ACTION_GROUPS = {
+    "leftwards": ("downleft", "left", "upleft"),
+    "jumping_up": ("up",),
+    "jumping_right": ("upright",),
+}
+"""Targets that are mean log-probabilities, by the names of their actions."""
+
+TARGET_KINDS = ("value", "action", *ACTION_GROUPS, "value_delta", DIRECTION_PREFIX)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A scalar per batch element, read at one simulated step."""
+
+    name: str
+    compute: Callable[[SimulatedSteps, int], Tensor]
+    """(steps, target step) → (B,)"""
+    first_step: int = 0
+    """The earliest step at which it is defined."""
+
+
+@dataclass(frozen=True)
+class TargetContext:
+    """What targets need to know of agent and batch."""
+
+    action_names: tuple[str, ...]
+    hidden_slice: slice
+    """The part of the agent's state that directions live in."""
+    projection: TorchProjection | None
+    """Needed for directions only."""
+    num_copies: int
+    """Copies of each sample, adjacent in the batch, the clean one first."""
+
+
+def make_targets(
+    kinds: Sequence[str], direction_ids: Sequence[int], context: TargetContext
+) -> list[Target]:
+    """Targets by name; `hx_direction` stands for one target per direction id.
+
+    A target that the environment has no actions for is left out, and a line says so; so are
+    directions beyond those of the projection.
+
+    Raises:
+        UserError: an unknown name, or none of the targets is possible.
+    """
+    targets: list[Target] = []
+    for kind in kinds:
+        if kind not in TARGET_KINDS:
+            raise UserError(
+                f"--saliency_func_type: unknown target {kind!r}; expected {', '.join(TARGET_KINDS)}"
+            )
+        if kind == DIRECTION_PREFIX:
+            targets += _direction_targets(direction_ids, context)
+        elif kind in ACTION_GROUPS:
+            targets += _action_group_target(kind, context)
+        else:
+            targets.append(_single_target(kind, context))
+    if not targets:
+        raise UserError(f"--saliency_func_type {' '.join(kinds)}: no such target is possible here")
+    return targets
+
+
+def _single_target(kind: str, context: TargetContext) -> Target:
+    if kind == "value":
+        return Target(kind, lambda steps, t: steps.value[t])
+    if kind == "value_delta":
+        return Target(kind, lambda steps, t: steps.value[t] - steps.value[t - 1], first_step=1)
+    return Target(
+        kind, lambda steps, t: greedy_log_prob(steps.action_logits[t], context.num_copies)
+    )
+
+
+def greedy_log_prob(action_logits: Tensor, num_copies: int) -> Tensor:
+    """(B, num_actions) logits → (B,) log-probability of the clean copy's most probable action.
+
+    All copies of a sample answer for the same action; else the average would mix actions.
+    """
+    clean = action_logits.unflatten(0, (-1, num_copies))[:, 0]
+    greedy = clean.argmax(dim=-1).repeat_interleave(num_copies)
+    log_probs = action_logits.log_softmax(dim=-1)
+    return log_probs.gather(-1, greedy[:, None])[:, 0]
+
+
+def _action_group_target(kind: str, context: TargetContext) -> list[Target]:
+    members = ACTION_GROUPS[kind]
+    chosen = [i for i, name in enumerate(context.action_names) if _plain(name) in members]
+    if not chosen:
+        print(f"target {kind}: the environment has no action called {', '.join(members)}; left out")
+        return []
+
+    def mean_log_prob(steps: SimulatedSteps, t: int) -> Tensor:
+        return steps.action_logits[t].log_softmax(dim=-1)[:, chosen].mean(dim=-1)
+
+    return [Target(kind, mean_log_prob)]
+
+
+def _plain(action_name: str) -> str:
+    return action_name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _direction_targets(direction_ids: Sequence[int], context: TargetContext) -> list[Target]:
+    projection = context.projection
+    if projection is None:
+        raise UserError(
+            "--saliency_func_type hx_direction: needs a projection; make it with: "
+            "python analysis/hidden_analysis_precompute.py"
+        )
+    available = len(projection.linear)
+    existing = [d for d in direction_ids if 0 <= d < available]
+    if len(existing) < len(direction_ids):
+        print(f"--saliency_direction_ids: the projection has {available}; using {len(existing)}")
+    return [_direction_target(d, projection, context.hidden_slice) for d in existing]
+
+
+def _direction_target(direction: int, projection: TorchProjection, hidden_slice: slice) -> Target:
+    def coordinate(steps: SimulatedSteps, t: int) -> Tensor:
+        return projection.transform(steps.agent_state[t][:, hidden_slice])[:, direction]
+
+    return Target(f"{DIRECTION_PREFIX}_{direction}", coordinate)
+
+
+def evaluate_targets(targets: Sequence[Target], steps: SimulatedSteps, t: int) -> Tensor:
+    """(Q, B) all targets at step t."""
+    return torch.stack([target.compute(steps, t) for target in targets])
