@@ -8,38 +8,44 @@ so that padded rows, which follow the end of an episode, count in none of them.
 """
 
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor
+
+
+def _flag(name: str) -> Any:
+    return tyro.conf.arg(name=name)
 
 
 @dataclass(frozen=True)
 class LossWeights:
     """Weight of each term; a term of weight zero is not computed."""
 
-    image: float = 1.0
+    image: Annotated[float, _flag("loss_scale_obs")] = 1.0
     """Squared error of the images decoded from posterior states."""
-    imagined_image: float = 0.0
+    imagined_image: Annotated[float, _flag("loss_scale_imagined_obs")] = 0.0
     """Squared error of the images decoded from prior states, rolled forward without frames: it
     trains the prior on the predictions that are asked of it later. Not in the reference system."""
-    reward: float = 1.0
+    reward: Annotated[float, _flag("loss_scale_reward")] = 1.0
     """Squared error of the reward."""
-    terminal: float = 1.0
+    terminal: Annotated[float, _flag("loss_scale_done")] = 1.0
     """Cross-entropy of the end of the episode."""
-    agent_hidden: float = 1.0
+    agent_hidden: Annotated[float, _flag("loss_scale_hx")] = 1.0
     """Squared error of the agent's state, driven by decoded images, against the recorded one."""
-    action_log_prob: float = 0.0
+    action_log_prob: Annotated[float, _flag("loss_scale_act_log_probs")] = 0.0
     """Divergence of the agent's action distribution on decoded images from that on true ones."""
-    kl: float = 12.0
+    kl: Annotated[float, _flag("loss_scale_kl")] = 12.0
     """Balanced divergence between posterior and prior."""
-    env_update: float = 1.0
+    env_update: Annotated[float, _flag("loss_scale_env_update")] = 1.0
     """Size of the steps of the deterministic state."""
-    initial_agent_hidden: float = 1.0
+    initial_agent_hidden: Annotated[float, _flag("loss_scale_initial_hx")] = 1.0
     """Squared error of the initial agent state."""
-    initial_action: float = 1.0
+    initial_action: Annotated[float, _flag("loss_scale_initial_action")] = 1.0
     """Cross-entropy of the action before the first simulated step."""
-    spread: float = 100.0
+    spread: Annotated[float, _flag("loss_scale_spread")] = 100.0
     """Nearness of the latents of a batch to one another."""
 
 

@@ -6,8 +6,10 @@ convolutions see all of them in one batch, and only the agent's small recurrence
 """
 
 from dataclasses import dataclass, field, fields
+from typing import Annotated
 
 import torch
+import tyro
 from torch import Tensor
 
 from agents.images import to_float_images
@@ -24,7 +26,7 @@ from rollouts.types import WindowBatch
 class ObjectiveConfig:
     """What is minimised."""
 
-    weights: LossWeights = field(default_factory=LossWeights)
+    weights: Annotated[LossWeights, tyro.conf.arg(name="")] = field(default_factory=LossWeights)
     kl_balance: float = 0.8
     """Share of the divergence that trains the prior; the rest trains the posterior."""
     kl_free_nats: float = 0.0
@@ -80,6 +82,12 @@ class TrainingNoise:
     """(K, B, num_categoricals)"""
     imagined: Tensor
     """(K, B, num_categoricals)"""
+
+    def to(self, device: torch.device | str) -> "TrainingNoise":
+        """The same draws on another device."""
+        return TrainingNoise(
+            self.initial.to(device), self.posterior.to(device), self.imagined.to(device)
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from generative.checkpoint import LoadedSimulator
 from generative.simulator import Simulator
 from rollouts.store import RolloutDataset
 from rollouts.types import Initialisation
-from rollouts.windows import WindowSampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,20 +74,29 @@ class InformedStarts:
         self._first_windows = self._ends - windows_per_episode
         self._order = np.random.default_rng(seed).permutation(self.num_available)
         self._num_init_steps = num_init_steps
-        self._windows = WindowSampler(dataset, num_init_steps, 1, 1, seed)
+        self._dataset = dataset
+        self._offsets = dataset.episodes["offset"].to_numpy(np.int64)
 
     def starts(self, simulator: Simulator, sample_ids: NDArray[np.int64]) -> Starts:
         """Encode the windows of (B,) samples."""
         windows = self._order[sample_ids]
         episodes = np.searchsorted(self._ends, windows, side="right")
         rows = windows - self._first_windows[episodes]
-        frames = self._windows.windows_at(episodes, rows).obs[: self._num_init_steps]
+        frames = torch.from_numpy(self._read_windows(self._offsets[episodes] + rows))
         device = next(simulator.parameters()).device
         return Starts(
-            latent=simulator.encode(torch.from_numpy(frames).to(device)),
+            latent=simulator.encode(frames.to(device)),
             source_episode_id=self._episode_ids[episodes],
             source_row=rows + self._num_init_steps - 1,
         )
+
+    def _read_windows(self, first_rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(num_init, B, H, W, C) frames of the windows that begin at (B,) rows of the dataset."""
+        windows = [
+            self._dataset.read_field("obs", first, first + self._num_init_steps)
+            for first in first_rows.tolist()
+        ]
+        return np.stack(windows, axis=1)
 
 
 def _require_same_environment(dataset: RolloutDataset, simulator: LoadedSimulator) -> None:

@@ -28,12 +28,17 @@ from generative.simulator import SimulationNoise
 from generative.types import InitialState, LatentChoice, SimulatedSteps
 from projections.intervention import Intervention
 from rollouts.schema import DatasetMetadata, SimulatedDims
-from rollouts.store import RolloutDataset, RolloutWriter
+from rollouts.store import (
+    METADATA_FILE,
+    RolloutDataset,
+    RolloutWriter,
+    list_shards,
+    read_metadata,
+)
 from rollouts.types import EpisodeInfo, Rollout
 
 RECORDING_FILE = "recording.json"
 """Beside the shards: what was measured on the whole recording."""
-_DATASET_FILE = "dataset.json"
 _ROWS_PER_CHUNK = 65_536
 
 
@@ -297,16 +302,18 @@ _FREE_SETTINGS = ("max_samples", "batch_size", "twin_dataset")
 
 def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
     """(N,) ids of the samples in `folder`, after checking that they belong to this recording."""
-    if not (folder / _DATASET_FILE).exists():
+    if not (folder / METADATA_FILE).exists():
         return np.empty(0, np.int64)
-    dataset = RolloutDataset(folder)
-    found, expected = dataset.metadata.provenance, _dataset_metadata(plan).provenance
+    found, expected = read_metadata(folder).provenance, _dataset_metadata(plan).provenance
     for role, flag in _INPUT_FLAGS.items():
         _require_same(folder, flag, found.get("inputs", {}).get(role), expected["inputs"][role])
     for name, value in expected["config"].items():
         if name not in _FREE_SETTINGS:
             _require_same(folder, name, found.get("config", {}).get(name), value)
-    return dataset.episodes["episode_id"].to_numpy(np.int64)
+    # A recording killed before its first shard was sealed has a description and no samples.
+    if not list_shards(folder):
+        return np.empty(0, np.int64)
+    return RolloutDataset(folder).episodes["episode_id"].to_numpy(np.int64)
 
 
 def _require_same(folder: Path, name: str, found: Any, expected: Any) -> None:

@@ -12,9 +12,11 @@ shown to the agent's convolutions, in one batch.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+import tyro
 from torch import Tensor, nn
 
 from agents.images import to_float_images
@@ -41,7 +43,7 @@ from projections.intervention import Intervention
 class SimulatorConfig:
     """Sizes of the simulator; presets differ in these numbers only."""
 
-    num_init_steps: int = 3
+    num_init_steps: Annotated[int, tyro.conf.arg(name="num_initializing_steps")] = 3
     """Frames given to the encoder, at least 2."""
     latent_dim: int = 128
     """Size of the bottleneck vector, which has norm one."""
@@ -57,19 +59,19 @@ class SimulatorConfig:
     """Channels of the residual blocks that read the initial frames; each halves the image."""
     encoder_rnn_dim: int = 512
     """State size of the recurrent cell that reads the initial frames in order."""
-    encoder_hidden: tuple[int, ...] = (512, 512)
+    encoder_mlp: tuple[int, ...] = (512, 512)
     """Hidden layers between that cell and the latent."""
-    environment_hidden: tuple[int, ...] = (832, 832)
+    environment_mlp: tuple[int, ...] = (832, 832)
     """Hidden layers from the latent to the initial environment state."""
-    agent_hidden: tuple[int, ...] = (96, 96)
+    agent_mlp: tuple[int, ...] = (96, 96)
     """Hidden layers from the latent to the initial agent state."""
-    action_hidden: tuple[int, ...] = (71, 71)
+    action_mlp: tuple[int, ...] = (71, 71)
     """Hidden layers from the latent to the previous action."""
     embedding_depth: int = 32
     """Channels of the first convolution that embeds frames for the posterior; doubles per layer."""
     decoder_depth: int = 48
     """Channels before the last transposed convolution of the image decoder."""
-    head_hidden: tuple[int, ...] = (400, 400, 400, 400)
+    head_mlp: tuple[int, ...] = (400, 400, 400, 400)
     """Hidden layers of the reward and terminal heads."""
     bounded_agent_state: bool = True
     """Whether the predicted initial agent state passes through tanh, as a GRU's state does."""
@@ -129,16 +131,14 @@ class Simulator(nn.Module):
         self.encoder = InitialFramesEncoder(
             config.encoder_channels,
             config.encoder_rnn_dim,
-            config.encoder_hidden,
+            config.encoder_mlp,
             config.latent_dim,
         )
         self.initial_environment = make_mlp(
-            [config.latent_dim, *config.environment_hidden, features_dim]
+            [config.latent_dim, *config.environment_mlp, features_dim]
         )
-        self.initial_agent = make_mlp([config.latent_dim, *config.agent_hidden, agent.state_dim])
-        self.initial_action = make_mlp(
-            [config.latent_dim, *config.action_hidden, agent.num_actions]
-        )
+        self.initial_agent = make_mlp([config.latent_dim, *config.agent_mlp, agent.state_dim])
+        self.initial_action = make_mlp([config.latent_dim, *config.action_mlp, agent.num_actions])
         self.frame_encoder = FrameEncoder(config.embedding_depth)
         self.rssm = Rssm(
             config.deter_dim,
@@ -149,8 +149,8 @@ class Simulator(nn.Module):
             self.frame_encoder.embedding_dim,
         )
         self.image_decoder = ImageDecoder(features_dim, config.decoder_depth)
-        self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_hidden)
-        self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_hidden)
+        self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
+        self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @property

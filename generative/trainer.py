@@ -1,0 +1,580 @@
+"""Training the simulator: settings, checks, the run folder, the loop, held-out loss."""
+
+import dataclasses
+import math
+import random
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.checkpoint import LoadedAgent, load_agent
+from environments.factory import environment_name
+from experiment.command_line import apply_values
+from experiment.devices import resolve_device
+from experiment.errors import UserError
+from experiment.files import require_writable_folder
+from experiment.provenance import Provenance, collect_provenance
+from experiment.randomness import seed_everything
+from experiment.report import StageReport
+from experiment.runs import (
+    MetricLog,
+    RunFolder,
+    SaveClock,
+    StopRequest,
+    exit_stopped,
+    export_folder,
+    load_training_state,
+    new_run_path,
+    open_run,
+    read_run_config,
+    save_training_state,
+    stop_on_signals,
+)
+from generative.checkpoint import load_weights, read_description, save_simulator
+from generative.objective import (
+    Losses,
+    ObjectiveConfig,
+    WindowTensors,
+    compute_losses,
+    draw_training_noise,
+    term_names,
+    to_window_tensors,
+)
+from generative.simulator import (
+    Simulator,
+    SimulatorConfig,
+    require_simulable,
+    simulator_parameters,
+)
+from rollouts.store import RolloutDataset
+from rollouts.windows import WindowSampler
+
+SECONDS_BETWEEN_LINES = 15.0
+HELDOUT_SEED = 0
+OPERATIONAL = (
+    "agent_file",
+    "data_dir",
+    "heldout_data_dir",
+    "model_file",
+    "device",
+    "gpu_device",
+    "run_dir",
+    "resume",
+    "export_dir",
+    "report",
+    "save_every_seconds",
+    "unused",
+)
+"""Settings that may differ between the processes of one run: they do not change its result. Of
+files the content must stay the same, which their hashes tell, not the path."""
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """How the weights are learnt."""
+
+    epochs: int = 20
+    """Passes over all windows of the dataset."""
+    num_training_steps: int | None = None
+    """Optimiser steps to make, in place of --epochs."""
+    max_minutes: float | None = None
+    """Also stop after this wall time. The schedule of the learning rate then follows whichever is
+    further, steps or time, so that it always ends as planned; how many steps fit depends on the
+    machine, so that only runs without a limit are reproducible."""
+    batch_size: int = 32
+    """Windows per optimiser step."""
+    num_sim_steps: int = 32
+    """Simulated steps per window; step 0 reconstructs the last initial frame."""
+    lr: float = 5e-4
+    """Learning rate of Adam."""
+    lr_schedule: str = "constant"
+    """`constant`, or `cosine`: falls to zero along half a cosine."""
+    warmup_steps: int = 0
+    """Optimiser steps over which the learning rate rises linearly from zero."""
+    max_grad_norm: float = 100.0
+    """Norm to which the gradient is clipped."""
+
+
+@dataclass(frozen=True)
+class UnusedFlags:
+    """Flags that the reference system has, accepted so that its command lines work as typed."""
+
+    exp_name: str = "test"
+    """Without effect: --gen_mod_exp_name names the training."""
+    param_name: str = "hard-rec"
+    """Without effect: an agent file says what network it holds."""
+    agent_param_name: str = "hard-rec"
+    """Without effect: an agent file says what network it holds."""
+    start_level: int = 0
+    """Without effect: the levels are those of DATA_DIR."""
+    num_levels: int = 0
+    """Without effect: the levels are those of DATA_DIR."""
+    distribution_mode: str = "easy"
+    """Without effect: the environment is that of DATA_DIR."""
+    num_threads: int = 8
+    """Without effect: no real environment is stepped."""
+    num_timesteps: int = 0
+    """Without effect: --epochs, --num_training_steps and --max_minutes say how long to train."""
+    num_checkpoints: int = 1
+    """Without effect: --save_interval says how often a simulator is kept."""
+    log_level: int = 40
+    """Without effect."""
+    recording_rand_init: bool = False
+    """Without effect: nothing is recorded."""
+    generated_data_dir: Path | None = None
+    """Without effect: nothing is recorded."""
+
+
+@dataclass(frozen=True)
+class SimulatorTrainingConfig:
+    """Train a simulator of an agent's environment, the agent inside."""
+
+    gen_mod_exp_name: str = "test_tgm"
+    """Name of the experiment: part of the default run folder."""
+    interpreting_params_name: str = "defaults"
+    """Preset of hyperparams/simulator.yml: defaults (full size), demo, tiny."""
+    data_dir: Path = Path("data")
+    """Rollouts to learn from, as record.py makes them."""
+    heldout_data_dir: Path | None = None
+    """Rollouts on other levels, on which the loss is measured but not minimised."""
+    agent_file: Path | None = None
+    """The agent that made the rollouts: a folder of ours or a reference .pth; by default the one
+    that DATA_DIR names."""
+    model_file: Path | None = None
+    """Simulator whose weights to begin with; of the same sizes and the same agent."""
+    env_name: str | None = None
+    """Refuse rollouts of another game; by default that of DATA_DIR is taken."""
+    simulator: Annotated[SimulatorConfig, tyro.conf.arg(name="")] = field(
+        default_factory=SimulatorConfig
+    )
+    objective: Annotated[ObjectiveConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ObjectiveConfig
+    )
+    optimiser: Annotated[OptimiserConfig, tyro.conf.arg(name="")] = field(
+        default_factory=OptimiserConfig
+    )
+    log_interval: int = 100
+    """Optimiser steps that one row of log.csv averages over."""
+    save_interval: int = 10_000
+    """Optimiser steps between two simulators kept; the last one always is."""
+    num_heldout_windows: int = 128
+    """Windows on which the held-out loss is measured, whenever a simulator is kept."""
+    seed: int | None = None
+    """Seed of everything random; by default drawn from 0 to 9999."""
+    save_every_seconds: float = 120.0
+    """How often the state is saved from which a killed training goes on."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N, or gpu for the GPU numbered --gpu_device."""
+    gpu_device: int = 0
+    """Number of the GPU that `--device gpu` means."""
+    run_dir: Path | None = None
+    """Run folder; continued if it holds a run with the same settings. By default
+    generative/results/GEN_MOD_EXP_NAME/seed_SEED_TIME."""
+    resume: Path | None = None
+    """Run folder to go on with, under the settings saved there."""
+    export_dir: Path | None = None
+    """Folder to which the trained simulator is copied at the end."""
+    report: Path | None = None
+    """File for a JSON report of seconds, outputs and metrics."""
+    unused: Annotated[UnusedFlags, tyro.conf.arg(name="")] = field(default_factory=UnusedFlags)
+    """Flags of the reference system without effect here."""
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training reads, checked to belong together."""
+
+    agent: LoadedAgent
+    dataset: RolloutDataset
+    heldout: RolloutDataset | None
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hash of each input, by role."""
+        hashes = {"agent": self.agent.hash, "dataset": self.dataset.hash}
+        return hashes | ({"heldout_dataset": self.heldout.hash} if self.heldout else {})
+
+
+def train_simulator(config: SimulatorTrainingConfig, report: StageReport) -> Path:
+    """Train, or go on training, until steps or time are spent; returns the simulator's folder.
+
+    Asked to stop by a signal, it saves its state and leaves with `STOPPED_EXIT_CODE`.
+
+    Raises:
+        UserError: settings, files or devices with which no training is possible.
+    """
+    config = _resolve(config)
+    device = resolve_device(config.device, config.gpu_device)
+    inputs = load_inputs(config, device)
+    if config.export_dir is not None:
+        require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
+    simulator = _make_simulator(config, inputs).to(device)
+    run = open_run(_run_path(config), config, OPERATIONAL, inputs.hashes)
+    print(f"run folder: {run.path}; {simulator.num_parameters} parameters", flush=True)
+    with closing(SimulatorTrainer(config, run, simulator, inputs, device)) as trainer:
+        with stop_on_signals() as stop:
+            folder = trainer.run(stop)
+        report.earlier_seconds = trainer.earlier_seconds
+        report.metrics.update(trainer.metrics())
+    if config.export_dir is not None:
+        report.outputs.append(str(export_folder(folder, config.export_dir)))
+    report.outputs.append(str(folder))
+    return folder
+
+
+def load_inputs(config: SimulatorTrainingConfig, device: torch.device) -> TrainingInputs:
+    """Load agent and datasets.
+
+    Raises:
+        UserError: one of them is missing, or they do not belong together.
+    """
+    dataset = RolloutDataset(config.data_dir)
+    agent = load_agent(config.agent_file or Path(dataset.metadata.agent_file), device)
+    require_usable_rollouts(dataset, agent, config.simulator.num_init_steps, "--data_dir")
+    name = environment_name(dataset.metadata.environment)
+    if config.env_name not in (None, name):
+        raise UserError(f"--env_name {config.env_name}: {config.data_dir} holds rollouts of {name}")
+    heldout = None
+    if config.heldout_data_dir is not None:
+        heldout = RolloutDataset(config.heldout_data_dir)
+        num_init_steps = config.simulator.num_init_steps
+        require_usable_rollouts(heldout, agent, num_init_steps, "--heldout_data_dir")
+    return TrainingInputs(agent, dataset, heldout)
+
+
+def require_usable_rollouts(
+    dataset: RolloutDataset, agent: LoadedAgent, num_init_steps: int, flag: str
+) -> None:
+    """Raise `UserError` naming `flag` unless windows of this agent's play can be cut from it."""
+    metadata, folder = dataset.metadata, f"{flag} {dataset.folder}"
+    if metadata.agent_hash != agent.hash:
+        raise UserError(
+            f"{folder}: recorded by agent {metadata.agent_hash[:12]}, "
+            f"but {agent.path} is agent {agent.hash[:12]}"
+        )
+    require_simulable(metadata.environment.obs_shape, folder)
+    if dataset.num_episodes == 0:
+        raise UserError(f"{folder}: holds no episode")
+    longest = int(dataset.episodes["length"].to_numpy().max())
+    if longest <= num_init_steps:
+        raise UserError(
+            f"{folder}: the longest episode has {longest} rows; more than the "
+            f"{num_init_steps} initial frames are needed"
+        )
+
+
+class SimulatorTrainer:
+    """The loop: a batch of windows, a step, now and then a log row, a saved state, a simulator."""
+
+    def __init__(
+        self,
+        config: SimulatorTrainingConfig,
+        run: RunFolder,
+        simulator: Simulator,
+        inputs: TrainingInputs,
+        device: torch.device,
+    ) -> None:
+        assert config.seed is not None
+        self.config, self.seed, self.run_folder = config, config.seed, run
+        self.simulator, self.inputs, self.device = simulator, inputs, device
+        self.parameters = list(simulator_parameters(simulator).values())
+        self.optimiser = torch.optim.Adam(self.parameters, lr=config.optimiser.lr)
+        self.sampler = make_sampler(config, inputs.dataset, config.optimiser.batch_size, self.seed)
+        self.num_steps = config.optimiser.num_training_steps or (
+            config.optimiser.epochs * self.sampler.batches_per_epoch
+        )
+        self.heldout = self._heldout_windows()
+        self.step, self.earlier_seconds, self.is_finished = 0, 0.0, False
+        self.last_row: dict[str, float] = {}
+        self.heldout_terms: dict[str, float] = {}
+        self._heldout_columns: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._restore(load_training_state(run.state_file))
+        self._steps_before, self._start = self.step, time.perf_counter()
+        terms = ("total", *term_names(config.objective.weights))
+        columns = ("step", "seconds", "lr", *terms, *(f"heldout_{name}" for name in terms))
+        self.log = MetricLog(run.path, columns, self.step if run.continued else None)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent by all processes of the run; of a killed one, up to its last save."""
+        return self.earlier_seconds + time.perf_counter() - self._start
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or by time, whichever is further."""
+        limit = self.config.optimiser.max_minutes
+        by_time = self.seconds / (60 * limit) if limit else 0.0
+        return min(1.0, max(self.step / self.num_steps, by_time))
+
+    def run(self, stop: StopRequest) -> Path:
+        """Train to the end; returns the folder of the final simulator."""
+        if self.is_finished:
+            return self._simulator_folder()
+        clock = SaveClock(self.config.save_every_seconds)
+        progress = _Progress(self.num_steps, self.step)
+        batches = self.sampler.prefetch(self.step, self.num_steps)
+        for batch in batches:
+            self._update(to_window_tensors(batch, self.device))
+            progress.advance(self.last_row)
+            if self.progress >= 1.0:
+                break
+            if self.step % self.config.save_interval == 0:
+                self._save_simulator()
+            if self.step % self.config.log_interval == 0:
+                self._log_row()
+            if stop.requested or clock.is_due():
+                self.save_state()
+            if stop.requested:
+                exit_stopped(stop)
+        progress.close()
+        return self._finish()
+
+    def save_state(self) -> None:
+        """Save everything that a later process needs to go on from here."""
+        state = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "is_finished": self.is_finished,
+            "inputs": self.inputs.hashes,
+            "last_row": self.last_row,
+            "heldout_terms": self.heldout_terms,
+            "sums": self._sums,
+            "weights": {n: p.detach() for n, p in simulator_parameters(self.simulator).items()},
+            "optimiser": self.optimiser.state_dict(),
+        }
+        save_training_state(self.run_folder.state_file, state)
+
+    def metrics(self) -> dict[str, Any]:
+        """What the report tells."""
+        seconds = time.perf_counter() - self._start
+        steps = self.step - self._steps_before
+        rows = self.config.optimiser.num_sim_steps + self.config.simulator.num_init_steps - 1
+        frames = steps * self.config.optimiser.batch_size * rows
+        return {
+            "training_steps": self.step,
+            "frames_per_second": round(frames / max(seconds, 1e-9), 1),
+            "num_parameters": self.simulator.num_parameters,
+            "loss": {k: v for k, v in self.last_row.items() if k not in ("step", "seconds", "lr")},
+            "heldout_loss": self.heldout_terms,
+            "seed": self.seed,
+        }
+
+    def close(self) -> None:
+        """Close the log."""
+        self.log.close()
+
+    def _update(self, windows: WindowTensors) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.config.optimiser, self.step, self.progress)
+        losses = self._losses(windows, self.step)
+        self.optimiser.zero_grad()
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.max_grad_norm)
+        self.optimiser.step()
+        self.step += 1
+        for name, value in {"total": losses.total, **losses.terms}.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+
+    def _losses(self, windows: WindowTensors, step: int) -> Losses:
+        num_categoricals = self.config.simulator.num_categoricals
+        num_steps, num_windows = windows.valid.shape
+        noise = draw_training_noise(
+            num_steps, num_windows, num_categoricals, seed=(self.seed << 32) + step
+        )
+        return compute_losses(self.simulator, windows, self.config.objective, noise.to(self.device))
+
+    def _log_row(self) -> None:
+        """Log the mean of each term since the last row, and the held-out terms if just measured."""
+        count = self.step - int(self.last_row.get("step", 0))
+        self.last_row = {
+            "step": self.step,
+            "seconds": round(self.seconds, 3),
+            "lr": self.optimiser.param_groups[0]["lr"],
+            **{name: float(total) / count for name, total in self._sums.items()},
+        }
+        self._sums = {}
+        self.log.append({**self.last_row, **self._heldout_columns})
+        self._heldout_columns = {}
+
+    def _finish(self) -> Path:
+        self.is_finished = True
+        self._save_simulator()
+        if self._sums:
+            self._log_row()
+        self.save_state()
+        return self._simulator_folder()
+
+    def _save_simulator(self) -> None:
+        self.heldout_terms = self._heldout_losses()
+        self._heldout_columns = {f"heldout_{n}": v for n, v in self.heldout_terms.items()}
+        save_simulator(
+            self._simulator_folder(),
+            self.simulator,
+            self.inputs.dataset.metadata.environment,
+            self.inputs.agent.hash,
+            self._provenance(),
+            self.step,
+        )
+
+    def _provenance(self) -> Provenance:
+        return collect_provenance(self.config, self.seed, self.inputs.hashes)
+
+    def _simulator_folder(self) -> Path:
+        return self.run_folder.path / f"model_{self.step}"
+
+    def _heldout_windows(self) -> WindowTensors | None:
+        if self.inputs.heldout is None or self.config.num_heldout_windows < 1:
+            return None
+        sampler = make_sampler(
+            self.config, self.inputs.heldout, self.config.num_heldout_windows, HELDOUT_SEED
+        )
+        return to_window_tensors(sampler.batch(0), self.device)
+
+    @torch.no_grad()
+    def _heldout_losses(self) -> dict[str, float]:
+        if self.heldout is None:
+            return {}
+        losses = self._losses(self.heldout, 0)
+        return {"total": losses.total.item(), **{n: t.item() for n, t in losses.terms.items()}}
+
+    def _restore(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            return
+        if state["inputs"] != self.inputs.hashes:
+            changed = [n for n, h in self.inputs.hashes.items() if state["inputs"].get(n) != h]
+            raise UserError(
+                f"--run_dir {self.run_folder.path}: holds a run on another "
+                f"{' and '.join(changed) or 'set of inputs'}; choose another folder"
+            )
+        self.step, self.earlier_seconds = state["step"], state["seconds"]
+        self.is_finished, self.last_row = state["is_finished"], state["last_row"]
+        self.heldout_terms = state["heldout_terms"]
+        self._sums = {name: total.to(self.device) for name, total in state["sums"].items()}
+        with torch.no_grad():
+            for name, parameter in simulator_parameters(self.simulator).items():
+                parameter.copy_(state["weights"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        print(f"going on after {self.step} training steps", flush=True)
+
+
+def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
+    """Learning rate of the update after `step` others, `progress` of the training being done."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    decay = 0.5 * (1 + math.cos(math.pi * progress)) if config.lr_schedule == "cosine" else 1.0
+    return config.lr * warmup * decay
+
+
+def make_sampler(
+    config: SimulatorTrainingConfig, dataset: RolloutDataset, batch_size: int, seed: int
+) -> WindowSampler:
+    """Windows of the length that the settings ask for."""
+    return WindowSampler(
+        dataset,
+        config.simulator.num_init_steps,
+        config.optimiser.num_sim_steps,
+        batch_size,
+        seed,
+    )
+
+
+class _Progress:
+    """A bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._bar = tqdm(total=total, initial=done, unit="step", disable=not sys.stderr.isatty())
+        self._done, self._total, self._last_line = done, total, time.monotonic()
+
+    def advance(self, row: Mapping[str, float]) -> None:
+        """One step is done."""
+        self._done += 1
+        shown = f"loss {row['total']:.1f}" if "total" in row else ""
+        self._bar.set_postfix_str(shown, refresh=False)
+        self._bar.update()
+        now = time.monotonic()
+        if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            print(f"step {self._done} of at most {self._total} {shown}", flush=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.close()
+
+
+def _resolve(config: SimulatorTrainingConfig) -> SimulatorTrainingConfig:
+    """Settings of the run to go on with, or the given ones with a seed."""
+    if config.resume is not None:
+        config = _settings_of_run(config, config.resume)
+    _require_sensible(config)
+    if config.seed is not None:
+        return config
+    seed = random.SystemRandom().randrange(10_000)
+    if config.run_dir is not None and (config.run_dir / "config.json").exists():
+        seed = read_run_config(config.run_dir, "--run_dir")["seed"]
+    return dataclasses.replace(config, seed=seed)
+
+
+def _require_sensible(config: SimulatorTrainingConfig) -> None:
+    optimiser = config.optimiser
+    for name, value, least in (
+        ("num_initializing_steps", config.simulator.num_init_steps, 2),
+        ("num_sim_steps", optimiser.num_sim_steps, 1),
+        ("batch_size", optimiser.batch_size, 1),
+        ("epochs", optimiser.epochs, 1),
+        ("num_training_steps", optimiser.num_training_steps or 1, 1),
+        ("log_interval", config.log_interval, 1),
+        ("save_interval", config.save_interval, 1),
+    ):
+        if value < least:
+            raise UserError(f"--{name} {value}: must be at least {least}")
+    if optimiser.lr_schedule not in ("constant", "cosine"):
+        raise UserError(f"--lr_schedule {optimiser.lr_schedule}: constant or cosine is expected")
+    if optimiser.max_minutes is not None and optimiser.max_minutes <= 0:
+        raise UserError(f"--max_minutes {optimiser.max_minutes}: must be positive")
+
+
+def _settings_of_run(config: SimulatorTrainingConfig, folder: Path) -> SimulatorTrainingConfig:
+    saved = read_run_config(folder, "--resume")
+    paths = ("agent_file", "data_dir", "heldout_data_dir", "model_file")
+    settings = {
+        name: None if value is None else Path(value) if name in paths else value
+        for name, value in saved.items()
+        if name not in OPERATIONAL or name in paths
+    }
+    restored = apply_values(SimulatorTrainingConfig, settings, str(folder))
+    given = {name: getattr(config, name) for name in OPERATIONAL if name not in paths}
+    return dataclasses.replace(restored, **{**given, "run_dir": folder})
+
+
+def _run_path(config: SimulatorTrainingConfig) -> Path:
+    assert config.seed is not None
+    if config.run_dir is not None:
+        return config.run_dir
+    return new_run_path(Path("generative/results") / config.gen_mod_exp_name, config.seed)
+
+
+def _make_simulator(config: SimulatorTrainingConfig, inputs: TrainingInputs) -> Simulator:
+    assert config.seed is not None
+    # A feed-forward agent's state is its features, which are not bounded by one.
+    bounded = config.simulator.bounded_agent_state and inputs.agent.policy.config.recurrent
+    sizes = dataclasses.replace(config.simulator, bounded_agent_state=bounded)
+    seed_everything(config.seed)
+    simulator = Simulator(sizes, inputs.agent.policy)
+    if config.model_file is not None:
+        description = read_description(config.model_file)
+        if description["agent_hash"] != inputs.agent.hash:
+            raise UserError(
+                f"--model_file {config.model_file}: belongs to agent "
+                f"{description['agent_hash'][:12]}, not to {inputs.agent.hash[:12]}"
+            )
+        load_weights(simulator, config.model_file)
+    return simulator
