@@ -1,0 +1,218 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.saliency import CopySettings, attribute, perturbed_copies, resimulate
+from analysis.saliency import SimulationChoices as Choices
+from analysis.saliency_targets import TargetContext, greedy_log_prob, make_targets
+from experiment.errors import UserError
+from generative.types import EnvironmentState, InitialState, SimulatedSteps
+from projections.hidden import HiddenProjection, TorchProjection
+
+NUM_STEPS, LATENT, DETER, STATE, ACTIONS, PIXELS = 5, 6, 4, 3, 4, 12
+ACTION_NAMES = ("down_left", "left", "up", "noop")
+
+
+class LinearSimulator:
+    """deter' = A deter + B action; image = C deter; state' = D state + E image; action = F state.
+
+    All gradients have closed forms: powers of the blocks below.
+    """
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(1)
+
+        def matrix(rows, columns):
+            values = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+            return values / columns**0.5
+
+        self.config = SimpleNamespace(num_categoricals=1)
+        self.initial_deter, self.initial_state = matrix(DETER, LATENT), matrix(STATE, LATENT)
+        self.A, self.B, self.C = matrix(DETER, DETER), matrix(DETER, ACTIONS), matrix(PIXELS, DETER)
+        self.D, self.E, self.F = matrix(STATE, STATE), matrix(STATE, PIXELS), matrix(ACTIONS, STATE)
+        self.w = matrix(1, STATE)[0]
+
+    def decode_initial(self, latent, latents="mode", uniform=None):
+        deter = latent @ self.initial_deter.T
+        stoch = torch.zeros(len(latent), 1, 2, dtype=latent.dtype)
+        state = latent @ self.initial_state.T
+        return InitialState(EnvironmentState(deter, stoch), state, state @ self.F.T)
+
+    def simulate(self, initial, num_steps, *, cut_environment_gradient=False, **_):
+        deter, state, action = initial.environment.deter, initial.agent_state, initial.action
+        rows = []
+        for _ in range(num_steps):
+            drive = action.detach() if cut_environment_gradient else action
+            deter = deter @ self.A.T + drive @ self.B.T
+            stoch = deter[:, None, :2] * 1.0
+            image = (deter @ self.C.T).reshape(-1, 3, 2, 2)
+            state = state @ self.D.T + image.flatten(1) @ self.E.T
+            action = state @ self.F.T
+            rows.append(
+                {
+                    "deter": deter,
+                    "stoch": stoch,
+                    "images": image,
+                    "agent_state": state,
+                    "action_logits": action,
+                    "value": state @ self.w,
+                    "action": action,
+                    "reward": deter.sum(-1),
+                    "terminal_logit": deter.sum(-1),
+                }
+            )
+        return SimulatedSteps(**{name: tuple(row[name] for row in rows) for name in rows[0]})
+
+    def state_gradients(self, row, t, cut):
+        """d (row · state_t) / d state_k, deter_k and image_k for k = 0..t, by hand."""
+        onto_state, onto_deter = row, torch.zeros(DETER, dtype=row.dtype)
+        found = []
+        for _ in range(t + 1):
+            image = onto_state @ self.E
+            total_deter = onto_deter + image @ self.C
+            found.append((onto_state, total_deter, image))
+            back = torch.zeros_like(onto_state) if cut else total_deter @ self.B @ self.F
+            onto_state = onto_state @ self.D + back
+            onto_deter = total_deter @ self.A
+        return found[::-1]
+
+
+@pytest.fixture
+def linear():
+    return LinearSimulator()
+
+
+@pytest.fixture
+def projection():
+    rng = np.random.default_rng(3)
+    mixing = rng.normal(size=(STATE, STATE))
+    states = rng.laplace(size=(400, STATE)) @ mixing.T
+    return HiddenProjection("ica", STATE, tol=1e-4).fit(states)
+
+
+def context(projection=None, num_copies=1):
+    torch_copy = None if projection is None else TorchProjection(projection, torch.float64)
+    return TargetContext(ACTION_NAMES, slice(0, STATE), torch_copy, num_copies)
+
+
+def latents(num_samples, num_copies=1, scale=0.0, seed=0):
+    generator = torch.Generator().manual_seed(4)
+    raw = torch.randn(num_samples, LATENT, generator=generator, dtype=torch.float64)
+    latent = torch.nn.functional.normalize(raw, dim=-1)
+    ids = np.arange(num_samples)
+    copies = perturbed_copies(latent, ids, CopySettings(num_copies, scale), seed)
+    return copies.requires_grad_(True)
+
+
+def gradients(simulator, latent, kinds, target_steps=(3,), num_copies=1, cut=False, **options):
+    steps = resimulate(
+        simulator,
+        latent,
+        np.arange(len(latent)) // num_copies,
+        NUM_STEPS,
+        Choices(),
+        cut_environment_gradient=cut,
+    )
+    made = make_targets(kinds, [0, 1, 2], context(options.pop("projection", None), num_copies))
+    return attribute(steps, latent, made, target_steps, num_copies, **options)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("method", ["loop", "batched"])
+def test_value_gradients_equal_the_closed_form(linear, cut, method):
+    found = gradients(linear, latents(2), ["value"], cut=cut, method=method)
+    expected = linear.state_gradients(linear.w, t=3, cut=cut)
+    for step, (state, deter, image) in enumerate(expected):
+        for sample in range(2):
+            row = sample, 0, 0, step
+            torch.testing.assert_close(found.agent_state[row], state)
+            torch.testing.assert_close(found.env_deter[row], deter)
+            torch.testing.assert_close(found.images[row].flatten(), image)
+
+
+def test_rows_after_the_target_step_are_exactly_zero(linear):
+    found = gradients(linear, latents(2), ["value", "action"], target_steps=(1, 3))
+    for index, t in enumerate((1, 3)):
+        for name in ("images", "agent_state", "env_deter", "env_stoch"):
+            gradient = getattr(found, name)[:, :, index]
+            assert torch.count_nonzero(gradient[:, :, t + 1 :]) == 0
+    assert torch.count_nonzero(found.agent_state[:, :, 1, :4]) > 0
+
+
+def test_the_cut_changes_earlier_steps_only(linear):
+    passed, cut = (gradients(linear, latents(1), ["value"], cut=c) for c in (False, True))
+    for name in ("images", "agent_state", "env_deter"):
+        a, b = getattr(passed, name)[0, 0, 0], getattr(cut, name)[0, 0, 0]
+        torch.testing.assert_close(a[3], b[3], rtol=0, atol=0)
+    assert not torch.allclose(passed.agent_state[0, 0, 0, 2], cut.agent_state[0, 0, 0, 2])
+
+
+@pytest.mark.parametrize("method", ["loop", "batched"])
+def test_identical_copies_average_to_the_single_gradient(linear, method):
+    kinds = ["value", "action", "value_delta"]
+    single = gradients(linear, latents(3), kinds)
+    copied = gradients(linear, latents(3, 9), kinds, num_copies=9, method=method)
+    for name in ("images", "agent_state", "env_deter", "latent", "target_values"):
+        torch.testing.assert_close(getattr(copied, name), getattr(single, name))
+
+
+def test_direction_pulls_back_to_its_own_unit_vector(linear, projection):
+    found = gradients(linear, latents(2), ["hx_direction"], projection=projection)
+    for direction in range(STATE):
+        pulled = projection.pullback(found.agent_state[:, direction, 0, 3].numpy())
+        np.testing.assert_allclose(pulled, np.eye(STATE)[[direction] * 2], atol=1e-10)
+
+
+def test_value_delta_is_the_change_since_the_step_before(linear):
+    found = gradients(linear, latents(1), ["value", "value_delta"], target_steps=(0, 2, 3))
+    value, delta = found.agent_state[0, 0], found.agent_state[0, 1]
+    torch.testing.assert_close(delta[2], value[2] - value[1])
+    assert torch.isnan(found.target_values[0, 1, 0])
+    assert torch.count_nonzero(delta[0]) == 0
+    difference = found.target_values[0, 0, 2] - found.target_values[0, 0, 1]
+    torch.testing.assert_close(found.target_values[0, 1, 2], difference)
+
+
+def test_action_target_follows_the_clean_copys_action():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0], [0.0, 1.0], [5.0, 0.0]])
+    found = greedy_log_prob(logits, num_copies=2)
+    log_probs = logits.log_softmax(-1)
+    expected = torch.stack([log_probs[0, 0], log_probs[1, 0], log_probs[2, 1], log_probs[3, 1]])
+    torch.testing.assert_close(found, expected)
+
+
+def test_action_groups_go_by_name(linear, capsys):
+    found = gradients(linear, latents(1), ["leftwards", "jumping_up"])
+    steps = resimulate(linear, latents(1), np.arange(1), NUM_STEPS, Choices())
+    log_probs = steps.action_logits[3].log_softmax(-1)[0]
+    torch.testing.assert_close(found.target_values[0, 0, 0], log_probs[:2].mean().detach())
+    torch.testing.assert_close(found.target_values[0, 1, 0], log_probs[2].detach())
+    assert make_targets(["value", "jumping_right"], [], context())[0].name == "value"
+    assert "no action called upright" in capsys.readouterr().out
+
+
+def test_impossible_targets_are_refused(projection, capsys):
+    with pytest.raises(UserError, match="unknown target 'velocity'"):
+        make_targets(["velocity"], [], context())
+    with pytest.raises(UserError, match=r"hidden_analysis_precompute\.py"):
+        make_targets(["hx_direction"], [0], context())
+    with pytest.raises(UserError, match="no such target is possible"):
+        make_targets(["jumping_right"], [], context())
+    made = make_targets(["hx_direction"], range(16), context(projection))
+    assert [target.name for target in made] == [f"hx_direction_{d}" for d in range(STATE)]
+    assert "the projection has 3; using 3" in capsys.readouterr().out
+
+
+def test_copies_are_perturbed_by_sample_not_by_batch():
+    settings, ids = CopySettings(4, 1e-3), np.array([7, 2, 9])
+    latent = torch.nn.functional.normalize(torch.randn(3, 2000, dtype=torch.float64), dim=-1)
+    together = perturbed_copies(latent, ids, settings, seed=1).unflatten(0, (3, 4))
+    alone = perturbed_copies(latent[1:2], ids[1:2], settings, seed=1)
+    torch.testing.assert_close(together[1], alone, rtol=0, atol=0)
+    torch.testing.assert_close(together[:, 0], latent, rtol=0, atol=0)
+    torch.testing.assert_close(together.norm(dim=-1), torch.ones(3, 4, dtype=torch.float64))
+    unnormalised_norm = (1 + 2000 * 1e-6) ** 0.5
+    noise = together[:, 1:] * unnormalised_norm - latent[:, None]
+    assert noise.std() == pytest.approx(1e-3, rel=0.1)
