@@ -1,0 +1,275 @@
+"""What a dataset declares about itself, and the check of every rollout against it.
+
+`docs/data_format.md` describes the files; a change here is a change there, and a new
+`SCHEMA_VERSION`.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from environments.protocol import EnvironmentSpec
+from experiment.errors import UserError
+from rollouts.types import SIMULATED_STEP_FIELDS, EpisodeInfo, Rollout
+
+FORMAT_NAME = "dreamscope-rollouts"
+SCHEMA_VERSION = 1
+
+STRING = "string"
+"""The `dtype` of an episode column of UTF-8 strings of any length."""
+
+
+class SchemaError(ValueError):
+    """A rollout that does not fit its dataset; the message names the field."""
+
+
+@dataclass(frozen=True)
+class SimulatedDims:
+    """Sizes of what simulated rollouts add."""
+
+    deter_dim: int
+    num_categoricals: int
+    num_classes: int
+    latent_dim: int
+
+
+@dataclass(frozen=True)
+class FieldSpec:
+    """One array of a shard."""
+
+    name: str
+    dtype: str
+    """numpy's name of the element type, or `STRING`."""
+    row_shape: tuple[int, ...] = ()
+    """Shape of one row; the leading dimension counts decisions, or episodes."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, uncompressed; numeric fields only."""
+        return np.dtype(self.dtype).itemsize * int(np.prod(self.row_shape))
+
+    def to_python(self, value: Any) -> Any:
+        """A scalar of this field as Python's own `int`, `float`, `bool` or `str`."""
+        return str(value) if self.dtype == STRING else np.dtype(self.dtype).type(value).item()
+
+
+@dataclass(frozen=True)
+class DatasetMetadata:
+    """What holds for the whole dataset: the content of `dataset.json`."""
+
+    environment: EnvironmentSpec
+    agent_hash: str
+    agent_file: str
+    """Where the agent was when the dataset was made; a hint, not part of the identity."""
+    state_dim: int
+    hidden_slice: tuple[int, int]
+    """(start, stop) of the part of `agent_hidden` that analyses look at."""
+    num_actions: int
+    simulated: SimulatedDims | None = None
+    """None for rollouts of the real environment."""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def step_fields(self) -> tuple[FieldSpec, ...]:
+        """Arrays with one row per decision."""
+        fields = [
+            FieldSpec("obs", "uint8", self.environment.obs_shape),
+            FieldSpec("agent_hidden", "float32", (self.state_dim,)),
+            FieldSpec("action_logits", "float32", (self.num_actions,)),
+            FieldSpec("value", "float32"),
+            FieldSpec("action", "int32"),
+            FieldSpec("behaviour_log_prob", "float32"),
+            FieldSpec("reward", "float32"),
+            FieldSpec("done", "bool"),
+        ]
+        if self.simulated is not None:
+            fields += [
+                FieldSpec("env_deter", "float32", (self.simulated.deter_dim,)),
+                FieldSpec("env_stoch", "uint8", (self.simulated.num_categoricals,)),
+                FieldSpec("terminal_prob", "float32"),
+            ]
+        return tuple(fields)
+
+    @property
+    def episode_fields(self) -> tuple[FieldSpec, ...]:
+        """Columns of the episode table."""
+        fields = [
+            FieldSpec("episode_id", "int64"),
+            FieldSpec("offset", "int64"),
+            FieldSpec("length", "int64"),
+            FieldSpec("return", "float64"),
+            FieldSpec("agent_hash", STRING),
+            FieldSpec("agent_initial_state", "float32", (self.state_dim,)),
+            FieldSpec("level_seed", "int64"),
+            FieldSpec("level_complete", "bool"),
+            FieldSpec("truncated", "bool"),
+            FieldSpec("cut", "bool"),
+            FieldSpec("initialisation", STRING),
+            FieldSpec("source_episode_id", "int64"),
+            FieldSpec("source_row", "int64"),
+            FieldSpec("simulator_hash", STRING),
+            FieldSpec("interventions", STRING),
+            FieldSpec("twin_of", "int64"),
+        ]
+        if self.simulated is not None:
+            fields.append(FieldSpec("latent", "float32", (self.simulated.latent_dim,)))
+        return tuple(fields)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one decision, uncompressed."""
+        return sum(spec.row_bytes for spec in self.step_fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as `dataset.json` holds them."""
+        return {
+            "format": FORMAT_NAME,
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self),
+            "step_fields": [asdict(spec) for spec in self.step_fields],
+            "episode_fields": [asdict(spec) for spec in self.episode_fields],
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: Path | str) -> "DatasetMetadata":
+        """Inverse of `to_dict`, also after a round trip through JSON.
+
+        Raises:
+            UserError: `source` is no dataset description, or one of an unknown schema version.
+        """
+        if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
+            raise UserError(f"{source}: not the description of a rollout dataset")
+        if values.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(
+                f"{source}: schema version {values.get('schema_version')!r} is unknown, "
+                f"this program reads version {SCHEMA_VERSION}"
+            )
+        try:
+            return cls._from_known_version(values)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{source}: incomplete description of a dataset ({error})") from None
+
+    @classmethod
+    def _from_known_version(cls, values: dict[str, Any]) -> "DatasetMetadata":
+        start, stop = values["hidden_slice"]
+        simulated = values["simulated"]
+        return cls(
+            environment=EnvironmentSpec.from_dict(values["environment"]),
+            agent_hash=values["agent_hash"],
+            agent_file=values["agent_file"],
+            state_dim=values["state_dim"],
+            hidden_slice=(start, stop),
+            num_actions=values["num_actions"],
+            simulated=None if simulated is None else SimulatedDims(**simulated),
+            provenance=values["provenance"],
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every writer of the dataset must agree on: all but its history."""
+        values = json.loads(json.dumps(self.to_dict()))
+        del values["provenance"], values["agent_file"]
+        return values
+
+
+def find_difference(expected: Any, found: Any, key: str = "") -> str | None:
+    """Dotted key of the first difference between two nested plain values, None without one."""
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for name in sorted(expected.keys() | found.keys()):
+            inner = f"{key}.{name}" if key else name
+            difference = find_difference(expected.get(name), found.get(name), inner)
+            if difference is not None:
+                return difference
+        return None
+    return None if expected == found else key
+
+
+def check_rollout(rollout: Rollout, metadata: DatasetMetadata) -> None:
+    """Check every array of `rollout` against the schema.
+
+    Raises:
+        SchemaError: naming the first field of the wrong type, shape, length or content.
+    """
+    if rollout.is_simulated != (metadata.simulated is not None):
+        kind = "real" if metadata.simulated is None else "simulated"
+        raise SchemaError(
+            f"initialisation: {rollout.info.initialisation!r} in a dataset of {kind} rollouts"
+        )
+    num_rows = len(rollout)
+    if num_rows == 0:
+        raise SchemaError("obs: a rollout has at least one row")
+    for spec in metadata.step_fields:
+        _check_array(spec, getattr(rollout, spec.name), (num_rows, *spec.row_shape))
+    for name in () if rollout.is_simulated else SIMULATED_STEP_FIELDS:
+        if getattr(rollout, name) is not None:
+            raise SchemaError(f"{name}: given for a real rollout")
+    for spec in metadata.episode_fields:
+        if spec.row_shape:
+            _check_array(spec, getattr(rollout.info, spec.name), spec.row_shape)
+    _check_classes("action", rollout.action, metadata.num_actions)
+    if metadata.simulated is not None and rollout.env_stoch is not None:
+        _check_classes("env_stoch", rollout.env_stoch, metadata.simulated.num_classes)
+    _check_info(rollout.info, metadata)
+    if not rollout.is_simulated:
+        _check_end(rollout)
+
+
+def _check_array(spec: FieldSpec, array: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray):
+        raise SchemaError(f"{spec.name}: found {type(array).__name__}, expected a numpy array")
+    if array.dtype != np.dtype(spec.dtype):
+        raise SchemaError(f"{spec.name}: found dtype {array.dtype}, expected {spec.dtype}")
+    if array.shape != shape:
+        raise SchemaError(f"{spec.name}: found shape {array.shape}, expected {shape}")
+
+
+def _check_classes(name: str, indices: NDArray[np.integer], num_classes: int) -> None:
+    if indices.size and not 0 <= indices.min() <= indices.max() < num_classes:
+        raise SchemaError(
+            f"{name}: found values from {indices.min()} to {indices.max()}, "
+            f"expected 0 to {num_classes - 1}"
+        )
+
+
+def _check_info(info: EpisodeInfo, metadata: DatasetMetadata) -> None:
+    if info.episode_id < 0:
+        raise SchemaError(f"episode_id: found {info.episode_id}, expected a number from 0 on")
+    if info.agent_hash != metadata.agent_hash:
+        raise SchemaError(
+            f"agent_hash: found {info.agent_hash!r}, the dataset is of {metadata.agent_hash!r}"
+        )
+
+
+def _check_end(rollout: Rollout) -> None:
+    """A real episode ends once, at its last row, unless the recorder cut it."""
+    if rollout.done[:-1].any():
+        raise SchemaError("done: true before the last row of a real episode")
+    if rollout.done[-1] == rollout.info.cut:
+        raise SchemaError("cut: a real episode either ends with `done` or is cut")
+    if rollout.info.truncated and rollout.info.cut:
+        raise SchemaError("truncated: an episode that was cut had not been ended by time limit")
+
+
+class ContentHash:
+    """SHA-256 of a table, column by column, so that rows may arrive in pieces of any size."""
+
+    def __init__(self, fields: tuple[FieldSpec, ...]):
+        self._digests = {spec.name: hashlib.sha256() for spec in fields}
+
+    def update(self, name: str, rows: NDArray[Any] | list[str]) -> None:
+        """Add rows to the column `name`."""
+        if isinstance(rows, list):
+            self._digests[name].update(b"".join(text.encode() + b"\0" for text in rows))
+        else:
+            little_endian = rows.astype(rows.dtype.newbyteorder("<"), copy=False)
+            self._digests[name].update(np.ascontiguousarray(little_endian).data)
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits: the hash of the lines `name digest`, in field order."""
+        lines = "".join(f"{name} {d.hexdigest()}\n" for name, d in self._digests.items())
+        return hashlib.sha256(lines.encode()).hexdigest()
