@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from agents.checkpoint import LoadedAgent, load_agent
+from environments.factory import environment_name
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
 from experiment.errors import UserError, run_entry_point
@@ -14,7 +15,6 @@ from experiment.files import require_writable_folder
 from experiment.report import stage_report
 from generative.checkpoint import load_simulator, newest_simulator
 from generative.sample_starts import InformedStarts, RandomStarts
-from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
 from projections.hidden import DirectionType
 from projections.interventions import DirectionSwap, SwapOn, make_direction_swap
@@ -36,8 +36,9 @@ class SwapConfig:
     principal components (pca), or a single hidden unit (unit)."""
     swap_on: SwapOn = "updates"
     """Redirect what each step adds to the state (updates), or the state itself (states)."""
-    projection: Path = Path("analysis/hx_analysis_precomp/projection")
-    """Fitted projection that defines the directions, made by hidden_analysis_precompute.py."""
+    projection: Path | None = None
+    """Fitted projection that defines the directions, made by hidden_analysis_precompute.py; by
+    default analysis/hx_analysis_precomp/projection, or projection_nmf for --direction_type nmf."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,10 @@ def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
     agent = load_agent(config.agent_file or _recorded_agent(config, dataset), device)
     model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
     simulator = load_simulator(model_file, agent, device)
-    if config.env_name not in (None, simulator.environment.name):
+    imitated = environment_name(simulator.environment)
+    if config.env_name not in (None, imitated):
         raise UserError(
-            f"--env_name {config.env_name}: the simulator {model_file} imitates "
-            f"{simulator.environment.name}"
+            f"--env_name {config.env_name}: the simulator {model_file} imitates {imitated}"
         )
     seed = config.sampling.seed
     source = RandomStarts(seed) if dataset is None else InformedStarts(dataset, simulator, seed)
@@ -141,8 +142,9 @@ def make_swap(config: SwapConfig, agent: LoadedAgent, device: str) -> DirectionS
     """The intervention that the flags ask for; None when they ask for none."""
     if not config.swap_directions_from and not config.swap_directions_to:
         return None
+    name = "projection_nmf" if config.direction_type == "nmf" else "projection"
     return make_direction_swap(
-        config.projection,
+        config.projection or Path("analysis/hx_analysis_precomp") / name,
         config.swap_directions_from,
         config.swap_directions_to,
         agent.policy.hidden_slice,
@@ -173,7 +175,6 @@ def main() -> None:
     with stage_report("record_gen_samples", config.report) as report:
         for destination, recording in recordings.items():
             summary = record_samples(recording, destination)
-            write_sample_videos(destination, config.num_videos)
             report.outputs.append(str(destination))
             metrics = asdict(summary)
             report.metrics.update(metrics if destination == folder else {"twin": metrics})

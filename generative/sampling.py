@@ -6,6 +6,7 @@ begins with the smaller one, a killed one goes on with the samples that it lacks
 intervened recording shares start and noise with its unmodified twin.
 """
 
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -255,9 +256,13 @@ def _check_counts(plan: SamplingPlan) -> None:
 
 def _write_samples(plan: SamplingPlan, folder: Path, sample_ids: NDArray[np.int64]) -> None:
     batch_size = plan.config.batch_size
+    # Without a terminal each update is a line in a log: a few are enough.
+    interval = 0.5 if sys.stderr.isatty() else 30.0
     with (
         RolloutWriter(folder, _dataset_metadata(plan)) as writer,
-        tqdm(total=len(sample_ids), desc=folder.name, unit="sample", mininterval=1.0) as progress,
+        tqdm(
+            total=len(sample_ids), desc=folder.name, unit="sample", mininterval=interval
+        ) as progress,
     ):
         for start in range(0, len(sample_ids), batch_size):
             batch = sample_ids[start : start + batch_size]
@@ -347,6 +352,6 @@ def _summarise(
         earlier_samples=earlier_samples,
         frames_per_second=frames_per_second,
         share_of_steps_outside_unit_box=rows_outside / dataset.num_rows,
-        mean_predicted_return=float(dataset.episodes["return"].mean()),
-        share_ended=float(1.0 - dataset.episodes["cut"].mean()),
+        mean_predicted_return=float(dataset.episodes["return"].to_numpy().mean()),
+        share_ended=float(1.0 - dataset.episodes["cut"].to_numpy().mean()),
     )
