@@ -17,7 +17,11 @@ from which a killed training goes on (--run_dir or --resume)."""
 def main() -> None:
     """Parse the command line, train, report."""
     config = parse_command_line(
-        SimulatorTrainingConfig, DESCRIPTION, "interpreting_params_name", "simulator.yml"
+        SimulatorTrainingConfig,
+        DESCRIPTION,
+        "interpreting_params_name",
+        "simulator.yml",
+        "training",
     )
     with stage_report("train_simulator", config.report) as report:
         train_simulator(config, report)
