@@ -12,6 +12,7 @@ from fastapi import Path as PathParameter
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from panel.analysis_source import AnalysisSource
 from panel.binary import MEDIA_TYPE, encode_arrays
@@ -35,10 +36,11 @@ def make_application(
     Args:
         catalogue: what to serve.
         allowed_hosts: names accepted in the `Host` header besides those of loopback.
-        root_path: prefix under which a proxy serves the panel.
+        root_path: prefix under which a proxy serves the panel; proxies may leave it in the
+            address that they pass on, or not.
     """
     # The interactive documentation would fetch its scripts from outside.
-    application = FastAPI(title="Dreamscope", docs_url=None, redoc_url=None, root_path=root_path)
+    application = FastAPI(title="Dreamscope", docs_url=None, redoc_url=None)
     application.add_exception_handler(UnknownItemError, _answer_unknown)
     application.add_exception_handler(DamagedItemError, _answer_damaged)
     _add_page(application)
@@ -46,7 +48,17 @@ def make_application(
     _add_rollouts(application, catalogue)
     _add_results(application, catalogue)
     compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=1)
-    return ReadOnlyGuard(compressed, allowed_hosts)
+    return ReadOnlyGuard(_without_prefix(compressed, root_path.rstrip("/")), allowed_hosts)
+
+
+def _without_prefix(application: ASGIApp, prefix: str) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if prefix and path.startswith(f"{prefix}/"):
+            scope = {**scope, "path": path[len(prefix) :]}
+        await application(scope, receive, send)
+
+    return answer
 
 
 def _add_page(application: FastAPI) -> None:

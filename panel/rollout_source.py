@@ -1,5 +1,6 @@
 """One rollout dataset as the page sees it: a description, an episode table, steps and frames."""
 
+import math
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from experiment.errors import UserError
 from rollouts.store import RolloutDataset
 
 MAX_FRAMES_PER_REQUEST = 512
+MAX_FRAME_BYTES_PER_REQUEST = 64 * 2**20
 STEP_FIELDS_SHOWN = (
     "value",
     "reward",
@@ -95,8 +97,10 @@ class RolloutSource:
         stop = min(stop, length)
         if not 0 <= start < stop:
             raise UnknownItemError(f"episode {index} has rows 0 to {length - 1}, not {start}")
-        if stop - start > MAX_FRAMES_PER_REQUEST:
-            raise UnknownItemError(f"at most {MAX_FRAMES_PER_REQUEST} frames a request")
+        frame_bytes = math.prod(self._dataset.metadata.environment.obs_shape)
+        limit = min(MAX_FRAMES_PER_REQUEST, max(1, MAX_FRAME_BYTES_PER_REQUEST // frame_bytes))
+        if stop - start > limit:
+            raise UnknownItemError(f"at most {limit} frames a request")
         return self._read("obs", offset + start, offset + stop)
 
     def _rows(self, index: int) -> tuple[int, int]:

@@ -53,41 +53,45 @@ export function decodeArrays(buffer) {
   return arrays;
 }
 
+const MAX_CHUNK_FRAMES = 256;
+const MAX_CHUNK_BYTES = 8 * 2 ** 20;
+
 /** Frames of one episode, fetched in chunks when they are first looked at. */
 export class FrameStore {
-  static CHUNK = 256;
-
-  constructor(path, length) {
+  /** `frameShape` is [height, width, channels]; larger frames come in smaller chunks. */
+  constructor(path, length, frameShape) {
     this.path = path;
     this.length = length;
+    const frameBytes = frameShape.reduce((product, extent) => product * extent, 1);
+    this.chunk = Math.max(1, Math.min(MAX_CHUNK_FRAMES, Math.floor(MAX_CHUNK_BYTES / frameBytes)));
     this.chunks = new Map();
   }
 
   /** `{data, height, width, channels}` of one step, or null while it is on its way. */
   peek(step) {
-    const chunk = this.chunks.get(Math.floor(step / FrameStore.CHUNK));
+    const chunk = this.chunks.get(Math.floor(step / this.chunk));
     if (!chunk || !chunk.frames) return null;
     const [, height, width, channels] = chunk.frames.shape;
     const size = height * width * channels;
-    const offset = (step % FrameStore.CHUNK) * size;
+    const offset = (step % this.chunk) * size;
     return { data: chunk.frames.data.subarray(offset, offset + size), height, width, channels };
   }
 
   /** Waits for the chunk with `step`; the next one is fetched ahead. */
   async load(step) {
-    const index = Math.floor(step / FrameStore.CHUNK);
+    const index = Math.floor(step / this.chunk);
     const wanted = this.#fetchChunk(index);
     await wanted;
-    if (step % FrameStore.CHUNK > FrameStore.CHUNK / 2) this.#fetchChunk(index + 1)?.catch(() => {});
+    if (step % this.chunk > this.chunk / 2) this.#fetchChunk(index + 1)?.catch(() => {});
     return this.peek(step);
   }
 
   #fetchChunk(index) {
-    const start = index * FrameStore.CHUNK;
+    const start = index * this.chunk;
     if (start >= this.length) return null;
     if (!this.chunks.has(index)) {
       const chunk = { frames: null, promise: null };
-      const stop = Math.min(start + FrameStore.CHUNK, this.length);
+      const stop = Math.min(start + this.chunk, this.length);
       chunk.promise = fetchArrays(`${this.path}?start=${start}&stop=${stop}`).then(
         (arrays) => { chunk.frames = arrays.frames; },
         (error) => { this.chunks.delete(index); throw error; },

@@ -4,7 +4,8 @@ import { FrameStore, RequestError } from "./api.js";
 import { describeRollout } from "./rollout_list.js";
 import { drawGlyph, steadyNumber } from "./words.js";
 
-const LIKELY_ACTIONS = 5;
+const LIKELY_ACTION_HEIGHT = 22;
+const READOUT_HEAD_HEIGHT = 165;
 const READOUT_WIDTH = 220;
 const SCREEN_SHARE = 0.44;
 const element = (id) => document.getElementById(id);
@@ -21,6 +22,7 @@ export class Player {
     this.step = 0;
     this.playing = false;
     this.overlay = null;
+    this.shownActions = 4;
     this.#connect();
     new ResizeObserver(() => this.#fit()).observe(document.querySelector(".stage"));
     window.addEventListener("resize", () => this.#fit());
@@ -28,13 +30,15 @@ export class Player {
 
   /** Shows another rollout; `steps` holds its per-step arrays, `path` the address of its episode. */
   open(entry, steps, path) {
-    this.sample = { entry, steps, frames: new FrameStore(`${path}/frames`, entry.length) };
-    const [height, width] = entry.dataset.obs_shape;
+    const shape = entry.dataset.obs_shape;
+    this.sample = { entry, steps, frames: new FrameStore(`${path}/frames`, entry.length, shape) };
+    const [height, width] = shape;
     for (const canvas of [this.canvas, this.overlayCanvas]) {
       canvas.width = width;
       canvas.height = height;
     }
     this.overlay = null;
+    this.step = 0;
     this.scrubber.max = entry.length - 1;
     element("sample-title").textContent = describeRollout(entry);
     element("done-term").textContent = steps.terminal_prob ? "P(end)" : "Done";
@@ -172,7 +176,7 @@ export class Player {
   #showLikelyActions(probabilities, action, names) {
     const order = [...probabilities.keys()]
       .sort((a, b) => probabilities[b] - probabilities[a])
-      .slice(0, LIKELY_ACTIONS);
+      .slice(0, this.shownActions);
     const list = element("likely-actions");
     while (list.children.length < order.length) list.append(likelyRow());
     while (list.children.length > order.length) list.lastChild.remove();
@@ -199,6 +203,9 @@ export class Player {
       canvas.style.width = `${width * scale}px`;
       canvas.style.height = `${height * scale}px`;
     }
+    const left = Math.max(height * scale, 256) - READOUT_HEAD_HEIGHT;
+    this.shownActions = Math.max(3, Math.floor(left / LIKELY_ACTION_HEIGHT));
+    if (this.sample) this.#showFigures();
   }
 
   #fail(sample, error) {

@@ -5,6 +5,7 @@ import { fetchArrays } from "./api.js";
 import {
   categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
 } from "./colours.js";
+import { plotly } from "./plotting.js";
 import { nearestPoint, paintPoints, pointStyle, rgb } from "./point_layer.js";
 import { number, plural } from "./words.js";
 
@@ -107,6 +108,7 @@ export class Scatter {
   /** Draws everything anew, for instance in another theme or size. */
   async redraw() {
     if (!this.request) return;
+    const Plotly = await plotly;
     const isFirst = !this.plot.isConnected;
     if (isFirst) this.box.replaceChildren(this.canvas, this.pathCanvas, this.plot, this.marker);
     // Plotly wants a trace; this one is never seen.

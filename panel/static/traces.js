@@ -1,6 +1,7 @@
 // Value, reward and action over an episode, with a cursor in step with the player.
 
 import { colourScale, themeColours } from "./colours.js";
+import { plotly } from "./plotting.js";
 import { actionSign } from "./words.js";
 
 const MARGIN = { l: 78, r: 16, t: 18, b: 34 };
@@ -35,6 +36,7 @@ export class Traces {
   /** Draws anew, for instance in another theme. */
   async redraw() {
     if (!this.sample) return;
+    const Plotly = await plotly;
     const colours = themeColours();
     await Plotly.react(this.plot, this.#data(colours), this.#layout(colours), {
       displayModeBar: false,
