@@ -3,8 +3,6 @@
 `docs/data_format.md` is the normative description. Nothing else in the project opens these files.
 """
 
-import contextlib
-import errno
 import json
 import os
 import re
@@ -14,25 +12,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import h5py
-import hdf5plugin
 import numpy as np
 import pandas as pd
-from h5py import h5d, h5s
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiment.errors import UserError
 from experiment.files import hash_bytes, read_json, require_writable_folder
-from rollouts.schema import (
-    FORMAT_NAME,
-    SCHEMA_VERSION,
-    STRING,
-    ContentHash,
-    DatasetMetadata,
-    FieldSpec,
-    check_rollout,
-    find_difference,
+from rollouts.schema import DatasetMetadata, FieldSpec, check_rollout, find_difference
+from rollouts.shards import (
+    ShardBuilder,
+    ShardReader,
+    find_damage,
+    list_shards,
+    open_shard,
+    read_count,
+    read_table,
+    remove_stale_partials,
+    storage_error,
+    stored_array,
+    write_shard,
+    write_synced,
 )
 from rollouts.types import EpisodeInfo, Rollout
 
@@ -41,13 +41,7 @@ DEFAULT_SHARD_BYTES = 2**28
 """A shard is sealed once its uncompressed arrays exceed this; a killed writer loses at most as
 much, and a writer's memory is bounded by it."""
 
-FRAMES_PER_CHUNK = 16
-_CHUNK_BYTES = 2**15
 _MAX_OPEN_SHARDS = 128
-_VERIFY_ROWS = 4096
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHARD_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5")
-_PARTIAL_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5\.partial")
 
 
 class RolloutWriter:
@@ -79,9 +73,9 @@ class RolloutWriter:
         self.writer = writer
         self.shard_bytes = shard_bytes
         _create_or_check_metadata(self.folder / METADATA_FILE, metadata)
-        _remove_stale_partials(self.folder, writer)
+        remove_stale_partials(self.folder, writer)
         self._episode_ids = _sealed_episode_ids(self.folder)
-        self._shard: _OpenShard | None = None
+        self._shard: ShardBuilder | None = None
 
     @property
     def episode_ids(self) -> frozenset[int]:
@@ -103,7 +97,7 @@ class RolloutWriter:
         if episode_id in self._episode_ids:
             raise UserError(f"{self.folder}: episode_id {episode_id} exists already")
         if self._shard is None:
-            self._shard = _OpenShard(self.metadata)
+            self._shard = ShardBuilder(self.metadata)
         self._shard.append(rollout)
         self._episode_ids.add(episode_id)
         if self._shard.num_rows * self.metadata.row_bytes >= self.shard_bytes:
@@ -115,7 +109,7 @@ class RolloutWriter:
             return
         image = self._shard.finish()
         self._shard = None
-        _write_shard(self.folder, self.writer, image)
+        write_shard(self.folder, self.writer, image)
 
     def discard(self) -> None:
         """Drop the open shard."""
@@ -138,109 +132,11 @@ class RolloutWriter:
             self.discard()
 
 
-class _OpenShard:
-    """A shard under construction, compressed in memory.
-
-    HDF5 cannot close a file on a full disk and brings the process down in the attempt, so it
-    never writes to the disk itself: a finished shard is one buffer of bytes.
-    """
-
-    def __init__(self, metadata: DatasetMetadata):
-        self.num_rows = 0
-        self._metadata = metadata
-        self._hash = ContentHash(metadata.step_fields + metadata.episode_fields)
-        self._columns: dict[str, list[Any]] = {f.name: [] for f in metadata.episode_fields}
-        self._file = h5py.File(
-            "shard", "w", driver="core", backing_store=False, block_size=2**22, libver="v110"
-        )
-        for spec in metadata.step_fields:
-            _create_step_field(self._file, spec)
-
-    def append(self, rollout: Rollout) -> None:
-        """Add one episode, checked already."""
-        start, stop = self.num_rows, self.num_rows + len(rollout)
-        for spec in self._metadata.step_fields:
-            rows = getattr(rollout, spec.name)
-            dataset = self._file["steps"][spec.name]
-            dataset.resize(stop, axis=0)
-            dataset[start:stop] = rows
-            self._hash.update(spec.name, rows)
-        for name, value in _episode_row(rollout, offset=start).items():
-            if name in self._columns:
-                self._columns[name].append(value)
-        self.num_rows = stop
-
-    def finish(self) -> bytes:
-        """Write the episode table and return the shard as the bytes of an HDF5 file."""
-        table = self._file.create_group("episodes")
-        for spec in self._metadata.episode_fields:
-            _write_column(table, spec, self._columns[spec.name], self._hash)
-        self._file.attrs["format"] = FORMAT_NAME
-        self._file.attrs["schema_version"] = SCHEMA_VERSION
-        self._file.attrs["num_rows"] = self.num_rows
-        self._file.attrs["num_episodes"] = len(self._columns["episode_id"])
-        self._file.attrs["content_hash"] = self._hash.hexdigest()
-        self._file.flush()
-        image = self._file.id.get_file_image()
-        self.close()
-        return image
-
-    def close(self) -> None:
-        """Free the memory."""
-        self._file.close()
-
-
-def _create_step_field(file: h5py.File, spec: FieldSpec) -> None:
-    rows_per_chunk = max(FRAMES_PER_CHUNK, _CHUNK_BYTES // max(1, spec.row_bytes))
-    file.create_dataset(
-        f"steps/{spec.name}",
-        shape=(0, *spec.row_shape),
-        maxshape=(None, *spec.row_shape),
-        chunks=(rows_per_chunk, *spec.row_shape),
-        dtype=_stored_dtype(spec),
-        **_compression(spec),
-    )
-
-
-def _write_column(
-    table: h5py.Group, spec: FieldSpec, values: list[Any], content_hash: ContentHash
-) -> None:
-    if spec.dtype == STRING:
-        content_hash.update(spec.name, values)
-        table.create_dataset(spec.name, data=values, dtype=h5py.string_dtype())
-        return
-    column = np.asarray(values, dtype=spec.dtype).reshape(len(values), *spec.row_shape)
-    content_hash.update(spec.name, column)
-    table.create_dataset(spec.name, data=column, chunks=True, **_compression(spec))
-
-
-def _stored_dtype(spec: FieldSpec) -> DTypeLike:
-    return np.dtype(spec.dtype).newbyteorder("<")
-
-
-def _compression(spec: FieldSpec) -> Any:
-    # Shuffling groups the bytes of equal weight: it helps numbers, and hurts runs of pixels.
-    shuffle = hdf5plugin.Blosc.NOSHUFFLE if spec.dtype == "uint8" else hdf5plugin.Blosc.SHUFFLE
-    return hdf5plugin.Blosc(cname="lz4hc", clevel=3, shuffle=shuffle)
-
-
-def _episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
-    """One row of the episode table, by column."""
-    info = {name: getattr(rollout.info, name) for name in EpisodeInfo.__dataclass_fields__}
-    return {
-        **info,
-        "offset": offset,
-        "length": len(rollout),
-        "return": float(rollout.reward.sum(dtype=np.float64)),
-        "interventions": json.dumps(rollout.info.interventions),
-    }
-
-
 def _create_or_check_metadata(path: Path, metadata: DatasetMetadata) -> None:
     """Create `dataset.json` whole and exclusively; where it exists, compare it instead."""
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     try:
-        _write_synced(temporary, (json.dumps(metadata.to_dict(), indent=2) + "\n").encode())
+        write_synced(temporary, (json.dumps(metadata.to_dict(), indent=2) + "\n").encode())
         # A link appears whole, and unlike a rename it never replaces another writer's file.
         os.link(temporary, path)
     except FileExistsError:
@@ -253,7 +149,7 @@ def _create_or_check_metadata(path: Path, metadata: DatasetMetadata) -> None:
                 f"{_look_up(metadata.identity, difference)!r}"
             ) from None
     except OSError as error:
-        raise _storage_error(error, path) from error
+        raise storage_error(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -262,52 +158,6 @@ def _look_up(values: Any, dotted_key: str) -> Any:
     for name in dotted_key.split("."):
         values = values.get(name) if isinstance(values, dict) else None
     return values
-
-
-def _remove_stale_partials(folder: Path, writer: str) -> None:
-    """Remove what an earlier, killed writer of the same name left half-written."""
-    for path in folder.iterdir():
-        match = _PARTIAL_NAME.fullmatch(path.name)
-        if match and match["writer"] == writer:
-            path.unlink()
-
-
-def _write_shard(folder: Path, writer: str, image: bytes) -> None:
-    names = (_SHARD_NAME.fullmatch(path.name) for path in folder.iterdir())
-    taken = [int(name["number"]) for name in names if name and name["writer"] == writer]
-    path = folder / f"shard-{writer}-{max(taken, default=-1) + 1:05d}.h5"
-    partial = path.with_name(path.name + ".partial")
-    try:
-        _write_synced(partial, image)
-        os.rename(partial, path)
-        _sync_folder(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise _storage_error(error, path) from error
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(content)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _storage_error(error: OSError, path: Path) -> Exception:
-    if error.errno in _DISK_FULL:
-        return UserError(
-            f"disk full while writing {path} ({error.strerror}); the sealed shards are intact"
-        )
-    return error
 
 
 def read_metadata(folder: Path | str) -> DatasetMetadata:
@@ -322,54 +172,12 @@ def read_metadata(folder: Path | str) -> DatasetMetadata:
     return DatasetMetadata.from_dict(read_json(path), path)
 
 
-def list_shards(folder: Path | str) -> list[Path]:
-    """Sealed shards, ordered by writer and number (`2` before `10`)."""
-    found = ((_SHARD_NAME.fullmatch(path.name), path) for path in Path(folder).iterdir())
-    keyed = [((len(m["writer"]), m["writer"], int(m["number"])), p) for m, p in found if m]
-    return [path for _, path in sorted(keyed)]
-
-
 def _sealed_episode_ids(folder: Path) -> set[int]:
     ids: set[int] = set()
     for path in list_shards(folder):
-        with _open_shard(path) as file:
-            ids.update(file["episodes/episode_id"][:].tolist())
+        with open_shard(path) as file:
+            ids.update(stored_array(file, "episodes/episode_id")[:].tolist())
     return ids
-
-
-def _open_shard(path: Path) -> h5py.File:
-    """Open a sealed shard for reading, without the file locks that network disks lack."""
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise UserError(f"{path}: not a readable shard ({error})") from None
-    version = file.attrs.get("schema_version")
-    if file.attrs.get("format") != FORMAT_NAME or version != SCHEMA_VERSION:
-        file.close()
-        raise UserError(
-            f"{path}: schema version {version} is unknown, this program reads {SCHEMA_VERSION}"
-        )
-    return file
-
-
-class _ShardReader:
-    """One open shard."""
-
-    def __init__(self, path: Path):
-        self.file = _open_shard(path)
-        self._step_ids: dict[str, h5d.DatasetID] = {}
-
-    def read_steps(self, name: str, start: int, out: NDArray[Any]) -> None:
-        """Fill the contiguous `out` with rows of a step field, from row `start` of the shard on.
-
-        HDF5's low-level interface: h5py's indexing would take as long as the reading itself.
-        """
-        dataset = self._step_ids.get(name)
-        if dataset is None:
-            dataset = self._step_ids[name] = self.file[f"steps/{name}"].id
-        selected = dataset.get_space()
-        selected.select_hyperslab((start, *(0,) * (out.ndim - 1)), out.shape)
-        dataset.read(h5s.create_simple(out.shape), selected, out)
 
 
 class _ShardHandles:
@@ -380,18 +188,18 @@ class _ShardHandles:
 
     def __init__(self, paths: list[Path]):
         self.paths = paths
-        self._open: OrderedDict[int, _ShardReader] = OrderedDict()
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
         self._process_id = os.getpid()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_ShardHandles, (self.paths,))
 
-    def __getitem__(self, shard: int) -> _ShardReader:
+    def __getitem__(self, shard: int) -> ShardReader:
         if os.getpid() != self._process_id:
             self._open, self._process_id = OrderedDict(), os.getpid()
         reader = self._open.get(shard)
         if reader is None:
-            reader = self._open[shard] = _ShardReader(self.paths[shard])
+            reader = self._open[shard] = ShardReader(self.paths[shard])
             # Dropped, not closed: another thread may be reading from it.
             while len(self._open) > _MAX_OPEN_SHARDS:
                 self._open.popitem(last=False)
@@ -421,9 +229,10 @@ class RolloutDataset:
         self._fields = {spec.name: spec for spec in self.metadata.step_fields}
         self._episode_fields = {spec.name: spec for spec in self.metadata.episode_fields}
         files = [self._handles[shard].file for shard in range(len(paths))]
-        tables = [_read_table(file, shard) for shard, file in enumerate(files)]
+        fields = self.metadata.episode_fields
+        tables = [read_table(file, fields).assign(shard=i) for i, file in enumerate(files)]
         self._content_hashes = [str(file.attrs["content_hash"]) for file in files]
-        num_rows = [int(file.attrs["num_rows"]) for file in files]
+        num_rows = [read_count(file, "num_rows") for file in files]
         self._shard_starts = np.concatenate([[0], np.cumsum(num_rows, dtype=np.int64)])
         self.episodes = pd.concat(tables, ignore_index=True)
         """One row per episode: the scalar columns of the episode table, with `offset` counting
@@ -505,8 +314,8 @@ class RolloutDataset:
             return self.episodes[name].to_numpy()
         if name not in self._episode_fields:
             raise UserError(f"{self.folder}: no episode field {name!r}")
-        shards = range(len(self._handles.paths))
-        return np.concatenate([self._handles[i].file[f"episodes/{name}"][:] for i in shards])
+        files = (self._handles[shard].file for shard in range(len(self._handles.paths)))
+        return np.concatenate([stored_array(file, f"episodes/{name}")[:] for file in files])
 
     def read_episode(self, index: int) -> Rollout:
         """The episode of that index, as it was written."""
@@ -514,22 +323,23 @@ class RolloutDataset:
             raise UserError(
                 f"{self.folder}: no episode {index}, the dataset has {self.num_episodes}"
             )
-        row = self.episodes.iloc[index]
-        start, stop = int(row["offset"]), int(row["offset"] + row["length"])
+        start = int(self.episodes["offset"].to_numpy()[index])
+        stop = start + int(self.episodes["length"].to_numpy()[index])
         steps = {name: self.read_field(name, start, stop) for name in self._fields}
-        return Rollout(**steps, info=self._episode_info(index, row))
+        return Rollout(**steps, info=self._episode_info(index))
 
-    def _episode_info(self, index: int, row: pd.Series) -> EpisodeInfo:
-        shard = int(row["shard"])
-        index_in_shard = index - int(np.searchsorted(self.episodes["shard"], shard))
-        table = self._handles[shard].file["episodes"]
+    def _episode_info(self, index: int) -> EpisodeInfo:
+        shards = self.episodes["shard"].to_numpy()
+        shard = int(shards[index])
+        index_in_shard = index - int(np.searchsorted(shards, shard))
+        file = self._handles[shard].file
         arrays = {
-            name: table[name][index_in_shard]
+            name: stored_array(file, f"episodes/{name}")[index_in_shard]
             for name, spec in self._episode_fields.items()
             if spec.row_shape
         }
         scalars = {
-            spec.name: spec.to_python(row[spec.name])
+            spec.name: spec.to_python(self.episodes[spec.name].to_numpy()[index])
             for spec in self._episode_fields.values()
             if spec.name in EpisodeInfo.__dataclass_fields__ and not spec.row_shape
         }
@@ -543,17 +353,6 @@ class RolloutDataset:
         return self._fields[name]
 
 
-def _read_table(file: h5py.File, shard: int) -> pd.DataFrame:
-    """The scalar columns of one shard's episode table."""
-    columns: dict[str, Any] = {}
-    for name, column in file["episodes"].items():
-        if h5py.check_string_dtype(column.dtype):
-            columns[name] = pd.Series(column.asstr()[:], dtype=object)
-        elif column.ndim == 1:
-            columns[name] = column[:]
-    return pd.DataFrame(columns).assign(shard=shard)
-
-
 def verify_dataset(folder: Path | str) -> list[str]:
     """Read every sealed shard whole and compare it with the hash taken when it was sealed.
 
@@ -564,30 +363,10 @@ def verify_dataset(folder: Path | str) -> list[str]:
     problems = []
     for path in tqdm(list_shards(folder), desc="verify", unit="shard", disable=None):
         try:
-            with _open_shard(path) as file:
-                problem = _find_damage(file, metadata)
+            with open_shard(path) as file:
+                problem = find_damage(file, metadata)
         except (UserError, OSError, KeyError) as error:
             problem = str(error)
         if problem is not None:
             problems.append(f"{path.name}: {problem}")
     return problems
-
-
-def _find_damage(file: h5py.File, metadata: DatasetMetadata) -> str | None:
-    content_hash = ContentHash(metadata.step_fields + metadata.episode_fields)
-    num_rows, num_episodes = int(file.attrs["num_rows"]), int(file.attrs["num_episodes"])
-    for spec in metadata.step_fields:
-        dataset = file["steps"][spec.name]
-        if dataset.shape != (num_rows, *spec.row_shape):
-            return f"{spec.name} has shape {dataset.shape}, expected {num_rows} rows"
-        for start in range(0, num_rows, _VERIFY_ROWS):
-            content_hash.update(spec.name, dataset[start : start + _VERIFY_ROWS])
-    for spec in metadata.episode_fields:
-        column = file["episodes"][spec.name]
-        if len(column) != num_episodes:
-            return f"{spec.name} has {len(column)} rows, expected {num_episodes}"
-        is_text = spec.dtype == STRING
-        content_hash.update(spec.name, list(column.asstr()[:]) if is_text else column[:])
-    if content_hash.hexdigest() != file.attrs["content_hash"]:
-        return "the content differs from the hash taken when it was sealed"
-    return None

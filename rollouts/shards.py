@@ -1,0 +1,275 @@
+"""One shard: an HDF5 file that is built in memory, sealed under its name, and then only read."""
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pandas as pd
+from h5py import h5s
+from numpy.typing import NDArray
+
+from experiment.errors import UserError
+from rollouts.schema import (
+    FORMAT_NAME,
+    SCHEMA_VERSION,
+    STRING,
+    ContentHash,
+    DatasetMetadata,
+    FieldSpec,
+)
+from rollouts.types import EpisodeInfo, Rollout
+
+FRAMES_PER_CHUNK = 16
+_MIN_CHUNK_BYTES = 2**15
+_MAX_CHUNK_BYTES = 2**20
+"""What HDF5's chunk cache surely holds: an open chunk beyond it is compressed at every append."""
+
+_VERIFY_ROWS = 4096
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_SHARD_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5")
+_PARTIAL_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5\.partial")
+
+
+class ShardBuilder:
+    """A shard under construction, compressed in memory.
+
+    HDF5 cannot close a file on a full disk and brings the process down in the attempt, so it
+    never writes to the disk itself: a finished shard is one buffer of bytes.
+    """
+
+    def __init__(self, metadata: DatasetMetadata):
+        self.num_rows = 0
+        self._metadata = metadata
+        self._hash = ContentHash(metadata.step_fields + metadata.episode_fields)
+        self._columns: dict[str, list[Any]] = {f.name: [] for f in metadata.episode_fields}
+        self._file = h5py.File(
+            "shard", "w", driver="core", backing_store=False, block_size=2**22, libver="v110"
+        )
+        for spec in metadata.step_fields:
+            _create_step_field(self._file, spec)
+
+    def append(self, rollout: Rollout) -> None:
+        """Add one episode, checked already."""
+        start, stop = self.num_rows, self.num_rows + len(rollout)
+        for spec in self._metadata.step_fields:
+            rows = getattr(rollout, spec.name)
+            dataset = stored_array(self._file, f"steps/{spec.name}")
+            dataset.resize(stop, axis=0)
+            dataset[start:stop] = rows
+            self._hash.update(spec.name, rows)
+        for name, value in _episode_row(rollout, offset=start).items():
+            if name in self._columns:
+                self._columns[name].append(value)
+        self.num_rows = stop
+
+    def finish(self) -> bytes:
+        """Write the episode table and return the shard as the bytes of an HDF5 file."""
+        table = self._file.create_group("episodes")
+        for spec in self._metadata.episode_fields:
+            _write_column(table, spec, self._columns[spec.name], self._hash)
+        self._file.attrs["format"] = FORMAT_NAME
+        self._file.attrs["schema_version"] = SCHEMA_VERSION
+        self._file.attrs["num_rows"] = self.num_rows
+        self._file.attrs["num_episodes"] = len(self._columns["episode_id"])
+        self._file.attrs["content_hash"] = self._hash.hexdigest()
+        self._file.flush()
+        image = self._file.id.get_file_image()
+        self.close()
+        return image
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._file.close()
+
+
+def _create_step_field(file: h5py.File, spec: FieldSpec) -> None:
+    row_bytes = max(1, spec.row_bytes)
+    wanted_rows = max(FRAMES_PER_CHUNK, _MIN_CHUNK_BYTES // row_bytes)
+    rows_per_chunk = min(wanted_rows, max(1, _MAX_CHUNK_BYTES // row_bytes))
+    file.create_dataset(
+        f"steps/{spec.name}",
+        shape=(0, *spec.row_shape),
+        maxshape=(None, *spec.row_shape),
+        chunks=(rows_per_chunk, *spec.row_shape),
+        dtype=np.dtype(spec.dtype).newbyteorder("<"),
+        **_compression(spec),
+    )
+
+
+def _write_column(
+    table: h5py.Group, spec: FieldSpec, values: list[Any], content_hash: ContentHash
+) -> None:
+    if spec.dtype == STRING:
+        content_hash.update(spec.name, values)
+        table.create_dataset(spec.name, data=values, dtype=h5py.string_dtype())
+        return
+    column = np.asarray(values, dtype=spec.dtype).reshape(len(values), *spec.row_shape)
+    content_hash.update(spec.name, column)
+    table.create_dataset(spec.name, data=column, chunks=True, **_compression(spec))
+
+
+def _compression(spec: FieldSpec) -> Any:
+    # Shuffling groups the bytes of equal weight: it helps numbers, and hurts runs of pixels.
+    shuffle = hdf5plugin.Blosc.NOSHUFFLE if spec.dtype == "uint8" else hdf5plugin.Blosc.SHUFFLE
+    return hdf5plugin.Blosc(cname="lz4hc", clevel=3, shuffle=shuffle)
+
+
+def _episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
+    """One row of the episode table, by column."""
+    info = {name: getattr(rollout.info, name) for name in EpisodeInfo.__dataclass_fields__}
+    return {
+        **info,
+        "offset": offset,
+        "length": len(rollout),
+        "return": float(rollout.reward.sum(dtype=np.float64)),
+        "interventions": json.dumps(rollout.info.interventions),
+    }
+
+
+def list_shards(folder: Path | str) -> list[Path]:
+    """Sealed shards, ordered by writer and number (`2` before `10`)."""
+    found = ((_SHARD_NAME.fullmatch(path.name), path) for path in Path(folder).iterdir())
+    keyed = [((len(m["writer"]), m["writer"], int(m["number"])), p) for m, p in found if m]
+    return [path for _, path in sorted(keyed)]
+
+
+def remove_stale_partials(folder: Path, writer: str) -> None:
+    """Remove what an earlier, killed writer of the same name left half-written."""
+    for path in folder.iterdir():
+        match = _PARTIAL_NAME.fullmatch(path.name)
+        if match and match["writer"] == writer:
+            path.unlink()
+
+
+def write_shard(folder: Path, writer: str, image: bytes) -> None:
+    """Seal a finished shard under the writer's next free number.
+
+    Raises:
+        UserError: the disk is full; nothing is left of the shard.
+    """
+    names = (_SHARD_NAME.fullmatch(path.name) for path in folder.iterdir())
+    taken = [int(name["number"]) for name in names if name and name["writer"] == writer]
+    path = folder / f"shard-{writer}-{max(taken, default=-1) + 1:05d}.h5"
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write_synced(partial, image)
+        os.rename(partial, path)
+        _sync_folder(folder)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise storage_error(error, path) from error
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it."""
+    with path.open("wb") as handle:
+        handle.write(content)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(error: OSError, path: Path) -> Exception:
+    """What to raise for `error`: a `UserError` where the disk, a quota or a limit is full."""
+    if error.errno in _DISK_FULL:
+        return UserError(
+            f"disk full while writing {path} ({error.strerror}); the sealed shards are intact"
+        )
+    return error
+
+
+def open_shard(path: Path) -> h5py.File:
+    """Open a sealed shard for reading, without the file locks that network disks lack."""
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise UserError(f"{path}: not a readable shard ({error})") from None
+    version = file.attrs.get("schema_version")
+    if file.attrs.get("format") != FORMAT_NAME or version != SCHEMA_VERSION:
+        file.close()
+        raise UserError(
+            f"{path}: schema version {version} is unknown, this program reads {SCHEMA_VERSION}"
+        )
+    return file
+
+
+def stored_array(file: h5py.File, name: str) -> h5py.Dataset:
+    """The array of that name; raises `KeyError` where there is none."""
+    array = file[name]
+    if not isinstance(array, h5py.Dataset):
+        raise KeyError(f"{name} is not an array")
+    return array
+
+
+def read_count(file: h5py.File, attribute: str) -> int:
+    """An integer attribute of a shard."""
+    return int(np.asarray(file.attrs[attribute]).item())
+
+
+def read_column(file: h5py.File, spec: FieldSpec) -> NDArray[Any] | list[str]:
+    """A whole column of the episode table."""
+    column = stored_array(file, f"episodes/{spec.name}")
+    return list(column.asstr()[:]) if spec.dtype == STRING else column[:]
+
+
+class ShardReader:
+    """One open shard."""
+
+    def __init__(self, path: Path):
+        self.file = open_shard(path)
+        self._step_ids: dict[str, Any] = {}
+
+    def read_steps(self, name: str, start: int, out: NDArray[Any]) -> None:
+        """Fill the contiguous `out` with rows of a step field, from row `start` of the shard on.
+
+        HDF5's low-level interface: h5py's indexing would take as long as the reading itself.
+        """
+        dataset = self._step_ids.get(name)
+        if dataset is None:
+            dataset = self._step_ids[name] = stored_array(self.file, f"steps/{name}").id
+        selected = dataset.get_space()
+        selected.select_hyperslab((start, *(0,) * (out.ndim - 1)), out.shape)
+        dataset.read(h5s.create_simple(out.shape), selected, out)
+
+
+def read_table(file: h5py.File, fields: Sequence[FieldSpec]) -> pd.DataFrame:
+    """The scalar columns of one shard's episode table."""
+    columns = {f.name: read_column(file, f) for f in fields if not f.row_shape}
+    texts = {f.name: object for f in fields if f.dtype == STRING}
+    return pd.DataFrame(columns).astype(texts)
+
+
+def find_damage(file: h5py.File, metadata: DatasetMetadata) -> str | None:
+    """Read a shard whole; what is wrong with it, or None."""
+    content_hash = ContentHash(metadata.step_fields + metadata.episode_fields)
+    num_rows, num_episodes = read_count(file, "num_rows"), read_count(file, "num_episodes")
+    for spec in metadata.step_fields:
+        dataset = stored_array(file, f"steps/{spec.name}")
+        if dataset.shape != (num_rows, *spec.row_shape):
+            return f"{spec.name} has shape {dataset.shape}, expected {num_rows} rows"
+        for start in range(0, num_rows, _VERIFY_ROWS):
+            content_hash.update(spec.name, dataset[start : start + _VERIFY_ROWS])
+    for spec in metadata.episode_fields:
+        column = read_column(file, spec)
+        if len(column) != num_episodes:
+            return f"{spec.name} has {len(column)} rows, expected {num_episodes}"
+        content_hash.update(spec.name, column)
+    if content_hash.hexdigest() != file.attrs["content_hash"]:
+        return "the content differs from the hash taken when it was sealed"
+    return None
