@@ -30,10 +30,11 @@ from experiment.errors import UserError
 from experiment.provenance import collect_provenance, to_plain
 from experiment.randomness import keyed_uniform
 from rollouts.schema import DatasetMetadata
-from rollouts.store import RolloutDataset, RolloutWriter
+from rollouts.store import METADATA_FILE, RolloutDataset, RolloutWriter, read_metadata
 from rollouts.types import EpisodeInfo, Rollout
 
-DATASET_FILE = "dataset.json"
+SECONDS_BETWEEN_SEALS = 60.0
+"""A killed recorder loses at most the work of this time."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,20 @@ def record_episodes(
     """
     folder = Path(folder)
     metadata = _dataset_metadata(agent, environment, config)
-    present = _episodes_present(folder, metadata)
-    wanted = np.arange(_available_episodes(config))
-    missing = wanted[~np.isin(wanted, present)]
+    _require_same_settings(folder, metadata)
+    behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
+    player = Player(agent.policy, behaviour, device)
     start, new_rows = time.perf_counter(), 0
-    if len(missing) > 0:
-        behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
-        player = Player(agent.policy, behaviour, device)
-        with RolloutWriter(folder, metadata) as writer:
-            for rollout in play_episodes(player, agent.hash, environment, config, missing):
-                writer.write(rollout)
-                new_rows += len(rollout)
+    with RolloutWriter(folder, metadata) as writer:
+        present = writer.episode_ids
+        missing = [e for e in range(_available_episodes(config)) if e not in present]
+        last_sealed = time.monotonic()
+        for rollout in play_episodes(player, agent.hash, environment, config, missing):
+            writer.write(rollout)
+            new_rows += len(rollout)
+            if time.monotonic() - last_sealed > SECONDS_BETWEEN_SEALS:
+                writer.seal()
+                last_sealed = time.monotonic()
     return _summarise(folder, new_rows, time.perf_counter() - start)
 
 
@@ -142,6 +146,8 @@ def play_episodes(
     other.
     """
     queue = deque(int(episode_id) for episode_id in episode_ids)
+    if not queue:
+        return
     num_envs = min(config.num_envs, len(queue))
     sizes = [size for size in (num_envs - num_envs // 2, num_envs // 2) if size]
     halves = [
@@ -327,10 +333,10 @@ def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
     episodes = RolloutDataset(folder).episodes
     return RecordingSummary(
         episodes=len(episodes),
-        rows=int(episodes["length"].sum()),
-        cut_episodes=int(episodes["cut"].sum()),
-        mean_return=float(episodes["return"].mean()),
-        level_complete_fraction=float(episodes["level_complete"].mean()),
+        rows=int(episodes["length"].to_numpy().sum()),
+        cut_episodes=int(episodes["cut"].to_numpy().sum()),
+        mean_return=float(episodes["return"].to_numpy().mean()),
+        level_complete_fraction=float(episodes["level_complete"].to_numpy().mean()),
         frames_per_second=new_rows / seconds,
     )
 
@@ -374,12 +380,11 @@ def _dataset_metadata(
     )
 
 
-def _episodes_present(folder: Path, metadata: DatasetMetadata) -> NDArray[np.int64]:
-    """(N,) numbers of the episodes in `folder`, after checking that they belong together."""
-    if not (folder / DATASET_FILE).exists():
-        return np.empty(0, np.int64)
-    dataset = RolloutDataset(folder)
-    earlier = dataset.metadata.provenance.get("config", {})
+def _require_same_settings(folder: Path, metadata: DatasetMetadata) -> None:
+    """Raise `UserError` when `folder` holds a dataset whose episode e would be another one."""
+    if not (folder / METADATA_FILE).exists():
+        return
+    earlier = read_metadata(folder).provenance.get("config", {})
     for name in SETTINGS_OF_A_DATASET:
         found, expected = metadata.provenance["config"][name], earlier.get(name)
         if found != expected:
@@ -387,7 +392,6 @@ def _episodes_present(folder: Path, metadata: DatasetMetadata) -> NDArray[np.int
                 f"--{name} {found}: the dataset {folder} was recorded with {expected}; "
                 "choose another --data_dir or the same setting"
             )
-    return dataset.episodes["episode_id"].to_numpy(np.int64)
 
 
 def _progress_bar(num_episodes: int) -> tqdm:
