@@ -164,7 +164,7 @@ def main() -> None:
     )
     plan = make_plan(config)
     swap = make_swap(config.swap, plan.agent, str(plan.device))
-    folder = require_writable_folder(config.output_folder, "--data_save_dir")
+    folder = config.output_folder
     recordings = {folder: plan}
     if swap is not None:
         twin = folder.with_name(f"{folder.name}_twin")
@@ -172,6 +172,7 @@ def main() -> None:
         recordings[twin] = plan
     for destination, recording in recordings.items():
         missing_samples(recording, destination)
+        require_writable_folder(destination, "--data_save_dir")
     with stage_report("record_gen_samples", config.report) as report:
         for destination, recording in recordings.items():
             summary = record_samples(recording, destination)

@@ -44,7 +44,8 @@ class DirectionSwap:
         swap_on: SwapOn = "updates",
         labels: dict[str, Any] | None = None,
     ) -> None:
-        _check_pairs(sources, targets, coordinates.num_directions)
+        _check_lengths(sources, targets)
+        _check_range(sources, targets, coordinates.num_directions)
         self.sources = tuple(sources)
         self.targets = tuple(targets)
         self.hidden_slice = hidden_slice
@@ -84,12 +85,15 @@ class DirectionSwap:
         }
 
 
-def _check_pairs(sources: Sequence[int], targets: Sequence[int | None], count: int) -> None:
+def _check_lengths(sources: Sequence[int], targets: Sequence[int | None]) -> None:
     if len(sources) != len(targets):
         raise UserError(
             f"--swap_directions_from has {len(sources)} directions, --swap_directions_to "
             f"{len(targets)}: expected as many"
         )
+
+
+def _check_range(sources: Sequence[int], targets: Sequence[int | None], count: int) -> None:
     for flag, directions in (("from", sources), ("to", targets)):
         for direction in directions:
             if direction is not None and not 0 <= direction < count:
@@ -125,6 +129,12 @@ def make_direction_swap(
     Raises:
         UserError: no projection in the folder, one for another hidden size, or unusable pairs.
     """
+    _check_lengths(sources, targets)
+    if not Path(projection_folder).is_dir():
+        raise UserError(
+            f"--projection {projection_folder}: no such projection; make it with: "
+            "python analysis/hidden_analysis_precompute.py"
+        )
     projection = HiddenProjection.load(projection_folder)
     hidden_dim = hidden_slice.stop - (hidden_slice.start or 0)
     if len(projection.mean_) != hidden_dim:

@@ -223,6 +223,18 @@ def test_a_continued_recording_equals_one_made_at_once(informed_plan, tmp_path):
         assert grown[sample_id].info.source_row == once[sample_id].info.source_row
 
 
+def test_a_recording_killed_before_its_first_shard_goes_on(informed_plan, tmp_path, monkeypatch):
+    def die(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RolloutWriter, "seal", die)
+        with pytest.raises(KeyboardInterrupt):
+            record_samples(informed_plan, tmp_path / "samples")
+    assert (tmp_path / "samples" / "dataset.json").exists()
+    assert record_samples(informed_plan, tmp_path / "samples").samples == CONFIG.max_samples
+
+
 def test_another_recording_in_the_folder_is_refused(informed_plan, tmp_path):
     record_samples(informed_plan, tmp_path / "samples")
     longer = replace(informed_plan, config=replace(CONFIG, num_sim_steps=5))
