@@ -257,7 +257,7 @@ class Collector:
             "statistics": self.statistics.state_dict(),
             "groups": [
                 {
-                    "environments": group.environment.get_state(),
+                    "environments": [_to_tensor(s) for s in group.environment.get_state()],
                     "obs": torch.from_numpy(group.current.obs.copy()),
                     "first": torch.from_numpy(group.current.first.copy()),
                     "state": group.state.cpu(),
@@ -271,7 +271,7 @@ class Collector:
         self.normaliser.load_state_dict(state["normaliser"])
         self.statistics.load_state_dict(state["statistics"])
         for group, saved in zip(self._groups, state["groups"], strict=True):
-            group.environment.set_state(saved["environments"])
+            group.environment.set_state([s.numpy().tobytes() for s in saved["environments"]])
             # The reward of the last action was taken in before the state was saved.
             group.current = Transition(
                 obs=saved["obs"].numpy(),
@@ -282,3 +282,7 @@ class Collector:
                 truncated=group.current.truncated,
             )
             group.state = saved["state"].to(self.device)
+
+
+def _to_tensor(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)

@@ -163,7 +163,9 @@ class PPOLearner:
         self.policy = policy
         self.config = config
         self.seed = seed
-        self.optimiser = torch.optim.Adam(policy.parameters(), lr=config.learning_rate, eps=1e-5)
+        self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+            policy.parameters(), lr=config.learning_rate, eps=1e-5
+        )
 
     def update(self, batch: RolloutBatch, iteration: int, remaining: float) -> dict[str, float]:
         """Improve the policy on one batch.

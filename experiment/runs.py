@@ -146,7 +146,10 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def save_training_state(file: Path, state: Mapping[str, Any]) -> None:
-    """Write tensors and plain values in one step; a kill leaves the earlier file whole."""
+    """Write tensors and plain values in one step; a kill leaves the earlier file whole.
+
+    Bytes go in as uint8 tensors: the safe reader does not take them otherwise.
+    """
     with atomic_file(file) as temporary:
         torch.save(dict(state), temporary)
 
@@ -173,8 +176,8 @@ def load_torch_file(file: Path, kind: str) -> Any:
     try:
         return torch.load(content, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file}: not a readable {kind} ({reason})") from None
+        # torch's own message goes on to recommend reading the file unsafely.
+        raise UserError(f"{file}: not a readable {kind} ({type(error).__name__})") from None
 
 
 def export_folder(source: Path, destination: Path) -> Path:

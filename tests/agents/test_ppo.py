@@ -48,7 +48,12 @@ def test_advantages_equal_the_slow_sum(gamma, lam):
     done, last_value = rng.random((12, 5)) < 0.25, rng.normal(size=5)
     done[-1] = [True, False, True, False, False]
     fast = generalised_advantages(
-        *(torch.from_numpy(array) for array in (reward, value, done, last_value)), gamma, lam
+        torch.from_numpy(reward),
+        torch.from_numpy(value),
+        torch.from_numpy(done),
+        torch.from_numpy(last_value),
+        gamma,
+        lam,
     )
     np.testing.assert_allclose(
         fast.numpy(), slow_advantages(reward, value, done, last_value, gamma, lam), atol=1e-10

@@ -1,0 +1,291 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from agents.checkpoint import load_agent
+from agents.trainer import LOG_COLUMNS, NetworkOptions, Trainer, TrainingConfig, train
+from environments.factory import EnvironmentConfig
+from experiment.command_line import parse_command_line
+from experiment.errors import UserError
+from experiment.report import StageReport
+from experiment.runs import STOPPED_EXIT_CODE
+
+ROOT = Path(__file__).parents[2]
+
+
+def tiny_config(folder: Path, *flags: str) -> TrainingConfig:
+    arguments = ["--param_name", "tiny", "--env_name", "fake", "--run_dir", str(folder), *flags]
+    return parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, arguments)
+
+
+def train_tiny(folder: Path, *flags: str) -> Path:
+    return train(tiny_config(folder, *flags), StageReport("train"))
+
+
+def weights(agent: Path) -> torch.Tensor:
+    return torch.cat([p.flatten() for p in load_agent(agent).policy.parameters()])
+
+
+def log_without_time(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "log.csv").drop(columns="wall_time")
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture
+def killed_after(monkeypatch):
+    """Ends the training process, without any farewell, in the update after the given number."""
+
+    update = Trainer._update
+
+    def arrange(num_updates: int) -> None:
+        count = 0
+
+        def update_or_die(trainer):
+            nonlocal count
+            count += 1
+            if count > num_updates:
+                raise KilledError
+            return update(trainer)
+
+        monkeypatch.setattr(Trainer, "_update", update_or_die)
+
+    return arrange
+
+
+def test_training_leaves_agents_log_and_export(tmp_path):
+    report = StageReport("train")
+    flags = ("--export_dir", str(tmp_path / "agent"), "--num_checkpoints", "2")
+    agent = train(tiny_config(tmp_path / "run", *flags), report)
+    assert agent == tmp_path / "run" / "model_128"
+    assert sorted(p.name for p in (tmp_path / "run").glob("model_*")) == ["model_128", "model_64"]
+    assert load_agent(tmp_path / "agent").hash == load_agent(agent).hash
+    loaded = load_agent(agent)
+    assert loaded.env_steps == 128
+    assert loaded.environment is not None
+    assert loaded.environment.name == "fake"
+    log = pd.read_csv(tmp_path / "run" / "log.csv")
+    assert tuple(log.columns) == LOG_COLUMNS
+    assert log["timesteps"].tolist() == [32, 64, 96, 128]
+    # Evaluated after every second update, on four levels each time.
+    assert log["val_mean_episode_rewards"].notna().tolist() == [False, True, False, True]
+    assert log["num_episodes_val"].tolist() == [0, 4, 4, 8]
+    assert list((tmp_path / "run").glob("events.out.tfevents*"))
+    assert report.metrics["env_steps"] == 128
+    assert 0 <= report.metrics["random_policy_return_held_out"] <= 10
+
+
+def test_same_seed_same_agent_other_seed_other_agent(tmp_path):
+    runs = [train_tiny(tmp_path / str(i), "--seed", seed) for i, seed in enumerate("334")]
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+    assert not torch.equal(weights(runs[0]), weights(runs[2]))
+
+
+@pytest.mark.parametrize("num_updates", [0, 1, 3])
+def test_killed_run_ends_bitwise_like_one_never_killed(tmp_path, killed_after, num_updates):
+    flags = ("--num_checkpoints", "3")
+    expected = train_tiny(tmp_path / "whole", *flags)
+    killed_after(num_updates)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path / "killed", *flags)
+    killed_after(100)
+    resumed = train_tiny(tmp_path / "killed", *flags)
+    assert torch.equal(weights(resumed), weights(expected))
+    pd.testing.assert_frame_equal(
+        log_without_time(tmp_path / "killed"), log_without_time(tmp_path / "whole")
+    )
+    names = [sorted(p.name for p in (tmp_path / r).glob("model_*")) for r in ("whole", "killed")]
+    assert names[0] == names[1]
+
+
+def test_rows_after_the_saved_state_are_written_anew(tmp_path, killed_after):
+    """With a state saved at no time but the first, all rows logged since are cut on resuming."""
+    killed_after(1)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, "--save_every_seconds", "0")
+    killed_after(2)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path, "--save_every_seconds", "1000")
+    assert pd.read_csv(tmp_path / "log.csv")["timesteps"].tolist() == [32, 64, 96]
+    killed_after(100)
+    train_tiny(tmp_path)
+    assert pd.read_csv(tmp_path / "log.csv")["timesteps"].tolist() == [32, 64, 96, 128]
+
+
+def test_resume_takes_the_settings_of_the_run(tmp_path, killed_after):
+    killed_after(2)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path / "run", "--learning_rate", "0.01", "--seed", "5")
+    killed_after(100)
+    agent = train(TrainingConfig(resume=tmp_path / "run"), StageReport("train"))
+    expected = train_tiny(tmp_path / "other", "--learning_rate", "0.01", "--seed", "5")
+    assert torch.equal(weights(agent), weights(expected))
+
+
+def test_finished_run_is_not_trained_again(tmp_path):
+    agent = train_tiny(tmp_path)
+    time_written = (agent / "agent.json").stat().st_mtime_ns
+    assert train_tiny(tmp_path) == agent
+    assert (agent / "agent.json").stat().st_mtime_ns == time_written
+    assert len(json.loads((tmp_path / "provenance.json").read_text())) == 2
+
+
+def test_run_with_other_settings_is_refused(tmp_path):
+    train_tiny(tmp_path)
+    with pytest.raises(UserError, match=r"ppo\.gamma = 0\.999, now 0\.5"):
+        train_tiny(tmp_path, "--gamma", "0.5")
+    train_tiny(tmp_path, "--device", "cpu")
+
+
+def test_run_without_seed_draws_one_and_keeps_it(tmp_path):
+    config = dataclasses.replace(
+        tiny_config(tmp_path), seed=None, num_timesteps=32, eval_episodes=0
+    )
+    for _ in range(2):
+        train(config, StageReport("train"))
+    seeds = [entry["seed"] for entry in json.loads((tmp_path / "provenance.json").read_text())]
+    assert seeds[0] == seeds[1]
+    assert 0 <= seeds[0] < 10_000
+
+
+def test_default_run_folder_is_that_of_the_reference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(
+        tiny_config(tmp_path), run_dir=None, exp_name="dev", num_timesteps=32, eval_episodes=0
+    )
+    agent = train(config, StageReport("train"))
+    assert agent.parts[:4] == ("logs", "procgen", "fake", "dev")
+    assert agent.parts[4].startswith("seed_1_")
+
+
+def test_model_file_gives_the_initial_weights(tmp_path):
+    first = train_tiny(tmp_path / "first")
+    flags = ("--model_file", str(first), "--learning_rate", "0")
+    second = train_tiny(tmp_path / "second", *flags)
+    assert torch.equal(weights(first), weights(second))
+    config = dataclasses.replace(
+        tiny_config(tmp_path / "third", *flags), network=NetworkOptions(width=0.5)
+    )
+    with pytest.raises(UserError, match="--model_file"):
+        train(config, StageReport("train"))
+    assert not (tmp_path / "third").exists()
+
+
+def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
+    for flags, pattern in (
+        (("--device", "tpu"), "--device"),
+        (("--num_envs", "0"), "--num_envs"),
+        (("--num_timesteps", "0"), "--num_timesteps"),
+        (("--model_file", "nowhere"), "nowhere"),
+        (("--resume", "nowhere"), "--resume nowhere"),
+    ):
+        with pytest.raises(UserError, match=pattern):
+            train_tiny(tmp_path / "run", *flags)
+        assert not (tmp_path / "run").exists()
+    config = dataclasses.replace(
+        tiny_config(tmp_path / "run"), environment=EnvironmentConfig(env_name="chess")
+    )
+    with pytest.raises(UserError, match="--env_name"):
+        train(config, StageReport("train"))
+
+
+@pytest.mark.parametrize("preset", ["hard-rec", "hard-local-dev-rec", "easy-200", "demo"])
+def test_presets_make_valid_settings(preset):
+    arguments = ["--param-name", preset]
+    config = parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, arguments)
+    assert config.network.recurrent == (preset.endswith("rec") or preset == "demo")
+    assert config.ppo.gamma == 0.999 or preset == "demo"
+
+
+def start_training(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "--param_name", "tiny", "--env_name", "fake"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "--run_dir", str(folder), "--num_timesteps", "100000", *flags],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
+
+
+def saved_steps(folder: Path) -> int:
+    return torch.load(folder / "training_state.pt", weights_only=True)["iteration"] * 32
+
+
+def wait_for_state(folder: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not (folder / "training_state.pt").exists():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.medium
+def test_run_survives_sigkill_and_saves_itself_on_sigterm(tmp_path):
+    process = start_training(tmp_path)
+    wait_for_state(tmp_path, process)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    steps = saved_steps(tmp_path)
+    process = start_training(tmp_path)
+    time.sleep(0.1)
+    deadline = time.monotonic() + 60
+    while saved_steps(tmp_path) <= steps:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED_EXIT_CODE
+    assert f"going on after {steps} environment steps" in output
+    assert "state saved" in output
+    timesteps = pd.read_csv(tmp_path / "log.csv")["timesteps"]
+    assert saved_steps(tmp_path) == timesteps.iloc[-1]
+    assert timesteps.tolist() == [32 * (i + 1) for i in range(len(timesteps))]
+
+
+@pytest.mark.medium
+def test_killed_run_on_procgen_ends_bitwise_like_one_never_killed(tmp_path, killed_after):
+    flags = ("--env_name", "coinrun", "--eval_episodes", "0", "--num_steps", "16")
+    expected = train_tiny(tmp_path / "whole", *flags, "--num_timesteps", "256")
+    killed_after(2)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path / "killed", *flags, "--num_timesteps", "256")
+    killed_after(100)
+    resumed = train_tiny(tmp_path / "killed", *flags, "--num_timesteps", "256")
+    assert torch.equal(weights(resumed), weights(expected))
+
+
+@pytest.mark.parametrize(
+    ("flags", "pattern"),
+    [
+        (("--param_name", "huge"), "unknown preset 'huge'"),
+        (("--no_such_flag", "1"), "no.such.flag"),
+    ],
+)
+def test_command_line_refuses_unknown_presets_and_flags(flags, pattern):
+    with pytest.raises(UserError, match=pattern):
+        parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, flags)
+
+
+@pytest.mark.medium
+def test_script_refuses_in_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "--run_dir", "run", "--device", "tpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --device")
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,111 @@
+import os
+import signal
+
+import pytest
+import torch
+
+from experiment.errors import UserError
+from experiment.runs import (
+    MetricLog,
+    export_folder,
+    load_training_state,
+    new_run_path,
+    open_run,
+    save_training_state,
+    stop_on_signals,
+)
+
+
+def test_open_run_continues_what_it_began(tmp_path):
+    config = {"seed": 1, "rate": 0.1, "nested": {"sizes": (1, 2)}, "device": "cpu"}
+    assert not open_run(tmp_path / "run", config, ("device",), {}).continued
+    again = open_run(tmp_path / "run", {**config, "device": "cuda"}, ("device",), {})
+    assert again.continued
+    assert again.config["device"] == "cpu"
+
+
+def test_open_run_names_the_setting_that_differs(tmp_path):
+    open_run(tmp_path, {"seed": 1, "nested": {"size": 3}}, (), {})
+    with pytest.raises(UserError, match=r"nested\.size = 3, now 4"):
+        open_run(tmp_path, {"seed": 1, "nested": {"size": 4}}, (), {})
+
+
+def test_open_run_refuses_an_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--run_dir"):
+        open_run(tmp_path / "file" / "run", {"seed": 1}, (), {})
+
+
+def test_new_run_path_is_new(tmp_path):
+    first = new_run_path(tmp_path, 3)
+    first.mkdir()
+    second = new_run_path(tmp_path, 3)
+    assert first.name.startswith("seed_3_")
+    assert not second.exists()
+
+
+def test_training_state_round_trip(tmp_path):
+    state = {"weights": torch.randn(3), "count": 3, "nested": [{"name": None}]}
+    save_training_state(tmp_path / "s.pt", state)
+    loaded = load_training_state(tmp_path / "s.pt")
+    assert loaded is not None
+    assert torch.equal(loaded.pop("weights"), state.pop("weights"))
+    assert loaded == state
+    assert load_training_state(tmp_path / "absent.pt") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02garbage", b"PK\x03\x04" + b"0" * 50])
+def test_damaged_training_state_is_refused(tmp_path, content):
+    (tmp_path / "s.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"s\.pt: not a readable training state"):
+        load_training_state(tmp_path / "s.pt")
+
+
+def test_training_state_never_runs_code(tmp_path):
+    class Malicious:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    torch.save({"x": Malicious()}, tmp_path / "s.pt")
+    with pytest.raises(UserError, match="not a readable"):
+        load_training_state(tmp_path / "s.pt")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_log_is_cut_at_the_saved_step_and_loses_half_a_row(tmp_path):
+    log = MetricLog(tmp_path, ("step", "loss", "extra"))
+    for step in (1, 2, 3):
+        log.append({"step": step, "loss": step / 4})
+    log.close()
+    with (tmp_path / "log.csv").open("a") as handle:
+        handle.write("4,0.")
+    MetricLog(tmp_path, ("step", "loss", "extra"), last_step=2).close()
+    assert (tmp_path / "log.csv").read_text().split() == ["step,loss,extra", "1,0.25,", "2,0.5,"]
+
+
+def test_log_refuses_unknown_and_changed_columns(tmp_path):
+    log = MetricLog(tmp_path, ("step", "loss"))
+    with pytest.raises(KeyError, match="lsos"):
+        log.append({"step": 1, "lsos": 2.0})
+    log.close()
+    with pytest.raises(UserError, match="columns differ"):
+        MetricLog(tmp_path, ("step", "other"), last_step=0)
+
+
+def test_signals_become_requests_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with stop_on_signals() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        assert stop.by == "SIGTERM"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_export_replaces_the_whole_folder(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "new").write_text("1")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "old").write_text("1")
+    export_folder(tmp_path / "a", tmp_path / "b")
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["new"]
