@@ -66,7 +66,8 @@ def killed_after(monkeypatch):
 
 def test_training_leaves_agents_log_and_export(tmp_path):
     report = StageReport("train")
-    flags = ("--export_dir", str(tmp_path / "agent"), "--num_checkpoints", "2")
+    flags = ("--num_checkpoints", "2", "--eval_every", "2", "--eval_episodes", "4")
+    flags += ("--export_dir", str(tmp_path / "agent"))
     agent = train(tiny_config(tmp_path / "run", *flags), report)
     assert agent == tmp_path / "run" / "model_128"
     assert sorted(p.name for p in (tmp_path / "run").glob("model_*")) == ["model_128", "model_64"]
