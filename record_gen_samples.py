@@ -15,6 +15,7 @@ from experiment.files import require_writable_folder
 from experiment.report import stage_report
 from generative.checkpoint import load_simulator, newest_simulator
 from generative.sample_starts import InformedStarts, RandomStarts
+from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
 from projections.hidden import DirectionType
 from projections.interventions import DirectionSwap, SwapOn, make_direction_swap
@@ -176,6 +177,7 @@ def main() -> None:
     with stage_report("record_gen_samples", config.report) as report:
         for destination, recording in recordings.items():
             summary = record_samples(recording, destination)
+            write_sample_videos(destination, config.num_videos)
             report.outputs.append(str(destination))
             metrics = asdict(summary)
             report.metrics.update(metrics if destination == folder else {"twin": metrics})
