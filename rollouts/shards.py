@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ class ShardBuilder:
         self._metadata = metadata
         self._hash = ContentHash(metadata.step_fields + metadata.episode_fields)
         self._columns: dict[str, list[Any]] = {f.name: [] for f in metadata.episode_fields}
+        # No file of this name is made, but HDF5 takes two that are open for one.
+        name = f"shard-{uuid.uuid4()}"
         self._file = h5py.File(
-            "shard", "w", driver="core", backing_store=False, block_size=2**22, libver="v110"
+            name, "w", driver="core", backing_store=False, block_size=2**22, libver="v110"
         )
         for spec in metadata.step_fields:
             _create_step_field(self._file, spec)

@@ -1,6 +1,5 @@
 """Windows of fixed length drawn from a dataset, as a pure function of seed and step."""
 
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,13 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experiment.errors import UserError
-from experiment.randomness import philox4x32
 from rollouts.store import RolloutDataset
 from rollouts.types import WindowBatch
 
-_FEISTEL_ROUNDS = 6
-_STREAM = zlib.crc32(b"window order")
-_LOW_32_BITS = 0xFFFFFFFF
+_FEISTEL_ROUNDS = 8
 
 
 class WindowSampler:
@@ -180,33 +176,38 @@ def _check_sizes(
 def permute(positions: NDArray[np.int64], size: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Image of `positions` under a pseudo-random permutation of `0 .. size-1`.
 
-    Computed point by point, without the permutation's table: a balanced Feistel network with
-    Philox as its round function (Luby and Rackoff, "How to construct pseudorandom permutations",
-    SIAM J. Comput. 1988) permutes the next power of four, and images outside the range are
-    mapped again until they lie within ("cycle walking": Black and Rogaway, "Ciphers with
-    arbitrary finite domains", CT-RSA 2002).
+    Computed point by point, without the permutation's table: a balanced Feistel network (Luby
+    and Rackoff, "How to construct pseudorandom permutations", SIAM J. Comput. 1988) permutes the
+    next power of four, and images outside the range are mapped again until they lie within
+    ("cycle walking": Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
 
     Args:
         positions: (N,) numbers in `0 .. size-1`.
         size: at most 2^62.
-        seed: keys the permutation, together with `epoch`.
+        seed: keys the permutation, together with `epoch`; not negative.
         epoch: from 0 on.
     """
+    keys = np.random.SeedSequence([seed, epoch]).generate_state(_FEISTEL_ROUNDS, np.uint64)
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    images = _feistel(positions.astype(np.uint64), half_bits, seed, epoch)
+    images = _feistel(positions.astype(np.uint64), half_bits, keys)
     while (outside := images >= size).any():
-        images[outside] = _feistel(images[outside], half_bits, seed, epoch)
+        images[outside] = _feistel(images[outside], half_bits, keys)
     return images.astype(np.int64)
 
 
 def _feistel(
-    values: NDArray[np.uint64], half_bits: int, seed: int, epoch: int
+    values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
     shift, mask = np.uint64(half_bits), np.uint64(2**half_bits - 1)
     left, right = values >> shift, values & mask
-    key = (seed & _LOW_32_BITS, _STREAM ^ (seed >> 32 & _LOW_32_BITS))
-    for round_index in range(_FEISTEL_ROUNDS):
-        words = (right, round_index, epoch & _LOW_32_BITS, epoch >> 32)
-        counter = np.stack([np.broadcast_to(np.uint64(word), right.shape) for word in words])
-        left, right = right, left ^ (philox4x32(counter, key)[0] & mask)
+    for key in keys:
+        left, right = right, left ^ (_mix(right ^ key) & mask)
     return (left << shift) | right
+
+
+def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number
+    generators", OOPSLA 2014): every bit of the input reaches every bit of the output."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
