@@ -4,15 +4,15 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rollouts.store import RolloutDataset
 
-ROOT = Path(__file__).parent.parent
+ChainCommand = Callable[[Path], list[str]]
 STAGES = {
     "train_agent",
     "record_rollouts",
@@ -26,16 +26,8 @@ STAGES = {
 }
 
 
-def chain_command(folder: Path) -> list[str]:
-    return [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
-        *("--directory", str(folder), "--cores", "2", "--nolock", "--rerun-incomplete"),
-        *("--config", "preset=tiny", "out=results"),
-    ]
-
-
-def run_chain(folder: Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(chain_command(folder), capture_output=True, text=True, check=False)
+def run(command: list[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def read_summary(folder: Path) -> dict[str, dict[str, object]]:
@@ -48,14 +40,6 @@ def modification_times(folder: Path) -> dict[Path, int]:
         for path in (folder / "results").rglob("*")
         if path.is_file() and path.name != "summary.json"
     }
-
-
-@pytest.fixture(scope="module")
-def finished_chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chain")
-    result = run_chain(folder)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder
 
 
 @pytest.mark.medium
@@ -82,10 +66,10 @@ def test_simulator_errors_stand_beside_their_baselines(finished_chain: Path) -> 
 
 @pytest.mark.medium
 @pytest.mark.timeout(600)
-def test_second_run_makes_nothing_again(finished_chain: Path) -> None:
+def test_second_run_makes_nothing_again(finished_chain: Path, chain_command: ChainCommand) -> None:
     before = modification_times(finished_chain)
     start = time.perf_counter()
-    result = run_chain(finished_chain)
+    result = run(chain_command(finished_chain))
     seconds = time.perf_counter() - start
     assert result.returncode == 0, result.stderr
     assert modification_times(finished_chain) == before
@@ -135,13 +119,15 @@ def kill_stage(chain: "subprocess.Popen[bytes]", script: str, sign: Path, patter
         ("record_gen_samples.py", "runs/record_samples-*/dataset.json"),
     ],
 )
-def test_a_killed_stage_is_taken_up_again(tmp_path: Path, script: str, pattern: str) -> None:
+def test_a_killed_stage_is_taken_up_again(
+    tmp_path: Path, chain_command: ChainCommand, script: str, pattern: str
+) -> None:
     with subprocess.Popen(
         chain_command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as chain:
         kill_stage(chain, script, tmp_path / "results", pattern)
     assert chain.returncode != 0
-    result = run_chain(tmp_path)
+    result = run(chain_command(tmp_path))
     assert result.returncode == 0, result.stdout + result.stderr
     assert all(stage["status"] == "done" for stage in read_summary(tmp_path).values())
     assert not list((tmp_path / "results").rglob("*.partial*"))

@@ -1,0 +1,242 @@
+"""Every command refuses bad input in one clear line, with exit code 2, and writes nothing."""
+
+import importlib
+import importlib.util
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from experiment.errors import USER_ERROR_EXIT_CODE, run_entry_point
+from rollouts.store import RolloutDataset, RolloutWriter
+
+pytestmark = [pytest.mark.medium, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+UNWRITABLE = Path("/proc/dreamscope")
+"""No process may create folders in /proc, not even root's."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a refused command left behind."""
+
+    line: str
+    new_files: list[Path]
+
+
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+Refuse = Callable[..., Refusal]
+
+
+@pytest.fixture
+def refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refuse:
+    """Run a script's `main` in an empty folder, demand that it refuses, tell how."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+
+    def run(script: str, *arguments: object) -> Refusal:
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        main = (
+            importlib.import_module("panel.server").main
+            if script == "panel"
+            else load_script(script).main
+        )
+        with pytest.raises(SystemExit) as stop:
+            run_entry_point(main)
+        assert stop.value.code == USER_ERROR_EXIT_CODE
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert len(lines) == 1, lines
+        assert lines[0].startswith("error: ")
+        return Refusal(lines[0], [path for path in folder.rglob("*") if path.is_file()])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def results(finished_chain: Path) -> Path:
+    return finished_chain / "results"
+
+
+@pytest.fixture
+def other_agent(results: Path, tmp_path: Path) -> Path:
+    """The chain's agent with one weight changed: another agent."""
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(results / "agent", tmp_path / "other_agent")
+    (weights,) = folder.glob("*.safetensors")
+    tensors = load_file(weights)
+    name = sorted(tensors)[0]
+    tensors[name] = tensors[name] + 1.0
+    save_file(tensors, weights)
+    return folder
+
+
+@pytest.fixture
+def empty_dataset(results: Path, tmp_path: Path) -> Path:
+    """A dataset of the right kind without an episode."""
+    folder = tmp_path / "no_episodes"
+    with RolloutWriter(folder, RolloutDataset(results / "rollouts").metadata):
+        pass
+    return folder
+
+
+SCRIPTS = (
+    "train.py",
+    "record.py",
+    "render.py",
+    "train_gen_model.py",
+    "record_gen_samples.py",
+    "saliency_experiments.py",
+    "analysis/hidden_analysis_precompute.py",
+    "analysis/hidden_analysis_plotting.py",
+    "analysis/simulator_fidelity_precompute.py",
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_flag(refuse: Refuse, script: str) -> None:
+    refusal = refuse(script, "--no_such_flag", "3")
+    assert "no_such_flag" in refusal.line.replace("-", "_")
+    assert not refusal.new_files
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_preset(refuse: Refuse, script: str) -> None:
+    flag = "--param_name" if script == "train.py" else "--interpreting_params_name"
+    refusal = refuse(script, flag, "nonsense")
+    assert "unknown preset 'nonsense'" in refusal.line
+    assert not refusal.new_files
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is present")
+@pytest.mark.parametrize("device", ["cuda", "gpu", "cuda:1"])
+@pytest.mark.parametrize("script", ["train.py", "record.py", "train_gen_model.py"])
+def test_cuda_asked_for_but_absent(refuse: Refuse, script: str, device: str) -> None:
+    refusal = refuse(script, "--device", device)
+    assert "CUDA is not available" in refusal.line
+    assert not refusal.new_files
+
+
+def test_unwritable_folder(refuse: Refuse, results: Path) -> None:
+    refusal = refuse("train.py", "--param_name", "tiny", "--run_dir", UNWRITABLE / "run")
+    assert str(UNWRITABLE) in refusal.line
+    refusal = refuse(
+        *("record.py", "--interpreting_params_name", "tiny"),
+        *("--model_file", results / "agent", "--data_dir", UNWRITABLE / "data"),
+    )
+    assert str(UNWRITABLE) in refusal.line
+
+
+@pytest.mark.parametrize(
+    ("script", "flag"),
+    [
+        ("record.py", "--model_file"),
+        ("render.py", "--model_file"),
+        ("train.py", "--model_file"),
+    ],
+)
+def test_missing_agent(refuse: Refuse, script: str, flag: str) -> None:
+    refusal = refuse(script, flag, "nowhere.pth")
+    assert "nowhere.pth" in refusal.line
+    assert not refusal.new_files
+
+
+def test_foreign_checkpoint(refuse: Refuse, tmp_path: Path) -> None:
+    text = tmp_path / "text.pth"
+    text.write_text("not a checkpoint")
+    assert "text.pth" in refuse("record.py", "--model_file", text).line
+    foreign = tmp_path / "foreign.pth"
+    torch.save({"model_state_dict": {"layer.weight": torch.zeros(2, 2)}}, foreign)
+    assert "foreign.pth" in refuse("record.py", "--model_file", foreign).line
+
+
+def test_agent_of_another_environment(refuse: Refuse, results: Path) -> None:
+    refusal = refuse("record.py", "--model_file", results / "agent", "--env_name", "starpilot")
+    assert "starpilot" in refusal.line
+    assert "coinrun" in refusal.line
+    assert not refusal.new_files
+
+
+def test_simulator_of_another_agent(refuse: Refuse, results: Path, other_agent: Path) -> None:
+    refusal = refuse(
+        *("record_gen_samples.py", "--interpreting_params_name", "tiny"),
+        *("--model_file", results / "simulator", "--agent_file", other_agent),
+        *("--data_dir", results / "rollouts"),
+    )
+    assert "agent" in refusal.line
+    assert not refusal.new_files
+
+
+def test_missing_simulator(refuse: Refuse, results: Path) -> None:
+    refusal = refuse(
+        *("record_gen_samples.py", "--model_file", "nowhere", "--agent_file", results / "agent"),
+        *("--data_dir", results / "rollouts"),
+    )
+    assert "nowhere" in refusal.line
+    assert not refusal.new_files
+
+
+def test_missing_dataset(refuse: Refuse, results: Path) -> None:
+    refusal = refuse(
+        "train_gen_model.py", "--data_dir", "nowhere", "--agent_file", results / "agent"
+    )
+    assert "nowhere" in refusal.line
+    refusal = refuse("analysis/hidden_analysis_precompute.py", "--data_dir", "nowhere")
+    assert "nowhere" in refusal.line
+    assert not refusal.new_files
+
+
+def test_empty_dataset(refuse: Refuse, results: Path, empty_dataset: Path) -> None:
+    for script in ("train_gen_model.py", "analysis/hidden_analysis_precompute.py"):
+        agent = ("--agent_file", results / "agent") if script == "train_gen_model.py" else ()
+        refusal = refuse(script, "--data_dir", empty_dataset, *agent)
+        assert str(empty_dataset) in refusal.line
+        assert not refusal.new_files
+
+
+def test_no_episode_longer_than_the_initial_frames(refuse: Refuse, results: Path) -> None:
+    refusal = refuse(
+        *("train_gen_model.py", "--interpreting_params_name", "tiny"),
+        *("--data_dir", results / "rollouts", "--agent_file", results / "agent"),
+        *("--num_initializing_steps", "100000"),
+    )
+    assert str(results / "rollouts") in refusal.line
+    assert not refusal.new_files
+
+
+def test_results_that_were_not_made_yet(refuse: Refuse) -> None:
+    refusal = refuse("analysis/hidden_analysis_plotting.py")
+    assert "hidden_analysis_precompute.py" in refusal.line
+    assert not refusal.new_files
+
+
+def test_training_log_that_does_not_exist(refuse: Refuse) -> None:
+    assert "nowhere" in refuse("plot_training_csv.py", "--datapath", "nowhere").line
+
+
+def test_panel_port_that_is_taken(refuse: Refuse, results: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert str(port) in refuse("panel", results, "--port", port).line
