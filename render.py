@@ -70,7 +70,9 @@ def main() -> None:
     folder = require_writable_folder(config.vid_dir or Path("logs/rendered"), "--vid_dir")
     with stage_report("render", config.report) as report:
         rendering = render_episodes(agent, environment, folder, config.rendering, device)
-        episodes = list(tqdm(rendering, total=config.rendering.num_eps, unit="episode"))
+        episodes = list(
+            tqdm(rendering, total=config.rendering.num_eps, unit="episode", disable=None)
+        )
         report.outputs.append(str(folder))
         report.metrics["episodes"] = len(episodes)
         report.metrics["steps"] = sum(episode.num_steps for episode in episodes)

@@ -6,6 +6,7 @@ episode that is begun is kept, also one that a budget cuts short: otherwise shor
 overrepresented.
 """
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, Decision, Player
-from environments.factory import DEFAULT_NUM_THREADS, make_environment_from_spec
+from environments.factory import DEFAULT_NUM_THREADS, make_environment_from_spec, require_levels
 from environments.protocol import (
     TRAINING_LEVELS,
     EnvironmentSpec,
@@ -35,6 +36,7 @@ from rollouts.types import EpisodeInfo, Rollout
 
 SECONDS_BETWEEN_SEALS = 60.0
 """A killed recorder loses at most the work of this time."""
+SECONDS_BETWEEN_LINES = 20.0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class RecordingConfig:
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"--{name} {count}: at least 1 is needed")
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise UserError(f"--max_hours {self.max_hours}: a positive number is needed")
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def record_episodes(
         UserError: the folder holds a dataset of another agent, environment or recording.
     """
     folder = Path(folder)
+    require_levels(environment, config.start_level, config.num_levels)
     metadata = _dataset_metadata(agent, environment, config)
     _require_same_settings(folder, metadata)
     behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
@@ -164,12 +169,13 @@ def play_episodes(
         )
         for size in sizes
     ]
+    progress = _Progress(len(queue))
     try:
-        with _progress_bar(len(queue)) as progress:
-            for rollout in _take_turns(halves, queue, config):
-                progress.update()
-                yield rollout
+        for rollout in _take_turns(halves, queue, config):
+            progress.update(rollout)
+            yield rollout
     finally:
+        progress.close()
         for half in halves:
             half.environment.close()
 
@@ -394,5 +400,31 @@ def _require_same_settings(folder: Path, metadata: DatasetMetadata) -> None:
             )
 
 
-def _progress_bar(num_episodes: int) -> tqdm:
-    return tqdm(total=num_episodes, desc="recording", unit="episode", mininterval=1.0)
+class _Progress:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, num_episodes: int) -> None:
+        self._num_episodes = num_episodes
+        self._num_done = self._num_rows = 0
+        self._last_line = time.monotonic()
+        self._bar = tqdm(
+            total=num_episodes,
+            desc="recording",
+            unit="episode",
+            disable=not sys.stderr.isatty(),
+        )
+
+    def update(self, rollout: Rollout) -> None:
+        self._num_done += 1
+        self._num_rows += len(rollout)
+        self._bar.update()
+        if self._bar.disable and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(
+                f"recording: {self._num_done} of {self._num_episodes} episodes, "
+                f"{self._num_rows} rows",
+                flush=True,
+            )
+
+    def close(self) -> None:
+        self._bar.close()

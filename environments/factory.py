@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from environments.fake import FakeEnvironment, fake_spec
 from environments.gymnasium_adapter import GYMNASIUM_PREFIX, GymnasiumEnvironment, gymnasium_spec
-from environments.procgen_adapter import ProcgenEnvironment, procgen_spec
+from environments.procgen_adapter import ProcgenEnvironment, procgen_spec, require_level_range
 from environments.protocol import EnvironmentSpec, VectorEnvironment
 from experiment.errors import UserError
 
@@ -57,6 +57,17 @@ def environment_name(spec: EnvironmentSpec) -> str:
     return GYMNASIUM_PREFIX + spec.name if spec.adapter == "gymnasium" else spec.name
 
 
+def require_levels(spec: EnvironmentSpec, start_level: int, num_levels: int) -> None:
+    """Raise `UserError`, naming the flags, when the environment does not have these levels.
+
+    Making an environment checks it too; this is for before something has been written.
+    """
+    if spec.adapter == "procgen":
+        require_level_range(start_level, num_levels)
+    elif start_level < 0 or num_levels < 0:
+        raise UserError(f"--start_level {start_level} --num_levels {num_levels}: below 0")
+
+
 def make_environment(config: EnvironmentConfig, num_envs: int, seed: int = 0) -> VectorEnvironment:
     """Make `num_envs` slots; `seed` decides in which order levels are drawn from the range."""
     return make_environment_from_spec(
@@ -90,6 +101,7 @@ def make_environment_from_spec(
     Raises:
         UserError: unknown adapter, or a level range that the environment does not have.
     """
+    require_levels(spec, start_level, num_levels)
     if spec.adapter == "procgen":
         return ProcgenEnvironment(spec, num_envs, seed, start_level, num_levels, num_threads)
     if spec.adapter == "gymnasium":

@@ -118,8 +118,7 @@ class ProcgenEnvironment:
         num_levels: int = 0,
         num_threads: int = 4,
     ):
-        num_levels = num_levels or TRAINING_LEVELS
-        _check_level_range(start_level, num_levels)
+        require_level_range(start_level, num_levels)
         self.spec = spec
         self.num_envs = num_envs
         self._game = _make_game(
@@ -127,7 +126,7 @@ class ProcgenEnvironment:
             num=num_envs,
             rand_seed=seed % MAX_LEVEL_SEED,
             start_level=start_level,
-            num_levels=num_levels,
+            num_levels=num_levels or TRAINING_LEVELS,
             num_threads=min(num_threads, num_envs),
         )
         self._renderer: Any = None
@@ -174,7 +173,7 @@ class ProcgenEnvironment:
         """
         self.observe()
         for index, level_seed in zip(indices, level_seeds, strict=True):
-            _check_level_range(int(level_seed), 1)
+            require_level_range(int(level_seed), 1)
             state = _first_state(self.spec, int(level_seed))
             state = _with_level_generator(state, self._get_slot(index))
             self._set_slot(index, state, length=0, truncated=False)
@@ -228,7 +227,9 @@ class ProcgenEnvironment:
         self._truncated[index] = truncated
 
 
-def _check_level_range(start_level: int, num_levels: int) -> None:
+def require_level_range(start_level: int, num_levels: int) -> None:
+    """Raise `UserError` when Procgen does not have these levels; `num_levels` 0 means 10^9."""
+    num_levels = num_levels or TRAINING_LEVELS
     if start_level < 0 or num_levels < 0 or start_level + num_levels > MAX_LEVEL_SEED:
         raise UserError(
             f"--start_level {start_level} --num_levels {num_levels}: "

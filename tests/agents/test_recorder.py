@@ -2,6 +2,9 @@
 
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -316,9 +319,33 @@ def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
         (["--model_file", "agent", "--env_name", "maze"], "--env_name maze"),
         (["--model_file", "agent", "--max_episodes", "many"], "max-episodes|max_episodes"),
         (["--model_file", "agent", "--max_episodes", "0"], "--max_episodes 0"),
+        (["--model_file", "agent", "--start_level", "-4"], "--start_level -4"),
+        (["--model_file", "agent", "--max_hours", "0"], "--max_hours 0"),
         (["--model_file", "agent", "--interpreting_params_name", "nonsense"], "nonsense"),
         (["--model_file", "agent", "--data_dir", "agent/agent.json/x"], "--data_dir"),
     ):
         with pytest.raises(UserError, match=complaint):
             run_command(monkeypatch, *arguments)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["agent"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "agent.json",
+        "weights.safetensors",
+    ]
+
+
+@pytest.mark.medium
+def test_killed_recording_is_continued(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    command = [sys.executable, record.__file__, "--model_file", "agent", "--seed", "3"]
+    process = subprocess.Popen([*command, "--max_episodes", "100000"], cwd=tmp_path)
+    while not (tmp_path / "data" / "dataset.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.kill()
+    process.wait()
+    record_episodes(load_agent(tmp_path / "agent"), FAKE, tmp_path / "data", SMALL)
+    continued = read_episodes(tmp_path / "data")
+    assert set(continued) >= set(range(8))
+    for episode_id, rollout in play(FAKE, SMALL).items():
+        assert_same_rollout(rollout, continued[episode_id])
