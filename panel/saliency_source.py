@@ -62,12 +62,12 @@ class SaliencySource:
         for dim, label, known in zip(VIEW_DIMS, view, self._labels, strict=True):
             if label not in known:
                 raise UnknownItemError(f"{dim}: the file has {', '.join(known)}")
-        chosen = {
+        indexers = {
             dim: known.index(label)
             for dim, label, known in zip(VIEW_DIMS, view, self._labels, strict=True)
-        }
+        } | {"sample": self._positions[sample_id]}
         with self._lock:
-            variable = self._results[GRADIENT].isel(sample=self._positions[sample_id], **chosen)
+            variable = self._results[GRADIENT].isel(indexers)
             gradient = variable.transpose("step", "height", "width", "channel").to_numpy()
         if not np.isfinite(gradient).all():
             raise UnknownItemError(f"target {view[0]} is undefined at step {view[1]}")

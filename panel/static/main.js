@@ -412,4 +412,6 @@ function showEmpty(box, lines) {
 }
 
 const page = new Page();
+// For the console and the tests.
+window.dreamscope = page;
 page.guard(() => page.start());

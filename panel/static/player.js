@@ -64,6 +64,8 @@ export class Player {
   /** Signed values (T, H, W) drawn over the frames, or null; see saliency.js for `paint`. */
   setOverlay(overlay) {
     this.overlay = overlay;
+    // In grey, so that the colours of the frame are not taken for those of the overlay.
+    this.canvas.classList.toggle("grey", overlay !== null);
     this.#drawOverlay();
   }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,10 @@ def write_dataset(
 
 def write_analysis(path: Path, datasets: tuple[RolloutDataset, RolloutDataset]) -> None:
     rows = [
-        (source, index, row["episode_id"], step)
+        (source, index, dataset.episodes["episode_id"].iloc[index], step)
         for source, dataset in enumerate(datasets)
-        for index, row in dataset.episodes.iterrows()
-        for step in range(row["length"])
+        for index, length in enumerate(dataset.episodes["length"].tolist())
+        for step in range(length)
     ]
     source, index, episode_id, step = (np.array(column) for column in zip(*rows, strict=True))
     rng = np.random.default_rng(0)
@@ -173,7 +174,9 @@ class PanelClient:
             async with httpx.AsyncClient(transport=transport, base_url=base) as client:
                 return await client.request(method, path, headers=headers)
 
-        return asyncio.run(ask())
+        # In a thread of its own, since Playwright's event loop may hold this one.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: asyncio.run(ask())).result()
 
     def json(self, path: str) -> Any:
         response = self.request(path)

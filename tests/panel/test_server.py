@@ -297,7 +297,8 @@ def test_every_answer_carries_the_security_headers(path: str, panel_client: Any)
 
 
 def test_policy_allows_no_inline_script_and_nothing_from_outside() -> None:
-    directives = dict(part.split(" ", 1) for part in CONTENT_SECURITY_POLICY.split("; "))
+    parts = [part.partition(" ") for part in CONTENT_SECURITY_POLICY.split("; ")]
+    directives = {name: sources for name, _, sources in parts}
     assert directives["script-src"] == "'self'"
     assert directives["default-src"] == "'none'"
     assert directives["frame-ancestors"] == "'none'"

@@ -1,0 +1,435 @@
+"""The page in a real browser: what is drawn is what the store holds."""
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from panel.application import make_application
+from panel.catalogue import Catalogue
+
+pytestmark = pytest.mark.medium
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+READ_CANVAS = """id => {
+  const canvas = document.getElementById(id);
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return [canvas.width, canvas.height, btoa(String.fromCharCode(...data))];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing: in CI the page must be tested")
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
+
+
+def serve(folder: Path) -> Iterator[str]:
+    application = make_application(Catalogue([folder]))
+    settings = uvicorn.Config(application, port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/"
+    server.should_exit = True
+    thread.join(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def address(panel_data: Any) -> Iterator[str]:
+    yield from serve(panel_data.folder)
+
+
+@pytest.fixture(scope="module")
+def empty_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    yield from serve(tmp_path_factory.mktemp("nothing"))
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context(viewport={"width": 1280, "height": 800})
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def open_page(context: BrowserContext, address: str) -> Iterator[Callable[..., Page]]:
+    """Opens the page; at the end of the test it must have had nothing to complain about."""
+    complaints: list[str] = []
+
+    def complain_about_message(message: Any) -> None:
+        # The tests themselves read the canvas back, which Chromium advises against.
+        is_advice = "willReadFrequently" in message.text
+        if message.type in ("error", "warning") and not is_advice:
+            complaints.append(message.text)
+
+    def open_at(fragment: str = "", base: str = address) -> Page:
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", complain_about_message)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda request: complaints.append(request.url))
+        page.on(
+            "request",
+            lambda request: (
+                complaints.append(request.url)
+                if not request.url.startswith((base, "data:", "blob:"))
+                else None
+            ),
+        )
+        page.goto(base + fragment)
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_at
+    found = list(complaints)
+    for page in context.pages:
+        page.close()
+    assert found == []
+
+
+@pytest.fixture
+def ids(panel_client: Any) -> dict[str, str]:
+    return {entry["kind"]: entry["id"] for entry in panel_client.json("/api/catalogue")["datasets"]}
+
+
+def canvas_pixels(page: Page, canvas: str) -> np.ndarray:
+    width, height, content = page.evaluate(READ_CANVAS, canvas)
+    return np.frombuffer(base64.b64decode(content), np.uint8).reshape(height, width, 4)
+
+
+def wait_until(page: Page, condition: str) -> None:
+    """Waits for an expression to hold; Playwright's own way needs `eval`, which is forbidden."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, condition
+        page.wait_for_timeout(20)
+
+
+def wait_for_step(page: Page, step: int) -> None:
+    page.wait_for_selector(f"#frame[data-step='{step}']:not(.waiting)")
+
+
+def shows_frame(page: Page, frame: np.ndarray) -> bool:
+    pixels = canvas_pixels(page, "frame")
+    return bool((pixels[..., :3] == frame).all() and (pixels[..., 3] == 255).all())
+
+
+def test_first_rollout_is_drawn_pixel_for_pixel(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page()
+    wait_for_step(page, 0)
+    assert shows_frame(page, panel_data.real.read_episode(0).obs[0])
+    size = page.locator("#frame").bounding_box()
+    assert size is not None
+    height, width = panel_data.real.metadata.environment.obs_shape[:2]
+    assert size["width"] / width == size["height"] / height == int(size["width"] / width) > 1
+
+
+def test_keyboard_steps_through_frames_and_rollouts(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page()
+    rollout = panel_data.real.read_episode(0)
+    last = len(rollout) - 1
+    moves = (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", last), ("Home", 0))
+    for key, step in moves:
+        page.keyboard.press(key)
+        wait_for_step(page, step)
+        assert shows_frame(page, rollout.obs[step])
+        assert page.inner_text("#step-figure") == f"{step} of {last}"
+    page.keyboard.press("ArrowDown")
+    wait_until(page, "document.getElementById('step-figure').textContent === '0 of 299'")
+    wait_for_step(page, 0)
+    assert shows_frame(page, panel_data.real.read_episode(1).obs[0])
+    page.keyboard.press("ArrowUp")
+    wait_until(page, f"document.getElementById('step-figure').textContent === '0 of {last}'")
+
+
+def test_figures_are_those_of_the_step(open_page: Callable[..., Page], panel_data: Any) -> None:
+    page = open_page()
+    rollout = panel_data.real.read_episode(0)
+    names = panel_data.real.metadata.environment.action_names
+    for step in range(4):
+        wait_for_step(page, step)
+        assert page.inner_text("#action-name") == names[rollout.action[step]]
+        shown = page.inner_text("#value-figure").replace("−", "-")
+        assert float(shown) == pytest.approx(rollout.value[step], abs=6e-4)
+        shown = page.inner_text("#reward-figure").replace("−", "-")
+        assert float(shown) == pytest.approx(rollout.reward[step], abs=6e-3)
+        page.click("#step-on")
+
+
+def test_play_runs_to_the_end_and_stops(open_page: Callable[..., Page], panel_data: Any) -> None:
+    page = open_page()
+    page.select_option("#speed", "60")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press(" ")
+    page.wait_for_selector("#play.playing")
+    last = len(panel_data.real.read_episode(0)) - 1
+    wait_for_step(page, last)
+    page.wait_for_selector("#play:not(.playing)")
+    assert shows_frame(page, panel_data.real.read_episode(0).obs[last])
+
+
+def test_pause_stops_where_it_is(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.keyboard.press("ArrowDown")
+    wait_until(page, "document.getElementById('scrubber').max === '299'")
+    page.click("#play")
+    wait_until(page, "Number(document.getElementById('frame').dataset.step) > 2")
+    page.click("#play")
+    step = page.input_value("#scrubber")
+    page.wait_for_timeout(400)
+    assert page.input_value("#scrubber") == step
+
+
+def test_frames_beyond_the_first_chunk_arrive(
+    open_page: Callable[..., Page], panel_data: Any, ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['real']}&episode=3&step=280")
+    wait_for_step(page, 280)
+    assert shows_frame(page, panel_data.real.read_episode(1).obs[280])
+
+
+def test_traces_show_the_values_and_a_click_jumps(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page()
+    page.wait_for_selector("#traces .trace path.js-line")
+    rollout = panel_data.real.read_episode(0)
+    traces = page.evaluate(
+        """document.querySelector('#traces .plot').data
+             .map(({x, y, z}) => ({x: [...x], y: [...y], z}))"""
+    )
+    np.testing.assert_allclose(traces[0]["y"], rollout.value, rtol=1e-6)
+    np.testing.assert_allclose(traces[1]["y"], rollout.reward[rollout.reward != 0], rtol=1e-6)
+    weights = np.exp(rollout.action_logits - rollout.action_logits.max(axis=1, keepdims=True))
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.array(traces[2]["z"]).T, probabilities, rtol=1e-4)
+    x, y = page.evaluate(
+        """() => {
+          const plot = document.querySelector('#traces .plot');
+          const box = plot.getBoundingClientRect();
+          const axis = plot._fullLayout.xaxis;
+          return [box.left + axis._offset + axis.l2p(7), box.top + 60];
+        }"""
+    )
+    page.mouse.click(x, y)
+    wait_for_step(page, 7)
+    cursor = page.locator("#traces .cursor").bounding_box()
+    assert cursor is not None
+    assert abs(cursor["x"] + cursor["width"] / 2 - x) < 2
+
+
+def test_scatter_draws_points_and_a_click_opens_the_step(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page("#x=pca.1&y=pca.2&colour=cluster")
+    colours = page.evaluate(
+        """() => {
+          const canvas = document.querySelector('#scatter canvas');
+          const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+          const seen = new Set();
+          for (let at = 0; at < data.length; at += 4) seen.add(data.slice(at, at + 3).join());
+          return seen.size;
+        }"""
+    )
+    assert colours > 50
+    assert page.inner_text("#embedding-count") == "339 steps"
+    assert page.locator("#legend .category").count() == 12
+    x, y, row = page.evaluate(
+        """() => {
+          const canvas = document.querySelector('#scatter canvas').getBoundingClientRect();
+          const { xaxis, yaxis } = document.querySelector('#scatter .plot')._fullLayout;
+          const { scatter } = window.dreamscope;
+          const row = 200;
+          return [canvas.left + xaxis.l2p(scatter.values.xs[row]),
+                  canvas.top + yaxis.l2p(scatter.values.ys[row]), row];
+        }"""
+    )
+    page.mouse.click(x, y)
+    assert row == 200
+    wait_until(page, "location.hash.includes('episode=3')")
+    wait_for_step(page, 200 - 12)
+    assert shows_frame(page, panel_data.real.read_episode(1).obs[200 - 12])
+    marker = page.locator("#scatter .marker").bounding_box()
+    assert marker is not None
+    assert abs(marker["x"] + marker["width"] / 2 - x) < 2
+    assert abs(marker["y"] + marker["height"] / 2 - y) < 2
+
+
+def test_saliency_is_drawn_signed(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&step=2")
+    wait_for_step(page, 2)
+    assert not canvas_pixels(page, "overlay")[..., 3].any()
+    page.select_option("#target", "ic_0.4.passed")
+    wait_until(page, "window.dreamscope.player.overlay !== null")
+    overlay = canvas_pixels(page, "overlay")
+    [entry] = panel_client.json("/api/catalogue")["saliency"]
+    query = "target=ic_0&target_step=4&environment_gradient=passed"
+    signed = panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1?{query}")["saliency"][2]
+    strong = overlay[..., 3] > 40
+    assert strong.mean() > 0.5
+    is_orange = overlay[..., 0] > overlay[..., 2]
+    np.testing.assert_array_equal(is_orange[strong], signed[strong] > 0)
+    page.evaluate("""() => {
+      const gain = document.getElementById('gain');
+      gain.value = 3;
+      gain.dispatchEvent(new Event('input'));
+    }""")
+    stronger = canvas_pixels(page, "overlay")[..., 3].astype(int)
+    assert (stronger >= overlay[..., 3]).all()
+    assert stronger.sum() > 1.5 * overlay[..., 3].sum()
+
+
+def test_sample_without_saliency_says_which_command_makes_it(
+    open_page: Callable[..., Page], ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=3")
+    assert "python saliency_experiments.py" in page.inner_text("#saliency-note")
+
+
+def test_address_restores_the_view(
+    open_page: Callable[..., Page], panel_data: Any, ids: dict[str, str]
+) -> None:
+    page = open_page()
+    page.select_option("#x-axis", "ica.2")
+    page.select_option("#y-axis", "pca.3")
+    page.select_option("#colour", "action")
+    page.click(".row >> nth=3")
+    wait_until(page, "document.getElementById('scrubber').max === '9'")
+    page.keyboard.press("End")
+    wait_for_step(page, 9)
+    wait_until(page, "location.hash.includes('step=9')")
+    restored = open_page("#" + page.url.split("#")[1])
+    wait_for_step(restored, 9)
+    assert shows_frame(restored, panel_data.simulated.read_episode(0).obs[9])
+    chosen = [restored.input_value(f"#{name}") for name in ("x-axis", "y-axis", "colour")]
+    assert chosen == ["ica.2", "pca.3", "action"]
+    title = restored.inner_text("#sample-title")
+    assert title == "Simulated sample 1 · from real episode 3, row 2"
+    restored.wait_for_selector(".row[aria-selected='true']")
+
+
+def test_history_goes_back_to_the_rollout_before(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.click(".row >> nth=1")
+    wait_until(page, "document.getElementById('scrubber').max === '299'")
+    page.go_back()
+    wait_until(page, "document.getElementById('scrubber').max === '11'")
+
+
+def test_filters_leave_what_a_direct_computation_leaves(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page()
+    page.fill("input[name=min-length]", "8")
+    page.fill("input[name=max-length]", "50")
+    lengths = [*panel_data.real.episodes["length"], *panel_data.simulated.episodes["length"]]
+    expected = sum(8 <= length <= 50 for length in lengths)
+    assert page.inner_text("#list-count") == f"{expected} of {len(lengths)} match"
+    assert page.locator(".row").count() == expected
+    page.check("input[name=kind][value=simulated]", force=True)
+    assert page.locator(".row").count() == 2
+    page.fill("input[name=min-length]", "1000")
+    assert "No rollout meets all conditions" in page.inner_text("#rollouts")
+    page.fill("input[name=min-length]", "")
+    page.fill("input[name=max-length]", "")
+    page.check("input[name=kind][value=real]", force=True)
+    page.select_option("select[name=complete]", "yes")
+    complete = int(panel_data.real.episodes["level_complete"].sum())
+    assert page.locator(".row").count() == complete
+
+
+def test_sorting_by_steps(open_page: Callable[..., Page], panel_data: Any) -> None:
+    page = open_page()
+    page.click("[data-sort=length]")
+    page.click("[data-sort=length]")
+    lengths = [*panel_data.real.episodes["length"], *panel_data.simulated.episodes["length"]]
+    shown = page.locator(".row .numeric:nth-child(3)").all_inner_texts()
+    assert [int(text) for text in shown] == sorted(lengths, reverse=True)
+
+
+def test_address_of_something_absent_says_so(open_page: Callable[..., Page]) -> None:
+    page = open_page("#data=0123456789abcdef&episode=7&step=3&x=nothing.9&colour=<b>")
+    assert "not here" in page.inner_text("#errors")
+    wait_for_step(page, 0)
+
+
+def test_without_data_the_page_names_the_commands(
+    open_page: Callable[..., Page], empty_address: str
+) -> None:
+    page = open_page(base=empty_address)
+    text = page.inner_text("main")
+    for command in (
+        "python record.py",
+        "python record_gen_samples.py",
+        "python analysis/hidden_analysis_precompute.py",
+    ):
+        assert command in text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(scheme: Any, browser: Browser, address: str) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    for selector in ("h2", "#list-count", ".row", "#value-figure", ".key", "select"):
+        colour, ground = page.evaluate(
+            """selector => {
+              let element = document.querySelector(selector);
+              const colour = getComputedStyle(element).color;
+              const ground = () => getComputedStyle(element).backgroundColor;
+              while (ground() === 'rgba(0, 0, 0, 0)') element = element.parentElement;
+              return [colour, ground()];
+            }""",
+            selector,
+        )
+        assert contrast(colour, ground) >= 4.5, (selector, colour, ground)
+    page.close()
+
+
+def contrast(first: str, second: str) -> float:
+    """Contrast ratio of WCAG 2."""
+
+    def luminance(colour: str) -> float:
+        channels = np.array([float(part) for part in colour[4:-1].split(",")[:3]]) / 255
+        linear = np.where(
+            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+        )
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    dark, light = sorted((luminance(first), luminance(second)))
+    return (light + 0.05) / (dark + 0.05)
