@@ -99,7 +99,8 @@ def generalised_advantages(
 ) -> Tensor:
     """Advantages: the sum over l of (γλ)^l δ_{t+l}, cut where an episode ends.
 
-    Here δ_t = r_t + γ V(s_{t+1}) − V(s_t), and V after the end of an episode is 0.
+    Here δ_t = r_t + γ V(s_{t+1}) − V(s_t), and V after the end of an episode is 0. That holds for
+    time limits too: Procgen never shows the frame whose value would continue the sum.
 
     Args:
         reward: (T, N) paid for the action at t.

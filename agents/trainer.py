@@ -149,11 +149,12 @@ def train(config: TrainingConfig, report: StageReport) -> Path:
     device = resolve_device(config.device, config.gpu_device)
     spec = environment_spec(config.environment)
     policy, inputs = _initial_policy(config, spec)
+    environments = make_groups(config)
     if config.export_dir is not None:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
     run = open_run(_run_path(config), config, OPERATIONAL, inputs)
     print(f"run folder: {run.path}", flush=True)
-    trainer = Trainer(config, run, policy.to(device), spec)
+    trainer = Trainer(config, run, policy.to(device), environments)
     try:
         with stop_on_signals() as stop:
             agent = trainer.run(stop)
@@ -175,15 +176,14 @@ class Trainer:
         config: TrainingConfig,
         run: RunFolder,
         policy: RecurrentPolicy,
-        spec: EnvironmentSpec,
+        environments: list[VectorEnvironment],
     ) -> None:
         assert config.seed is not None
         self.config = config
         self.seed = config.seed
         self.folder = run
-        self.spec = spec
         self.policy = policy
-        self._environments = _make_groups(config, self.seed)
+        self._environments = environments
         self._held_out: VectorEnvironment | None = None
         self.learner = PPOLearner(policy, config.ppo, self.seed)
         self.collector = Collector(policy, self._environments, config.ppo, self.seed)
@@ -310,7 +310,8 @@ class Trainer:
 
     def _save_agent(self) -> None:
         provenance = collect_provenance(self.config, self.seed, {})
-        save_agent(self._agent_folder(), self.policy, self.spec, provenance, self.env_steps)
+        spec = self._environments[0].spec
+        save_agent(self._agent_folder(), self.policy, spec, provenance, self.env_steps)
 
     def _restore(self, state: dict[str, Any] | None) -> None:
         if state is None:
@@ -397,17 +398,22 @@ def _run_path(config: TrainingConfig) -> Path:
     return new_run_path(parent, config.seed)
 
 
+def network_config(config: TrainingConfig, spec: EnvironmentSpec) -> NetworkConfig:
+    """The network for an environment: what was chosen, and what follows from the frames."""
+    height, width, channels = spec.obs_shape
+    return NetworkConfig(
+        **dataclasses.asdict(config.network),
+        obs_shape=(height, width, channels),
+        num_actions=spec.num_actions,
+    )
+
+
 def _initial_policy(
     config: TrainingConfig, spec: EnvironmentSpec
 ) -> tuple[RecurrentPolicy, dict[str, str]]:
     """The policy to begin with, and the hashes of what it was made from."""
     assert config.seed is not None
-    height, width, channels = spec.obs_shape
-    network = NetworkConfig(
-        **dataclasses.asdict(config.network),
-        obs_shape=(height, width, channels),
-        num_actions=spec.num_actions,
-    )
+    network = network_config(config, spec)
     seed_everything(config.seed)
     policy = make_policy(network)
     if config.model_file is None:
@@ -422,11 +428,12 @@ def _initial_policy(
     return policy, {"initial_agent": loaded.hash}
 
 
-def _make_groups(config: TrainingConfig, seed: int) -> list[VectorEnvironment]:
+def make_groups(config: TrainingConfig) -> list[VectorEnvironment]:
     """Two halves, so that one can step while the policy decides for the other."""
+    assert config.seed is not None
     num_envs = config.ppo.num_envs
     sizes = [num_envs - num_envs // 2, num_envs // 2]
-    seeds = (keyed_uniform(seed, "environment", np.arange(2))[:, 0] * 2**31).astype(int)
+    seeds = (keyed_uniform(config.seed, "environment", np.arange(2))[:, 0] * 2**31).astype(int)
     return [
         make_environment(config.environment, size, int(group_seed))
         for size, group_seed in zip(sizes, seeds, strict=True)
