@@ -46,7 +46,7 @@ class ClusterStability:
     adjusted_rand_deviation: float
     """Standard deviation over the repetitions."""
     control: float
-    """The same mean for features shuffled independently over rows: structureless data."""
+    """The same mean for normal data of the same size and covariance, which has no clusters."""
 
 
 def fit_clusters(
@@ -80,12 +80,14 @@ def measure_stability(
         clustering: what to test.
         num_neighbours: as for `fit_clusters`.
         num_repeats: how many random parts.
-        seed: picks the parts and shuffles the control.
+        seed: picks the parts and draws the control.
         share: size of a part.
     """
     rng = np.random.default_rng(seed)
-    shuffled = np.stack([rng.permutation(column) for column in clustering.features.T], axis=1)
-    control = fit_clusters(shuffled, clustering.num_clusters, num_neighbours)
+    rows, mean = len(clustering.features), clustering.features.mean(axis=0)
+    covariance = np.atleast_2d(np.cov(clustering.features.T))
+    unclustered = rng.multivariate_normal(mean, covariance, rows)
+    control = fit_clusters(unclustered, clustering.num_clusters, num_neighbours)
     scores, control_scores = (
         [_agreement_of_part(whole, num_neighbours, share, rng) for _ in range(num_repeats)]
         for whole in (clustering, control)

@@ -16,8 +16,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
-from analysis.hidden_states import RESULT_NAME, SOURCES
-from analysis.results import read_results
+from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, read_results
 from experiment.files import atomic_file, require_writable_folder
 from experiment.report import StageReport
 
@@ -51,6 +50,8 @@ class PlottingConfig:
     """Folder of hidden_analysis.nc, made by hidden_analysis_precompute.py."""
     output_dir: Path = Path("analysis/hx_plots")
     """Folder for the figures, each as PNG and PDF, and a contact sheet."""
+    spaces: tuple[str, ...] = ("pca", "ica", "embedding")
+    """Spaces to draw each variable in; those that the result file has."""
     max_points: int = 100_000
     """At most so many rows of each source are drawn, chosen at random."""
     num_trajectories: int = 12
@@ -78,17 +79,18 @@ class Variable:
 VARIABLES = (
     Variable("value", "value"),
     Variable("entropy", "policy entropy (nats)", "cividis"),
+    Variable("cluster", "cluster", is_categorical=True),
     Variable("action", "action taken", is_categorical=True),
-    Variable("greedy_action", "most probable action", is_categorical=True),
     Variable("reward", "reward", "plasma"),
     Variable("episode_return", "episode return", "plasma"),
-    Variable("done", "episode ends here", is_categorical=True),
+    Variable("strongest_component", "strongest component", is_categorical=True),
+    Variable("greedy_action", "most probable action", is_categorical=True),
     Variable("step", "step in episode", "magma"),
     Variable("fraction_through", "fraction of episode", "magma"),
     Variable("episode_length", "episode length", "magma"),
-    Variable("cluster", "cluster", is_categorical=True),
-    Variable("strongest_component", "strongest component", is_categorical=True),
+    Variable("done", "episode ends here", is_categorical=True),
 )
+"""In rows of four, so that the panels with a legend share the last column."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Pa
     pictures = []
     # Fonts as text keep PDFs small and searchable.
     with (
-        read_results(config.input_dir / RESULT_NAME, "hidden_analysis") as dataset,
+        read_results(config.input_dir / HIDDEN_ANALYSIS_NAME, "hidden_analysis") as dataset,
         mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
     ):
         for name, figure in _figures(dataset, config):
@@ -145,18 +147,19 @@ def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Pa
 
 def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str, Figure]]:
     table = read_plot_table(dataset, config.max_points, config.seed)
+    spaces = [space for space in config.spaces if space in table.spaces]
     real = table.of_source("real")
     yield "explained_variance", draw_explained_variance(dataset)
-    for space in table.spaces:
+    for space in spaces:
         yield f"{space}_variables_real", draw_variables(real, space, "real")
     if table.has_simulated:
         yield "overlap", draw_overlap(table)
         simulated = table.of_source("simulated")
-        for space in table.spaces:
+        for space in spaces:
             figure = draw_variables(simulated, space, "simulated")
             yield f"{space}_variables_simulated", figure
     best = "embedding" if "embedding" in table.spaces else "pca"
-    for space in dict.fromkeys(("pca", best)):
+    for space in spaces:
         paths = read_trajectories(dataset, space, config.num_trajectories, config.seed)
         yield f"{space}_trajectories", draw_trajectories(real, space, paths)
     for start in range(0, table.num_clusters, config.clusters_per_page):
@@ -420,6 +423,8 @@ def _save(figure: Figure, stem: Path, dpi: int) -> Path:
     for suffix in (".png", ".pdf"):
         with atomic_file(stem.with_name(stem.name + suffix)) as path:
             figure.savefig(path, dpi=dpi)
+        # The layout found for the PNG serves the PDF; finding it takes as long as drawing.
+        figure.set_layout_engine("none")
     return picture
 
 

@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from analysis.clustering import Clustering, ClusterStability, fit_clusters, measure_stability
 from analysis.embedding import Embedder, EmbeddingMethod, fit_embedding
-from analysis.results import ResultStream, StreamedVariable, flag_attributes, streamed_results
+from analysis.results import (
+    HIDDEN_ANALYSIS_NAME,
+    SOURCES,
+    ResultStream,
+    StreamedVariable,
+    flag_attributes,
+    streamed_results,
+)
 from analysis.rollout_rows import RolloutRows, select_episodes
 from experiment.errors import UserError
 from experiment.files import require_writable_folder
@@ -26,10 +33,8 @@ from projections.hidden import HiddenProjection
 from projections.outliers import inlier_mask
 from rollouts.store import RolloutDataset
 
-RESULT_NAME = "hidden_analysis.nc"
 PROJECTION_NAME = "projection"
 NMF_NAME = "projection_nmf"
-SOURCES = ("real", "simulated")
 FIT_ROLES = ("not_fitted_on", "inlier", "outlier")
 CUMULATIVE_SHARE = 0.95
 
@@ -161,7 +166,7 @@ def analyse_hidden_states(config: HiddenAnalysisConfig, report: StageReport) -> 
     if maps.nmf is not None:
         maps.nmf.save(config.output_dir / NMF_NAME, provenance)
         report.outputs += [str(config.output_dir / NMF_NAME)]
-    path = config.output_dir / RESULT_NAME
+    path = config.output_dir / HIDDEN_ANALYSIS_NAME
     write_analysis(path, maps, tables, config.rows_per_chunk, provenance)
     report.outputs += [str(path)]
     report.metrics |= _metrics(maps, tables)

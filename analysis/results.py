@@ -30,6 +30,12 @@ PRODUCERS = {
 }
 """Which command makes each kind of result file; named when one is missing."""
 
+HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
+SALIENCY_NAME = "saliency.nc"
+
+SOURCES = ("real", "simulated")
+"""What the values of a `source` variable stand for."""
+
 COMPRESSED_FROM_BYTES = 64 * 1024
 """Smaller variables stay uncompressed, so that they open without the compression plugin."""
 

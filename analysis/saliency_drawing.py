@@ -47,7 +47,8 @@ def signed_maps(gradient: NDArray[np.floating], blur: float = 1.5) -> NDArray[np
     magnitude = np.abs(maps)
     affected = magnitude[magnitude > 0]
     limit = np.quantile(affected, STRONGEST_QUANTILE) if affected.size else 1.0
-    return np.clip(maps / max(float(limit), np.finfo(np.float32).tiny), -1.0, 1.0)
+    scaled = maps / max(float(limit), float(np.finfo(np.float32).tiny))
+    return np.clip(scaled, -1.0, 1.0).astype(np.float32)
 
 
 def overlay(frames: NDArray[np.uint8], maps: NDArray[np.floating]) -> NDArray[np.uint8]:

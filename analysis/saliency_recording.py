@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from agents.checkpoint import LoadedAgent, load_agent
 from agents.player import full_float32
 from analysis.results import (
+    SALIENCY_NAME,
     ResultStream,
     StreamedVariable,
     read_results,
@@ -49,7 +50,6 @@ from rollouts.store import RolloutDataset
 from rollouts.types import Rollout
 from rollouts.video import VideoWriter
 
-RESULT_NAME = "saliency.nc"
 ENVIRONMENT_GRADIENTS = ("passed", "cut")
 COMBINED_ID = -1
 """Sample id of the mean of several samples."""
@@ -359,7 +359,7 @@ def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
     """
     config = plan.config
     folder = require_writable_folder(config.output_dir, "--output_dir")
-    path = folder / RESULT_NAME
+    path = folder / SALIENCY_NAME
     reproduced = _write_result(plan, path)
     report.outputs.append(str(path))
     report.outputs += [str(p) for p in draw_samples(path, config.drawing, folder)]
@@ -426,7 +426,7 @@ def _batches(plan: SaliencyPlan) -> Iterator[SampleBatch]:
         return
     for description, group in groupby(rollouts, lambda r: json.dumps(r.info.interventions)):
         intervention = _intervention(json.loads(description), plan.device)
-        while batch := [r for r, _ in zip(group, range(config.batch_size), strict=False)]:
+        while batch := list(islice(group, config.batch_size)):
             yield _batch(plan, batch, intervention)
 
 

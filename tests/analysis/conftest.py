@@ -1,11 +1,21 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+from agents.checkpoint import load_agent, save_agent
+from agents.networks import NetworkConfig, make_policy
 from environments.protocol import EnvironmentSpec
+from experiment.command_line import apply_values, load_preset
+from generative.checkpoint import load_simulator, save_simulator
+from generative.sample_starts import RandomStarts
+from generative.sampling import SamplingConfig, SamplingPlan, record_samples
+from generative.simulator import Simulator, SimulatorConfig
+from projections.hidden import HiddenProjection
 from rollouts.schema import DatasetMetadata, SimulatedDims
-from rollouts.store import RolloutWriter
+from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import EpisodeInfo, Rollout
 
 HIDDEN_DIM, NUM_ACTIONS, NUM_PLANTED = 12, 5, 3
@@ -94,3 +104,23 @@ def foreign_dataset(tmp_path_factory):
     """Simulated rollouts of another agent."""
     folder = tmp_path_factory.mktemp("foreign") / "data"
     return write_planted_dataset(folder, [5, 6], simulated=True, agent_hash="other")
+
+
+@pytest.fixture(scope="session")
+def simulated_chain(tmp_path_factory):
+    """A tiny agent and simulator, six samples of theirs with all choices drawn, a projection."""
+    folder = tmp_path_factory.mktemp("chain")
+    torch.manual_seed(0)
+    environment = replace(environment_spec(), obs_shape=(64, 64, 3))
+    policy = make_policy(NetworkConfig(width=0.25, num_features=8, num_actions=NUM_ACTIONS))
+    save_agent(folder / "agent", policy, environment, {}, 0)
+    agent = load_agent(folder / "agent")
+    sizes = load_preset("simulator.yml", "tiny")["training"]["simulator"]
+    simulator = Simulator(apply_values(SimulatorConfig, sizes, "tiny"), agent.policy)
+    save_simulator(folder / "simulator", simulator, environment, agent.hash, {}, 0)
+    loaded = load_simulator(folder / "simulator", agent)
+    config = SamplingConfig(6, 5, latents="sample", agent_actions="sample", seed=3)
+    record_samples(SamplingPlan(loaded, agent, RandomStarts(3), config), folder / "samples")
+    hidden = RolloutDataset(folder / "samples").read_field("agent_hidden")
+    HiddenProjection("pca", 3).fit(hidden).save(folder / "projection")
+    return folder

@@ -1,0 +1,188 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from analysis.results import input_hashes, read_results
+from analysis.saliency_recording import (
+    DrawingSettings,
+    SaliencyConfig,
+    TargetSettings,
+    make_plan,
+    parse_ids,
+    record_saliency,
+)
+from experiment.errors import UserError
+from experiment.report import StageReport
+from projections.hidden import HiddenProjection
+from rollouts.store import RolloutDataset
+
+GRADIENTS = ("frame", "agent_state", "env_deter", "env_stoch", "latent", "component")
+
+
+@pytest.fixture(scope="module")
+def saliency_config(simulated_chain, tmp_path_factory):
+    return SaliencyConfig(
+        model_file=simulated_chain / "simulator",
+        agent_file=simulated_chain / "agent",
+        generated_data_dir=simulated_chain / "samples",
+        projection=simulated_chain / "projection",
+        output_dir=tmp_path_factory.mktemp("saliency"),
+        sample_ids=("1", "4", "2"),
+        targets=TargetSettings(
+            saliency_func_type=("value", "action", "leftwards", "value_delta", "hx_direction"),
+            saliency_direction_ids=("0", "to", "3"),
+            target_steps=(0, 3),
+            num_sim_steps=5,
+            both_env_grads=True,
+        ),
+        saliency_batch_size=3,
+        batch_size=2,
+        drawing=DrawingSettings(num_drawn_samples=1),
+        device="cpu",
+    )
+
+
+def run(config, **changes):
+    report = StageReport("saliency")
+    changes = {"drawing": DrawingSettings(num_drawn_samples=0), **changes}
+    path = record_saliency(make_plan(replace(config, **changes)), report)
+    with read_results(path, "saliency") as dataset:
+        return dataset.load(), report
+
+
+@pytest.fixture(scope="module")
+def saliency(saliency_config):
+    return run(saliency_config, drawing=saliency_config.drawing)
+
+
+def test_resimulated_rows_equal_the_stored_ones(saliency, simulated_chain):
+    dataset, report = saliency
+    stored = RolloutDataset(simulated_chain / "samples")
+    assert report.metrics["share_of_frames_reproduced"] == 1.0
+    np.testing.assert_array_equal(dataset.sample_id, [1, 4, 2])
+    for index, sample in enumerate(dataset.sample_id.values):
+        rollout = stored.read_episode(stored.index_of(int(sample)))
+        np.testing.assert_array_equal(dataset.frame[index], rollout.obs)
+        np.testing.assert_array_equal(dataset.action[index], rollout.action)
+        np.testing.assert_allclose(dataset.value[index], rollout.value, atol=1e-5)
+        np.testing.assert_allclose(dataset.agent_state[index], rollout.agent_hidden, atol=1e-5)
+
+
+def test_activations_and_pullback_are_the_projections(saliency, simulated_chain):
+    dataset, _ = saliency
+    projection = HiddenProjection.load(simulated_chain / "projection")
+    np.testing.assert_array_equal(
+        dataset.activation, projection.transform(dataset.agent_state.values)
+    )
+    names = [f"hx_direction_{d}" for d in range(3)]
+    at_target = dataset.gradient_component.sel(target=names, target_step=3).isel(step=3)
+    identity = np.broadcast_to(np.eye(3), at_target.shape)
+    np.testing.assert_allclose(at_target, identity, atol=1e-4)
+
+
+def test_nothing_after_the_target_step_matters(saliency):
+    dataset, _ = saliency
+    for name in ("frame", "agent_state", "env_deter", "env_stoch", "component"):
+        gradient = dataset[f"gradient_{name}"].sel(target_step=3)
+        assert np.count_nonzero(gradient.isel(step=slice(4, None))) == 0
+        assert np.count_nonzero(gradient.sel(target="value").isel(step=3)) > 0
+
+
+def test_the_cut_changes_steps_before_the_target_only(saliency):
+    dataset, _ = saliency
+    gradient = dataset.gradient_agent_state.sel(target="value", target_step=3)
+    passed, cut = (gradient.sel(environment_gradient=e) for e in ("passed", "cut"))
+    np.testing.assert_array_equal(passed.isel(step=3), cut.isel(step=3))
+    assert np.abs(passed - cut).isel(step=slice(0, 3)).max() > 0
+
+
+def test_value_delta_is_undefined_at_step_zero(saliency):
+    dataset, _ = saliency
+    values = dataset.target_value.sel(target="value_delta")
+    assert np.isnan(values.sel(target_step=0)).all()
+    assert np.isfinite(values.sel(target_step=3)).all()
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"gradient_method": "batched"}])
+def test_batch_size_and_method_change_nothing(saliency, saliency_config, tmp_path, changes):
+    dataset, _ = saliency
+    other, _ = run(saliency_config, output_dir=tmp_path, **changes)
+    for name in GRADIENTS:
+        expected = dataset[f"gradient_{name}"].values
+        tolerance = 1e-5 * np.abs(expected).max()
+        np.testing.assert_allclose(other[f"gradient_{name}"], expected, atol=tolerance)
+
+
+def test_combined_samples_give_one_result(saliency_config, simulated_chain, tmp_path):
+    dataset, report = run(saliency_config, combine_samples_not_iterate=True, output_dir=tmp_path)
+    assert dataset.sizes["sample"] == 1
+    assert dataset.attrs["combined_sample_ids"] == "1 4 2"
+    assert "share_of_frames_reproduced" not in report.metrics
+    alone, _ = run(
+        saliency_config,
+        sample_ids=("1", "1"),
+        combine_samples_not_iterate=True,
+        output_dir=tmp_path / "alone",
+    )
+    iterated, _ = run(saliency_config, sample_ids=("1",), output_dir=tmp_path / "iterated")
+    np.testing.assert_allclose(
+        alone.gradient_component, iterated.gradient_component, rtol=1e-4, atol=1e-7
+    )
+
+
+def test_pictures_and_provenance(saliency, saliency_config, simulated_chain):
+    dataset, report = saliency
+    strips = sorted((saliency_config.output_dir / "strips").iterdir())
+    videos = sorted((saliency_config.output_dir / "videos").iterdir())
+    # Seven targets, value_delta at one step only, with and without the environment gradient.
+    assert len(strips) == len(videos) == 2 * (7 * 2 - 1)
+    assert all(path.name.startswith("sample_00001_") for path in strips)
+    with Image.open(strips[0]) as strip:
+        assert strip.width > 5 * 64
+    assert {"agent", "simulator", "generated_dataset", "projection_data"} == set(
+        input_hashes(dataset)
+    )
+    assert report.outputs[0].endswith("saliency.nc")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_ids": ("1", "99")}, r"--sample_ids 1 99: .* has 6 samples"),
+        ({"sample_ids": ("few",)}, r"--sample_ids few: expected ids"),
+        ({"env_name": "maze"}, r"--env_name maze"),
+        ({"device": "quantum"}, r"--device"),
+    ],
+)
+def test_bad_input_is_refused_before_work(saliency_config, changes, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(replace(saliency_config, **changes))
+
+
+def test_wrong_target_steps_are_refused(saliency_config):
+    targets = replace(saliency_config.targets, target_steps=(5,))
+    with pytest.raises(UserError, match=r"--target_steps 5: expected steps from 0 to 4"):
+        make_plan(replace(saliency_config, targets=targets))
+
+
+def test_missing_projection_names_the_command(saliency_config, tmp_path):
+    with pytest.raises(UserError, match=r"--projection.*hidden_analysis_precompute\.py"):
+        make_plan(replace(saliency_config, projection=tmp_path))
+
+
+def test_real_rollouts_are_refused(saliency_config, planted_datasets):
+    with pytest.raises(UserError, match="holds real rollouts"):
+        make_plan(replace(saliency_config, generated_data_dir=planted_datasets.real))
+
+
+def test_a_range_beyond_the_samples_uses_what_exists(saliency_config, capsys):
+    plan = make_plan(replace(saliency_config, sample_ids=("2", "to", "100")))
+    assert plan.sample_ids.tolist() == [2, 3, 4, 5]
+    assert "the dataset has 4 of these" in capsys.readouterr().out
+
+
+def test_ids_are_lists_or_half_open_ranges():
+    assert parse_ids(["33", "39", "56"], "--sample_ids") == [33, 39, 56]
+    assert parse_ids(["0", "to", "4"], "--sample_ids") == [0, 1, 2, 3]
