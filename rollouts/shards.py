@@ -7,14 +7,17 @@ import os
 import re
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import h5py
 import hdf5plugin
 import numpy as np
 import pandas as pd
-from h5py import h5s
+from h5py import h5s, h5t
 from numpy.typing import NDArray
 
 from experiment.errors import UserError
@@ -231,24 +234,46 @@ def read_column(file: h5py.File, spec: FieldSpec) -> NDArray[Any] | list[str]:
     return list(column.asstr()[:]) if spec.dtype == STRING else column[:]
 
 
+@dataclass(frozen=True)
+class _StepArray:
+    """Low-level handles of one step field, which cost more to make than a window to read."""
+
+    dataset: Any
+    selection: Any
+    memory_type: Any
+
+
+@lru_cache(maxsize=256)
+def _memory_space(shape: tuple[int, ...]) -> Any:
+    return h5s.create_simple(shape)
+
+
 class ShardReader:
     """One open shard."""
 
     def __init__(self, path: Path):
         self.file = open_shard(path)
-        self._step_ids: dict[str, Any] = {}
+        self._arrays: dict[str, _StepArray] = {}
+        self._lock = Lock()
 
     def read_steps(self, name: str, start: int, out: NDArray[Any]) -> None:
         """Fill the contiguous `out` with rows of a step field, from row `start` of the shard on.
 
-        HDF5's low-level interface: h5py's indexing would take as long as the reading itself.
+        Through HDF5's low-level interface: h5py's indexing takes several times as long as it
+        takes to read a window of a small field.
         """
-        dataset = self._step_ids.get(name)
-        if dataset is None:
-            dataset = self._step_ids[name] = stored_array(self.file, f"steps/{name}").id
-        selected = dataset.get_space()
-        selected.select_hyperslab((start, *(0,) * (out.ndim - 1)), out.shape)
-        dataset.read(h5s.create_simple(out.shape), selected, out)
+        # The lock guards the selection; HDF5 lets one thread read at a time in any case.
+        with self._lock:
+            array = self._arrays.get(name) or self._open_array(name, out.dtype)
+            array.selection.select_hyperslab((start, *(0,) * (out.ndim - 1)), out.shape)
+            space = _memory_space(out.shape)
+            array.dataset.read(space, array.selection, out, array.memory_type)
+
+    def _open_array(self, name: str, dtype: np.dtype[Any]) -> _StepArray:
+        dataset = stored_array(self.file, f"steps/{name}").id
+        array = _StepArray(dataset, dataset.get_space(), h5t.py_create(dtype))
+        self._arrays[name] = array
+        return array
 
 
 def read_table(file: h5py.File, fields: Sequence[FieldSpec]) -> pd.DataFrame:

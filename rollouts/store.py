@@ -6,8 +6,10 @@
 import json
 import os
 import re
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -233,11 +235,11 @@ class RolloutDataset:
         tables = [read_table(file, fields).assign(shard=i) for i, file in enumerate(files)]
         self._content_hashes = [str(file.attrs["content_hash"]) for file in files]
         num_rows = [read_count(file, "num_rows") for file in files]
-        self._shard_starts = np.concatenate([[0], np.cumsum(num_rows, dtype=np.int64)])
+        self._shard_starts = [0, *accumulate(num_rows)]
         self.episodes = pd.concat(tables, ignore_index=True)
         """One row per episode: the scalar columns of the episode table, with `offset` counting
         rows of the whole dataset, plus `shard`, the index of the shard."""
-        self.episodes["offset"] += self._shard_starts[self.episodes["shard"]]
+        self.episodes["offset"] += np.array(self._shard_starts)[self.episodes["shard"]]
         self._index = pd.Index(self.episodes["episode_id"])
         if not self._index.is_unique:
             double = self._index[self._index.duplicated()][0]
@@ -256,7 +258,7 @@ class RolloutDataset:
     @property
     def num_rows(self) -> int:
         """Number of decisions in all episodes."""
-        return int(self._shard_starts[-1])
+        return self._shard_starts[-1]
 
     @property
     def hash(self) -> str:
@@ -291,14 +293,23 @@ class RolloutDataset:
 
     def read_rows(self, name: str, start: int, out: NDArray[Any]) -> None:
         """Fill `out`, contiguous and of the field's dtype, with rows from `start` on."""
+        self._check_out(name, start, out)
         filled = 0
         while filled < len(out):
             row = start + filled
-            shard = int(np.searchsorted(self._shard_starts, row, side="right")) - 1
-            num_rows = min(len(out) - filled, int(self._shard_starts[shard + 1]) - row)
-            local_row = row - int(self._shard_starts[shard])
-            self._handles[shard].read_steps(name, local_row, out[filled : filled + num_rows])
-            filled += num_rows
+            shard = bisect_right(self._shard_starts, row) - 1
+            stop = min(len(out), filled + self._shard_starts[shard + 1] - row)
+            local_row = row - self._shard_starts[shard]
+            self._handles[shard].read_steps(name, local_row, out[filled:stop])
+            filled = stop
+
+    def _check_out(self, name: str, start: int, out: NDArray[Any]) -> None:
+        """HDF5 writes into the buffer unseen, so it must be what it is taken for."""
+        spec = self._field(name)
+        if out.dtype != spec.dtype or out.shape[1:] != spec.row_shape or not out.flags.c_contiguous:
+            raise ValueError(f"{name}: the buffer is not a contiguous {spec.dtype} array of rows")
+        if not 0 <= start <= start + len(out) <= self.num_rows:
+            raise IndexError(f"{name}: rows {start} to {start + len(out)} of {self.num_rows}")
 
     def iter_field(self, name: str, rows_per_chunk: int = 8192) -> Iterator[NDArray[Any]]:
         """All rows of a step field in order, at most `rows_per_chunk` at a time."""

@@ -187,7 +187,8 @@ def permute(positions: NDArray[np.int64], size: int, seed: int, epoch: int) -> N
         seed: keys the permutation, together with `epoch`; not negative.
         epoch: from 0 on.
     """
-    keys = np.random.SeedSequence([seed, epoch]).generate_state(_FEISTEL_ROUNDS, np.uint64)
+    sequence = np.random.SeedSequence([seed, epoch])
+    keys = np.asarray(sequence.generate_state(_FEISTEL_ROUNDS, np.uint64), np.uint64)
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     images = _feistel(positions.astype(np.uint64), half_bits, keys)
     while (outside := images >= size).any():

@@ -270,7 +270,9 @@ def test_verify_finds_one_changed_number(write_rollouts, make_rollout):
     shard = write_rollouts([make_rollout(0, 40), make_rollout(1, 9)]).shard_paths[0]
     assert verify_dataset(shard.parent) == []
     with h5py.File(shard, "r+") as file:
-        file["steps/value"][30] += 1
+        value = file["steps/value"]
+        assert isinstance(value, h5py.Dataset)
+        value[30] = value[30] + 1
     assert verify_dataset(shard.parent) == [
         f"{shard.name}: the content differs from the hash taken when it was sealed"
     ]

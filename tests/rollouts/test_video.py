@@ -77,7 +77,7 @@ def test_an_empty_video_is_refused(tmp_path):
 def test_frames_of_another_kind_are_refused(tmp_path):
     with VideoWriter(tmp_path / "a.mp4") as video:
         with pytest.raises(ValueError, match="expected uint8"):
-            video.write(GREY / 255)
+            video.write(GREY / 255)  # type: ignore[arg-type]
         video.write(GREY)
         with pytest.raises(ValueError, match=r"found shape \(32, 64, 3\)"):
             video.write(GREY[:32])
