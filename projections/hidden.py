@@ -53,6 +53,7 @@ _ARRAYS = (
 )
 _FACTS = ("n_samples_", "n_inliers_", "n_iter_", "converged_", "data_hash_")
 _RELATIVE_RANK_TOLERANCE = 1e-6
+_ROWS_IN_CACHE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,9 +263,14 @@ class HiddenProjection(TransformerMixin, BaseEstimator):
         return np.asarray(self.residual(self.mean_), np.float64)
 
     def transform(self, states: ArrayLike) -> NDArray[np.floating]:
-        """(..., H) hidden states → (..., K) coordinates, in the same precision."""
+        """(..., H) hidden states → (..., K) coordinates, in the same precision.
+
+        A state has the same coordinates, to the last bit, whatever else is in the array.
+        """
         states = self._check_hidden(states)
-        return _like(states, (states - self.origin_) @ self.linear_.T)
+        flat = states.reshape(-1, states.shape[-1])
+        coordinates = _multiply_row_by_row(flat, self.origin_, self.linear_)
+        return _like(states, coordinates.reshape(*states.shape[:-1], self.n_components_))
 
     def inverse_transform(
         self, coordinates: ArrayLike, residual: ArrayLike | None = None
@@ -372,6 +378,26 @@ def _floats_of_width(values: ArrayLike, width: int) -> NDArray[np.floating]:
     if values.ndim == 0 or values.shape[-1] != width:
         raise ValueError(f"expected (..., {width}), found {values.shape}")
     return values if np.issubdtype(values.dtype, np.floating) else values.astype(np.float64)
+
+
+def _multiply_row_by_row(
+    states: NDArray[np.floating], origin: NDArray[np.float64], linear: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(N, H) states → (N, K) P (h − origin), summed over H in one fixed order.
+
+    BLAS sums in an order that depends on N, so that a file written in pieces would differ in its
+    last bits from the whole.
+    """
+    result = np.empty((len(states), len(linear)))
+    for start in range(0, len(states), _ROWS_IN_CACHE):
+        rows = slice(start, start + _ROWS_IN_CACHE)
+        # Rows in the last dimension: the inner loops of numpy are then long and contiguous.
+        offsets = np.ascontiguousarray((states[rows] - origin).T)
+        total = np.zeros((len(linear), offsets.shape[1]))
+        for weights, offset in zip(linear.T, offsets, strict=True):
+            total += weights[:, None] * offset
+        result[rows] = total.T
+    return result
 
 
 def _like(given: NDArray[np.floating], result: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -53,6 +53,15 @@ def test_saved_coordinates_equal_transform_exactly(fitted_projection, hidden_sta
     assert saved.dtype == np.float32
 
 
+def test_coordinates_do_not_depend_on_the_rest_of_the_array(fitted_projection, hidden_states):
+    states = hidden_states.astype(np.float64)
+    whole = fitted_projection.transform(states)
+    in_pieces = [fitted_projection.transform(states[i : i + 7]) for i in range(0, len(states), 7)]
+    assert np.array_equal(np.concatenate(in_pieces), whole)
+    assert np.array_equal(fitted_projection.transform(states[3]), whole[3])
+    assert np.allclose(whole, (states - fitted_projection.origin_) @ fitted_projection.linear_.T)
+
+
 def test_mixing_side_inverts_the_linear_map(fitted_projection):
     identity = fitted_projection.linear_ @ fitted_projection.directions
     assert np.allclose(identity, np.eye(fitted_projection.n_components_), atol=1e-9)
