@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from panel.analysis_source import AnalysisSource
 from panel.binary import MEDIA_TYPE, encode_arrays
-from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, describe_damage
+from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, Item, describe_damage
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.security import ReadOnlyGuard
@@ -25,7 +25,16 @@ STATIC_FOLDER = Path(__file__).parent / "static"
 PLOTLY_FILE = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 ItemId = Annotated[str, PathParameter(pattern="^[0-9a-f]{16}$")]
-EpisodeIndex = Annotated[int, PathParameter(ge=0, lt=2**31)]
+EpisodeId = Annotated[int, PathParameter(ge=0, lt=2**31)]
+
+
+class _RevalidatedFiles(StaticFiles):
+    """Files that a browser asks for again, lest it mix scripts of two versions."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["cache-control"] = "no-cache"
+        return response
 
 
 def make_application(
@@ -74,7 +83,7 @@ def _add_page(application: FastAPI) -> None:
             headers={"cache-control": "private, max-age=86400"},
         )
 
-    application.mount("/static", StaticFiles(directory=STATIC_FOLDER), name="static")
+    application.mount("/static", _RevalidatedFiles(directory=STATIC_FOLDER), name="static")
 
 
 def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
@@ -90,21 +99,21 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
     def episode_table(request: Request, item_id: ItemId) -> Response:
         """Container of arrays, one entry per episode."""
         source = catalogue.open_as(item_id, RolloutSource)
-        return _answer(request, catalogue.label(item_id), source.content_hash, source.episode_table)
+        return _answer(request, catalogue.item(item_id), source.content_hash, source.episode_table)
 
-    @application.get("/api/datasets/{item_id}/episodes/{index}/steps")
-    def steps(request: Request, item_id: ItemId, index: EpisodeIndex) -> Response:
+    @application.get("/api/datasets/{item_id}/episodes/{episode_id}/steps")
+    def steps(request: Request, item_id: ItemId, episode_id: EpisodeId) -> Response:
         """Container of arrays, one row per step of the episode."""
         source = catalogue.open_as(item_id, RolloutSource)
         return _answer(
-            request, catalogue.label(item_id), source.content_hash, lambda: source.steps(index)
+            request, catalogue.item(item_id), source.content_hash, lambda: source.steps(episode_id)
         )
 
-    @application.get("/api/datasets/{item_id}/episodes/{index}/frames")
+    @application.get("/api/datasets/{item_id}/episodes/{episode_id}/frames")
     def frames(
         request: Request,
         item_id: ItemId,
-        index: EpisodeIndex,
+        episode_id: EpisodeId,
         start: int = 0,
         stop: int = MAX_FRAMES_PER_REQUEST,
     ) -> Response:
@@ -112,9 +121,9 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
         source = catalogue.open_as(item_id, RolloutSource)
         return _answer(
             request,
-            catalogue.label(item_id),
+            catalogue.item(item_id),
             source.content_hash,
-            lambda: {"frames": source.frames(index, start, stop)},
+            lambda: {"frames": source.frames(episode_id, start, stop)},
         )
 
 
@@ -127,7 +136,7 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
         source = catalogue.open_as(item_id, AnalysisSource)
         return _answer(
             request,
-            catalogue.label(item_id),
+            catalogue.item(item_id),
             source.content_hash,
             lambda: {"values": source.column(name, component)},
         )
@@ -136,7 +145,7 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
     def saliency(
         request: Request,
         item_id: ItemId,
-        sample_id: EpisodeIndex,
+        sample_id: EpisodeId,
         target: str,
         target_step: str,
         environment_gradient: str,
@@ -146,14 +155,14 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
         view = (target, target_step, environment_gradient)
         return _answer(
             request,
-            catalogue.label(item_id),
+            catalogue.item(item_id),
             source.content_hash,
             lambda: {"saliency": source.signed_map(sample_id, view)},
         )
 
 
 def _answer(
-    request: Request, label: str, content_hash: str, read: Callable[[], dict[str, Any]]
+    request: Request, item: Item, content_hash: str, read: Callable[[], dict[str, Any]]
 ) -> Response:
     """Arrays with an entity tag made of the content's hash and the address asked for.
 
@@ -168,7 +177,7 @@ def _answer(
     try:
         content = encode_arrays(read())
     except READ_ERRORS as error:
-        raise DamagedItemError(describe_damage(label, error)) from error
+        raise DamagedItemError(describe_damage(item, error)) from error
     return Response(content, media_type=MEDIA_TYPE, headers=headers)
 
 

@@ -131,7 +131,7 @@ class Catalogue:
                 if opened is None or opened.fingerprint != current:
                     opened = _Opened(current, OPENERS[item.path.name](item.path))
             except READ_ERRORS as error:
-                raise DamagedItemError(describe_damage(item.label, error)) from error
+                raise DamagedItemError(describe_damage(item, error)) from error
             self._opened[item_id] = opened
             return opened.source
 
@@ -140,19 +140,21 @@ class Catalogue:
         datasets = sum(item.path.name == DATASET_FILE for item in self._items.values())
         return ItemCounts(datasets, len(self._items) - datasets)
 
-    def label(self, item_id: str) -> str:
-        """Where an item lies, for messages."""
-        return self._items[item_id].label
+    def item(self, item_id: str) -> Item:
+        """The item of an id that was opened before."""
+        return self._items[item_id]
 
     def _find_items(self) -> None:
         found = [item for folder in self.folders for item in _items_below(folder)]
         self._items = {item.id: item for item in found}
 
 
-def describe_damage(label: str, error: BaseException) -> str:
-    """One line that says which item cannot be read and why."""
+def describe_damage(item: Item, error: BaseException) -> str:
+    """One line that says which item cannot be read and why, without telling where it lies."""
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{label} cannot be read: {reason[:300]}"
+    for path in (item.path, item.path.parent):
+        reason = reason.replace(str(path), path.name)
+    return f"{item.label} cannot be read: {reason[:300]}"
 
 
 def _items_below(folder: Path) -> list[Item]:

@@ -76,38 +76,39 @@ class RolloutSource:
         table["initialisation"] = _initialisation_codes(episodes)
         return table
 
-    def steps(self, index: int) -> dict[str, NDArray]:
+    def steps(self, episode_id: int) -> dict[str, NDArray]:
         """Scalars and logits of each step of one episode, (T,) or (T, num_actions).
 
         Raises:
             UnknownItemError: no such episode.
         """
-        start, length = self._rows(index)
+        start, length = self._rows(episode_id)
         names = STEP_FIELDS_SHOWN + (("terminal_prob",) if self.is_simulated else ())
         return {name: self._read(name, start, start + length) for name in names}
 
-    def frames(self, index: int, start: int, stop: int) -> NDArray[np.uint8]:
+    def frames(self, episode_id: int, start: int, stop: int) -> NDArray[np.uint8]:
         """(stop − start, H, W, C) frames of one episode; `stop` is cut to its length.
 
         Raises:
             UnknownItemError: no such episode or no such rows, or more than
                 `MAX_FRAMES_PER_REQUEST` of them.
         """
-        offset, length = self._rows(index)
+        offset, length = self._rows(episode_id)
         stop = min(stop, length)
         if not 0 <= start < stop:
-            raise UnknownItemError(f"episode {index} has rows 0 to {length - 1}, not {start}")
+            raise UnknownItemError(f"episode {episode_id} has rows 0 to {length - 1}, not {start}")
         frame_bytes = math.prod(self._dataset.metadata.environment.obs_shape)
         limit = min(MAX_FRAMES_PER_REQUEST, max(1, MAX_FRAME_BYTES_PER_REQUEST // frame_bytes))
         if stop - start > limit:
             raise UnknownItemError(f"at most {limit} frames a request")
         return self._read("obs", offset + start, offset + stop)
 
-    def _rows(self, index: int) -> tuple[int, int]:
-        if not 0 <= index < self._dataset.num_episodes:
-            last = self._dataset.num_episodes - 1
-            raise UnknownItemError(f"the dataset has episodes 0 to {last}, not {index}")
-        row = self._dataset.episodes.iloc[index]
+    def _rows(self, episode_id: int) -> tuple[int, int]:
+        # By id, since positions change when a recorder adds shards.
+        try:
+            row = self._dataset.episodes.iloc[self._dataset.index_of(episode_id)]
+        except UserError as error:
+            raise UnknownItemError(f"the dataset has no episode {episode_id}") from error
         return int(row["offset"]), int(row["length"])
 
     def _read(self, name: str, start: int, stop: int) -> NDArray:

@@ -106,7 +106,8 @@ class Page {
       if (asked) this.report(new RequestError(
         "The rollout in the address is not here; the first one is shown instead."));
       entry = this.list.visible[0] ?? this.entries[0];
-      Object.assign(this.view.values, { data: entry.dataset.id, episode: entry.episodeId, step: 0 });
+      const step = asked ? 0 : this.view.get("step") ?? 0;
+      Object.assign(this.view.values, { data: entry.dataset.id, episode: entry.episodeId, step });
     }
     await this.open(entry);
   }
@@ -120,7 +121,7 @@ class Page {
     const turn = ++this.opening;
     this.player.pause();
     this.list.select(entry);
-    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.index}`;
+    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.episodeId}`;
     const steps = await fetchArrays(`${path}/steps`);
     if (turn !== this.opening) return;
     steps.probabilities = softmaxRows(steps.action_logits);
@@ -303,7 +304,7 @@ class Page {
   }
 
   async drawHoverFrame(entry, step, canvas) {
-    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.index}/frames`;
+    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.episodeId}/frames`;
     const { frames } = await fetchArrays(`${path}?start=${step}&stop=${step + 1}`);
     const [, height, width, channels] = frames.shape;
     Object.assign(canvas, { width, height, hidden: false });

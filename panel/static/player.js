@@ -2,10 +2,10 @@
 
 import { FrameStore, RequestError } from "./api.js";
 import { describeRollout } from "./rollout_list.js";
-import { drawGlyph, steadyNumber } from "./words.js";
+import { drawGlyph, steadyNumber, textScale } from "./words.js";
 
-const LIKELY_ACTION_HEIGHT = 22;
-const READOUT_HEAD_HEIGHT = 165;
+const LIKELY_ACTION_HEIGHT = 21;
+const READOUT_HEAD_HEIGHT = 151;
 const READOUT_WIDTH = 220;
 const SCREEN_SHARE = 0.44;
 const element = (id) => document.getElementById(id);
@@ -196,7 +196,7 @@ export class Player {
   #fit() {
     const { width, height } = this.canvas;
     const stage = document.querySelector(".stage");
-    const roomAcross = stage.clientWidth - READOUT_WIDTH;
+    const roomAcross = stage.clientWidth - READOUT_WIDTH * textScale();
     const roomDown = Math.max(256, SCREEN_SHARE * document.documentElement.clientHeight);
     const room = Math.min(roomAcross / width, roomDown / height);
     if (!(room > 0)) return;
@@ -205,8 +205,8 @@ export class Player {
       canvas.style.width = `${width * scale}px`;
       canvas.style.height = `${height * scale}px`;
     }
-    const left = Math.max(height * scale, 256) - READOUT_HEAD_HEIGHT;
-    this.shownActions = Math.max(3, Math.floor(left / LIKELY_ACTION_HEIGHT));
+    const left = Math.max(height * scale, 256) - READOUT_HEAD_HEIGHT * textScale();
+    this.shownActions = Math.max(3, Math.floor(left / (LIKELY_ACTION_HEIGHT * textScale())));
     if (this.sample) this.#showFigures();
   }
 

@@ -1,8 +1,9 @@
 // The list of rollouts: filtered, sorted, and drawn only where it is in sight.
 
-import { count, number, plural } from "./words.js";
+import { count, number, plural, textScale } from "./words.js";
 
 const ROW_HEIGHT = 30;
+const rowHeight = () => Math.round(ROW_HEIGHT * textScale());
 const OUTCOMES = {
   complete: ["✓", "level complete"],
   ended: ["✕", "ended, level not complete"],
@@ -23,7 +24,6 @@ export function rolloutEntries(dataset, table) {
   const ids = column("episode_id");
   return Array.from(ids, (episodeId, index) => ({
     dataset,
-    index,
     episodeId,
     length: column("length")[index],
     return: column("return")[index],
@@ -84,7 +84,9 @@ export class RolloutList {
 
   /** Shows the rollouts of some datasets. */
   fill(datasets, entries) {
-    this.entries = entries;
+    const order = new Map(datasets.map(({ id }, position) => [id, position]));
+    this.entries = entries.toSorted((a, b) =>
+      order.get(a.dataset.id) - order.get(b.dataset.id) || a.episodeId - b.episodeId);
     const select = this.form.elements.dataset;
     select.replaceChildren(new Option("all", ""), ...datasets.map((d) => new Option(d.label, d.id)));
     document.getElementById("dataset-field").hidden = datasets.length < 3;
@@ -117,9 +119,9 @@ export class RolloutList {
     this.current = entry;
     const position = this.visible.indexOf(entry);
     if (position >= 0) {
-      const top = position * ROW_HEIGHT;
+      const top = position * rowHeight();
       const { scrollTop, clientHeight } = this.box;
-      if (top < scrollTop || top + ROW_HEIGHT > scrollTop + clientHeight) {
+      if (top < scrollTop || top + rowHeight() > scrollTop + clientHeight) {
         this.box.scrollTop = top - clientHeight / 2;
       }
     }
@@ -144,9 +146,9 @@ export class RolloutList {
   }
 
   #draw() {
-    this.spacer.style.height = `${this.visible.length * ROW_HEIGHT}px`;
-    const first = Math.max(0, Math.floor(this.box.scrollTop / ROW_HEIGHT) - 5);
-    const shown = Math.ceil(this.box.clientHeight / ROW_HEIGHT) + 10;
+    this.spacer.style.height = `${this.visible.length * rowHeight()}px`;
+    const first = Math.max(0, Math.floor(this.box.scrollTop / rowHeight()) - 5);
+    const shown = Math.ceil(this.box.clientHeight / rowHeight()) + 10;
     const rows = this.visible
       .slice(first, first + shown)
       .map((entry, offset) => this.#row(entry, first + offset));
@@ -169,7 +171,7 @@ export class RolloutList {
     row.setAttribute("aria-posinset", position + 1);
     row.ariaLabel = `${entry.dataset.kind} ${entry.episodeId}, ${entry.length} steps, return ${number(entry.return, 2)}, ${meaning}`;
     row.title = describeRollout(entry);
-    row.style.transform = `translateY(${position * ROW_HEIGHT}px)`;
+    row.style.transform = `translateY(${position * rowHeight()}px)`;
     row.append(
       cell("", `dot ${entry.dataset.kind}`),
       cell(entry.episodeId, "episode"),

@@ -7,7 +7,8 @@ import {
 } from "./colours.js";
 import { plotly } from "./plotting.js";
 import { nearestPoint, paintPoints, pointStyle, rgb } from "./point_layer.js";
-import { number, plural } from "./words.js";
+import { scaled } from "./traces.js";
+import { number, plural, textScale } from "./words.js";
 
 const CATEGORICAL = new Set(["action", "cluster", "source", "done"]);
 const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF", embedding: "Embed" };
@@ -166,9 +167,10 @@ export class Scatter {
       zeroline: false, ticks: "", automargin: false, nticks: 7, showline: false,
     });
     return {
-      width: this.box.clientWidth, height: this.box.clientHeight, margin: MARGIN,
+      width: this.box.clientWidth, height: this.box.clientHeight,
+      margin: scaled(MARGIN, textScale()),
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
-      font: { family: theme.font, size: 11, color: theme.quiet }, hovermode: false,
+      font: { family: theme.font, size: 11 * textScale(), color: theme.quiet }, hovermode: false,
       dragmode: "pan", xaxis: axis(x, xs), yaxis: axis(y, ys),
       // Unchanged while only colours or the rollout change, so that a zoom survives.
       uirevision: `${this.analysis.id} ${x} ${y}`,
@@ -203,10 +205,10 @@ export class Scatter {
     const { codes, palette, symbols } = this.colouring;
     const { size, opacity } = pointStyle(this.rows.length);
     this.positions = this.#project(this.rows, xaxis, yaxis);
-    const scaled = density === 1 ? this.positions : this.positions.map((at) => at * density);
+    const pixels = density === 1 ? this.positions : this.positions.map((at) => at * density);
     const { width, height } = this.canvas;
     const image = context.getImageData(0, 0, width, height);
-    paintPoints(image, scaled, codes, palette, symbols, { size: size * density, opacity });
+    paintPoints(image, pixels, codes, palette, symbols, { size: size * density * textScale(), opacity });
     context.putImageData(image, 0, 0);
   }
 
@@ -225,7 +227,7 @@ export class Scatter {
     if (current < 0) current = this.path.length - 1;
     context.lineJoin = "round";
     strokePath(context, positions, 0, this.path.length - 1, theme.highlight, 1, 0.3);
-    drawDots(context, positions, theme, this.path.length > 150 ? 1.4 : 2.2);
+    drawDots(context, positions, theme, (this.path.length > 150 ? 1.4 : 2.2) * textScale());
     const tail = Math.max(0, current - TAIL_STEPS);
     strokePath(context, positions, tail, current, theme.surface, 4.5, 1);
     strokePath(context, positions, tail, current, theme.highlight, 2, 1);

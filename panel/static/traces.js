@@ -2,7 +2,7 @@
 
 import { colourScale, themeColours } from "./colours.js";
 import { plotly } from "./plotting.js";
-import { actionSign } from "./words.js";
+import { actionSign, textScale } from "./words.js";
 
 const MARGIN = { l: 78, r: 16, t: 18, b: 34 };
 const ACTION_SHARE = 0.54;
@@ -68,7 +68,7 @@ export class Traces {
     return [
       {
         type: "scatter", mode: entry.length < 40 ? "lines+markers" : "lines", name: "value",
-        x: time, y: Array.from(steps.value.data), line: { color: colours.accent, width: 2 },
+        x: time, y: Array.from(steps.value.data), line: { color: colours.accent, width: 2 * textScale() },
         marker: { size: 4 }, hovertemplate: "step %{x}, value %{y:.3f}<extra></extra>",
       },
       {
@@ -87,7 +87,7 @@ export class Traces {
         type: "scatter", mode: "markers", name: "action taken", x: time,
         y: time.map((t) => rowOf.get(steps.action.data[t])), yaxis: "y3", text,
         marker: {
-          symbol: "circle", color: colours.highlight, size: entry.length > 120 ? 3 : 5,
+          symbol: "circle", color: colours.highlight, size: (entry.length > 120 ? 3 : 5) * textScale(),
           line: { color: colours.surface, width: entry.length > 120 ? 0 : 1 },
         },
         hovertemplate: "step %{x}, took %{text}<extra></extra>",
@@ -99,30 +99,32 @@ export class Traces {
     const { entry, steps } = this.sample;
     const names = entry.dataset.action_names;
     const rows = shownActions(steps, names.length);
-    const room = Math.max(this.box.clientHeight - MARGIN.t - MARGIN.b, 100);
-    const every = Math.ceil((rows.length * 11) / (room * ACTION_SHARE));
+    const scale = textScale();
+    const margin = scaled(MARGIN, scale);
+    const room = Math.max(this.box.clientHeight - margin.t - margin.b, 100);
+    const every = Math.ceil((rows.length * 11 * scale) / (room * ACTION_SHARE));
     const left = names.length - rows.length;
     const axis = {
       gridcolor: colours.grid, linecolor: colours.line, zerolinecolor: colours.line,
       fixedrange: true, automargin: false, ticks: "", zeroline: false,
     };
     return {
-      width: this.box.clientWidth, height: this.box.clientHeight, margin: MARGIN,
+      width: this.box.clientWidth, height: this.box.clientHeight, margin,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
-      font: { family: colours.font, size: 11, color: colours.quiet },
+      font: { family: colours.font, size: 11 * scale, color: colours.quiet },
       hovermode: "closest", dragmode: false, bargap: 0.2,
       hoverlabel: { bgcolor: colours.surface, bordercolor: colours.line, font: { color: colours.text } },
       xaxis: {
         ...axis, range: [-0.5, entry.length - 0.5], anchor: "y3", showgrid: false,
         title: { text: "step", standoff: 4 }, tickformat: "d",
       },
-      yaxis: { ...axis, domain: [0.8, 1], nticks: 3 },
+      yaxis: { ...axis, domain: [0.8, 1], nticks: 4 },
       yaxis2: { ...axis, domain: [0.62, 0.72], nticks: 2, range: rewardRange(steps.reward.data) },
       yaxis3: {
         ...axis, domain: [0, ACTION_SHARE], range: [rows.length - 0.5, -0.5], showgrid: false,
         tickvals: rows.map((_, row) => row).filter((row) => row % every === 0),
         ticktext: rows.map((action) => actionLabel(names[action])).filter((_, row) => row % every === 0),
-        tickfont: { size: 10 },
+        tickfont: { size: 10 * scale },
       },
       annotations: [
         title("Value", 1, colours), title("Reward", 0.72, colours),
@@ -154,6 +156,9 @@ export class Traces {
   }
 }
 
+export const scaled = (margin, scale) =>
+  Object.fromEntries(Object.entries(margin).map(([side, width]) => [side, Math.round(width * scale)]));
+
 const isDark = () => window.matchMedia("(prefers-color-scheme: dark)").matches;
 
 const actionLabel = (name) => {
@@ -178,5 +183,5 @@ function rewardRange(rewards) {
 
 const title = (text, y, colours) => ({
   text, x: 0, xref: "paper", xanchor: "left", y, yref: "paper", yanchor: "bottom", showarrow: false,
-  font: { size: 11, color: colours.text }, xshift: 0, yshift: 1,
+  font: { size: 11 * textScale(), color: colours.text }, xshift: 0, yshift: 1,
 });

@@ -3,6 +3,9 @@
 const DIRECTIONS = { left: [-1, 0], right: [1, 0], up: [0, -1], down: [0, 1] };
 const SVG = "http://www.w3.org/2000/svg";
 
+/** How much larger than the design's 14 pixels the page's text is; lengths in scripts follow it. */
+export const textScale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 14;
+
 /** A number with three decimals at most and a true minus sign. */
 export function number(value, digits = 3) {
   if (value === undefined || value === null || Number.isNaN(value)) return "–";
