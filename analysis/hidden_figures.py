@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.colors import BoundaryNorm, ListedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -108,7 +108,7 @@ class PlotTable:
         """Only the rows of `real` or of `simulated` rollouts."""
         keep = (self.rows["source"] == SOURCES.index(source)).to_numpy()
         spaces = {name: coordinates[keep] for name, coordinates in self.spaces.items()}
-        return PlotTable(self.rows[keep], spaces, self.action_names, self.num_clusters)
+        return PlotTable(self.rows.loc[keep], spaces, self.action_names, self.num_clusters)
 
     @property
     def has_simulated(self) -> bool:
@@ -244,8 +244,7 @@ def _draw_continuous(
     )  # fmt: skip
     beyond = values.min() < low, values.max() > high
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond)
-    bar = axis.figure.colorbar(points, ax=axis, extend=extend or "neither", pad=0.02)
-    bar.solids.set_alpha(1)
+    axis.figure.colorbar(points, ax=axis, extend=extend or "neither", pad=0.02)
 
 
 def _draw_categories(
@@ -260,8 +259,7 @@ def _draw_categories(
     points = _scatter(axis, table.spaces[space][order], c=values[order], cmap=colours, norm=norm)
     if len(present) > MAX_LEGEND_ENTRIES:
         ticks = np.unique(np.linspace(0, num_categories - 1, 9).astype(int))
-        bar = axis.figure.colorbar(points, ax=axis, ticks=ticks, pad=0.02)
-        bar.solids.set_alpha(1)
+        axis.figure.colorbar(points, ax=axis, ticks=ticks, pad=0.02)
         return
     labels = [
         f"{table.category_name(variable.name, int(c))} ({n:,})"
@@ -281,11 +279,11 @@ def category_colours(num_categories: int) -> ListedColormap:
     if num_categories <= len(OKABE_ITO):
         return ListedColormap(list(OKABE_ITO[:num_categories]))
     if num_categories <= 20:
-        return ListedColormap(mpl.colormaps["tab20"].colors[:num_categories])
+        return ListedColormap(mpl.colormaps["tab20"](np.arange(num_categories)))
     hues = (np.arange(num_categories) * 0.618034) % 1.0
     lightness = np.where(np.arange(num_categories) % 2, 0.95, 0.65)
     hsv = np.stack([hues, np.full(num_categories, 0.75), lightness], axis=1)
-    return ListedColormap(mpl.colors.hsv_to_rgb(hsv))
+    return ListedColormap(hsv_to_rgb(hsv))
 
 
 def draw_overlap(table: PlotTable) -> Figure:

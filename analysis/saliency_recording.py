@@ -1,6 +1,7 @@
 """Computes saliency for many samples and keeps it: raw values in one file, pictures of a few."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
@@ -360,12 +361,15 @@ def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
     config = plan.config
     folder = require_writable_folder(config.output_dir, "--output_dir")
     path = folder / SALIENCY_NAME
+    began = time.perf_counter()
     reproduced = _write_result(plan, path)
+    seconds = time.perf_counter() - began
     report.outputs.append(str(path))
     report.outputs += [str(p) for p in draw_samples(path, config.drawing, folder)]
     report.metrics |= {
         "samples": len(reproduced),
         "targets": len(plan.targets),
+        "seconds_per_sample": round(seconds / len(reproduced), 3),
         **_reproduction_metrics(reproduced),
     }
     return path

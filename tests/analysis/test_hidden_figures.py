@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from analysis.hidden_figures import (
+    PlottingConfig,
+    category_colours,
+    draw_clusters,
+    episode_returns,
+    plot_hidden_analysis,
+    read_plot_table,
+)
+from analysis.hidden_states import (
+    ClusterSettings,
+    EmbeddingSettings,
+    HiddenAnalysisConfig,
+    ProjectionSettings,
+    analyse_hidden_states,
+)
+from analysis.results import read_results
+from experiment.errors import UserError
+from experiment.report import StageReport
+
+
+@pytest.fixture(scope="module")
+def plotted_result(planted_datasets, tmp_path_factory):
+    config = HiddenAnalysisConfig(
+        data_dir=planted_datasets.real,
+        generated_data_dir=planted_datasets.simulated,
+        output_dir=tmp_path_factory.mktemp("plotted"),
+        num_episodes=30,
+        num_generated_samples=10,
+        projection=ProjectionSettings(num_pca=12, num_ica=3, num_nmf=0),
+        clusters=ClusterSettings(num_clusters=3, num_cluster_neighbours=8),
+        layout=EmbeddingSettings(embedding="pca"),
+    )
+    return analyse_hidden_states(config, StageReport("hidden_analysis"))
+
+
+@pytest.mark.medium
+def test_every_figure_is_drawn_as_png_and_pdf(plotted_result, tmp_path):
+    config = PlottingConfig(
+        input_dir=plotted_result.parent,
+        output_dir=tmp_path,
+        spaces=("embedding",),
+        clusters_per_page=2,
+        num_trajectories=2,
+        dpi=40,
+    )
+    pictures = plot_hidden_analysis(config, StageReport("figures"))
+    stems = {path.stem for path in tmp_path.glob("*.pdf")}
+    assert {"overlap", "explained_variance", "embedding_trajectories"} < stems
+    # The last cluster has a page of its own.
+    assert {"clusters_000", "clusters_002"} < stems
+    assert {path.stem for path in pictures[:-1]} == stems
+    assert pictures[-1].name == "contact_sheet.png"
+
+
+def test_every_cluster_has_a_panel(plotted_result):
+    with read_results(plotted_result) as dataset:
+        table = read_plot_table(dataset, 1000, 0).of_source("real")
+        titles = [a.get_title() for a in draw_clusters(table, "pca", range(3)).axes]
+        counts = np.bincount(dataset.cluster.values[dataset.source.values == 0])
+    assert [f"n = {count:,}" in title for count, title in zip(counts, titles, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_drawn_rows_are_rows_of_the_file(plotted_result):
+    with read_results(plotted_result) as dataset:
+        table = read_plot_table(dataset, 50, seed=1)
+        known = {
+            (float(v), float(p))
+            for v, p in zip(dataset.value.values, dataset.pca.values[:, 0], strict=True)
+        }
+    assert len(table.rows) == 100
+    drawn = zip(table.rows["value"], table.spaces["pca"][:, 0], strict=True)
+    assert all((float(v), float(p)) in known for v, p in drawn)
+
+
+def test_returns_are_summed_over_episodes(plotted_result):
+    with read_results(plotted_result) as dataset:
+        # Every planted episode ends with a reward of ten.
+        np.testing.assert_array_equal(episode_returns(dataset), 10.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 8, 15, 32])
+def test_categories_have_distinct_colours(count):
+    colours = {category_colours(count)(i) for i in range(count)}
+    assert len(colours) == count
+
+
+def test_missing_result_names_the_command(tmp_path):
+    config = PlottingConfig(input_dir=tmp_path, output_dir=tmp_path / "figures")
+    with pytest.raises(UserError, match=r"hidden_analysis_precompute\.py"):
+        plot_hidden_analysis(config, StageReport("figures"))
