@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from experiment.errors import UserError
+from rollouts import shards
 from rollouts.schema import SchemaError
 from rollouts.store import RolloutDataset, RolloutWriter, list_shards, verify_dataset
 from rollouts.types import Rollout
@@ -348,6 +350,22 @@ def test_a_full_disk_is_one_line_and_spares_sealed_shards(tmp_path):
     assert verify_dataset(tmp_path / "full") == []
     assert RolloutDataset(tmp_path / "full").episodes["episode_id"].tolist() == [0, 1, 2]
     assert not list((tmp_path / "full").glob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_a_user_error(
+    number, tmp_path, monkeypatch, make_metadata, make_rollout
+):
+    def fail(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:10])
+        raise OSError(number, os.strerror(number), str(path))
+
+    writer = RolloutWriter(tmp_path, make_metadata())
+    writer.write(make_rollout(0, 4))
+    monkeypatch.setattr(shards, "write_synced", fail)
+    with pytest.raises(UserError, match=r"disk full while writing .*shard-0-00000\.h5"):
+        writer.seal()
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, make_metadata):
