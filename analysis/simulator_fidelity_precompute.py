@@ -89,7 +89,7 @@ def precompute(config: FidelityCommand, report: StageReport) -> Path:
 def to_dataset(fidelity: Fidelity) -> xr.Dataset:
     """Label the figures."""
     what = "mean squared error over pixels in [0, 1]"
-    by_method, by_pair = ("method", "horizon"), ("method", "baseline", "horizon")
+    by_method, by_pair = ("prediction", "horizon"), ("prediction", "baseline", "horizon")
     windows = fidelity.windows
     return xr.Dataset(
         {
@@ -101,13 +101,17 @@ def to_dataset(fidelity: Fidelity) -> xr.Dataset:
                 fidelity.difference_interval,
                 _interval(f"{what}, minus baseline"),
             ),
-            "window_mse": (("method", "window", "horizon"), windows.errors, {"long_name": what}),
+            "window_mse": (
+                ("prediction", "window", "horizon"),
+                windows.errors,
+                {"long_name": what},
+            ),
             "level": ("window", windows.level, {"long_name": "level seed"}),
             "episode_id": ("window", windows.episode_id, {"long_name": "episode"}),
             "start_row": ("window", windows.start_row, {"long_name": "first row of the window"}),
         },
         coords={
-            "method": list(METHODS),
+            "prediction": list(METHODS),
             "baseline": list(BASELINES),
             "horizon": np.arange(fidelity.mse.shape[1]),
             "bound": ["lower", "upper"],

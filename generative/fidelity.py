@@ -197,8 +197,10 @@ def summarise(windows: WindowErrors, config: FidelityConfig) -> Fidelity:
     counts = member @ valid
     sums = member @ np.nan_to_num(windows.errors)
     resamples = _resample_weights(len(member), config)
-    mse = sums.sum(axis=1) / counts.sum(axis=0)
-    resampled = np.einsum("rl,mlh->rmh", resamples, sums) / (resamples @ counts)[:, None]
+    # A horizon that no window, or no window of a resample, reaches has no mean: NaN.
+    with np.errstate(invalid="ignore"):
+        mse = sums.sum(axis=1) / counts.sum(axis=0)
+        resampled = np.einsum("rl,mlh->rmh", resamples, sums) / (resamples @ counts)[:, None]
     base = [METHODS.index(name) for name in BASELINES]
     return Fidelity(
         windows=windows,

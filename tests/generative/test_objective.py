@@ -186,9 +186,7 @@ def _plain_terms(simulator: Simulator, batch: WindowBatch) -> dict[str, Tensor]:
         sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value
 
     num_windows, noise = batch.valid.shape[1], _noise(simulator, batch)
-    latents = []
-    for b in range(num_windows):
-        latents.append(_plain_window(simulator, batch, b, noise, add))
+    latents = [_plain_window(simulator, batch, b, noise, add) for b in range(num_windows)]
     terms = {name: value / num_windows for name, value in sums.items()}
     pairs = [
         torch.exp(2 * latents[i] @ latents[j] - 2)

@@ -134,6 +134,7 @@ def test_cutting_the_environment_gradient_cuts_the_edge_from_action_to_state(sma
     # Environment states reach later images, unchanged where no action lies between.
     for steps in (cut, whole):
         (gradient,) = _gradient(steps.images[2].sum(), steps.deter[0])
+        assert gradient is not None
         assert gradient.abs().sum() > 0
     (left,) = _gradient(cut.agent_state[0].sum(), cut.deter[0])
     (right,) = _gradient(whole.agent_state[0].sum(), whole.deter[0])
@@ -180,7 +181,7 @@ def test_every_parameter_but_the_posteriors_shapes_a_simulation(small_simulator)
     initial = small_simulator.decode_initial(small_simulator.encode(_frames(2)))
     steps = small_simulator.simulate(initial, 3)
     outputs = (*steps.images, *steps.value, *steps.reward, *steps.terminal_logit)
-    sum(output.sum() for output in outputs).backward()
+    torch.stack([output.sum() for output in outputs]).sum().backward()
     idle = {name for name, p in simulator_parameters(small_simulator).items() if p.grad is None}
     assert all(name.startswith(("frame_encoder.", "rssm.posterior_")) for name in idle)
     assert idle
