@@ -9,6 +9,7 @@ import tyro
 from agents.checkpoint import load_agent, newest_agent
 from agents.environment_match import DEFAULT_ENV_NAME, environment_of_agent
 from agents.recorder import RecordingConfig, record_episodes
+from environments.factory import require_levels
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
 from experiment.errors import run_entry_point
@@ -71,6 +72,7 @@ def main() -> None:
     environment = environment_of_agent(
         agent, config.env_name, config.distribution_mode, config.param_name
     )
+    require_levels(environment, config.recording.start_level, config.recording.num_levels)
     flag = "--logdir" if config.data_dir is None else "--data_dir"
     folder = require_writable_folder(config.data_dir or config.logdir / "data", flag)
     with stage_report("record", config.report) as report:
