@@ -56,8 +56,11 @@ SETTINGS["saliency"] = settings("saliency.yml", SETTINGS["hidden_analysis"])
 
 
 def write_chain_summary():
-    reports = {name: Path(f"{OUT}/reports/{name}.json") for name in STAGES}
-    write_summary(reports, Path(OUT) / "summary.json")
+    reports, outputs = {}, {}
+    for stage in STAGES:
+        made = [str(path) for path in getattr(rules, stage).output]
+        outputs[stage], reports[stage] = made[:-1], Path(made[-1])
+    write_summary(reports, outputs, Path(OUT) / "summary.json")
 
 
 rule all:

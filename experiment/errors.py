@@ -1,6 +1,7 @@
 """Errors that a user can mend, and how an entry script reports them."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -27,7 +28,7 @@ def run_entry_point(main: Callable[[], None]) -> NoReturn:
     except UserError as error:
         _exit_with_line(str(error))
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _exit_with_line(f"disk full while writing {error.filename or 'the output'}")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             _exit_with_line(f"no permission to write {error.filename or 'the output'}")

@@ -12,17 +12,28 @@ from experiment.errors import run_entry_point
 from experiment.files import read_json, write_json
 
 
-def write_summary(reports: Mapping[str, Path], path: Path) -> None:
+def write_summary(
+    reports: Mapping[str, Path], outputs: Mapping[str, list[str]], path: Path
+) -> None:
     """Merge stage reports into `{"stages": {name: {seconds, outputs, metrics, status}}}`.
 
     A stage without a report has the status `missing`, so that a chain that broke off still tells
     how far it came.
+
+    Args:
+        reports: where each stage leaves its report.
+        outputs: what each stage leaves for the next; a stage may have worked elsewhere.
+        path: the summary to write.
     """
     stages: dict[str, Any] = {}
     for name, report in reports.items():
         if report.exists():
+            found = read_json(report)
             stages[name] = {
-                key: value for key, value in read_json(report).items() if key != "stage"
+                "seconds": found["seconds"],
+                "outputs": outputs[name],
+                "metrics": found["metrics"],
+                "status": found["status"],
             }
         else:
             stages[name] = {"seconds": None, "outputs": [], "metrics": {}, "status": "missing"}
