@@ -25,8 +25,13 @@ def run_entry_point(main: Callable[[], None]) -> NoReturn:
     """
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         _exit_with_line(str(error))
+    except BrokenPipeError:
+        # What is still buffered has no reader either; the interpreter must not try to flush it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _exit_with_line(f"disk full while writing {error.filename or 'the output'}")
