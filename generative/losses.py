@@ -62,7 +62,7 @@ def image_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         target: the same shape, in [0, 1].
         valid: (K, B)
     """
-    return over_window(0.5 * (predicted - target).square().flatten(2).sum(-1), valid)
+    return over_window(0.5 * (predicted - target).square().sum(dim=(-3, -2, -1)), valid)
 
 
 def reward_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:

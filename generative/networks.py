@@ -65,27 +65,40 @@ class ResidualDownBlock(nn.Module):
 
 
 class InitialFramesEncoder(nn.Module):
-    """The given frames → a latent on the unit sphere."""
+    """The given frames → a latent on the unit sphere.
+
+    With `downsampling` above one, frames are first averaged over squares of that many pixels.
+    """
 
     def __init__(
-        self, channels: Sequence[int], rnn_dim: int, mlp_dims: Sequence[int], latent_dim: int
+        self,
+        channels: Sequence[int],
+        rnn_dim: int,
+        mlp_dims: Sequence[int],
+        latent_dim: int,
+        downsampling: int = 1,
     ) -> None:
         super().__init__()
+        self.downsampling = downsampling
+        image_size = IMAGE_SIZE // downsampling
         sizes = [IMAGE_CHANNELS, *channels]
         self.blocks = nn.Sequential(
             *(
-                ResidualDownBlock(inputs, outputs, IMAGE_SIZE >> position)
+                ResidualDownBlock(inputs, outputs, image_size >> position)
                 for position, (inputs, outputs) in enumerate(pairwise(sizes))
             )
         )
-        final_size = IMAGE_SIZE >> len(channels)
+        final_size = image_size >> len(channels)
         self.rnn = nn.GRUCell(channels[-1] * final_size**2, rnn_dim)
         self.head = make_mlp([rnn_dim, *mlp_dims, latent_dim])
 
     def forward(self, frames: Tensor) -> Tensor:
         """(num_init, B, C, H, W) → (B, latent_dim) of norm one."""
         num_init, batch_size = frames.shape[:2]
-        embedded = self.blocks(frames.flatten(0, 1)).flatten(1).unflatten(0, (num_init, batch_size))
+        images = frames.flatten(0, 1)
+        if self.downsampling > 1:
+            images = F.avg_pool2d(images, self.downsampling)
+        embedded = self.blocks(images).flatten(1).unflatten(0, (num_init, batch_size))
         state = embedded.new_zeros(batch_size, self.rnn.hidden_size)
         for step in embedded:
             state = self.rnn(step, state)

@@ -31,6 +31,9 @@ class ObjectiveConfig:
     """Share of the divergence that trains the prior; the rest trains the posterior."""
     kl_free_nats: float = 0.0
     """Divergence per step that costs nothing."""
+    observed_share: float = 1.0
+    """Share of the windows of a batch whose images are decoded from posterior states too. Matters
+    where `imagined_image` trains the decoder already; at least `agent_share`."""
     agent_share: float = 1.0
     """Share of the windows of a batch whose decoded images are shown to the agent. Its
     convolutions cost more than the rest of a small simulator."""
@@ -223,10 +226,11 @@ def _image_terms(
     needs_agent = weights.agent_hidden or weights.action_log_prob
     if not (weights.image or needs_agent):
         return {}
-    images = simulator.decode_images(steps.state.features)
+    shown = _share_of(windows, max(config.observed_share, config.agent_share))
+    images = simulator.decode_images(steps.state.features[:, :shown])
     terms = {}
     if weights.image:
-        terms["image"] = losses.image_loss(images, targets, windows.valid)
+        terms["image"] = losses.image_loss(images, targets[:, :shown], windows.valid[:, :shown])
     if needs_agent:
         terms.update(_agent_terms(simulator, images, windows, config))
     return terms
@@ -235,7 +239,7 @@ def _image_terms(
 def _agent_terms(
     simulator: Simulator, images: Tensor, windows: WindowTensors, config: ObjectiveConfig
 ) -> dict[str, Tensor]:
-    shown = max(1, round(config.agent_share * windows.num_windows))
+    shown = _share_of(windows, config.agent_share)
     states = watch(simulator, images[:, :shown], windows.initial_agent_state[:shown])
     valid, targets = windows.valid[:, :shown], windows.agent_state[:, :shown]
     terms = {}
@@ -247,6 +251,10 @@ def _agent_terms(
             read_out(states).action_logits, read_out(targets).action_logits, valid
         )
     return terms
+
+
+def _share_of(windows: WindowTensors, share: float) -> int:
+    return max(1, round(share * windows.num_windows))
 
 
 def watch(simulator: Simulator, images: Tensor, agent_state: Tensor) -> Tensor:

@@ -57,6 +57,8 @@ class SimulatorConfig:
     """Width of the transition, prior and posterior layers."""
     encoder_channels: tuple[int, ...] = (64, 64, 64, 128)
     """Channels of the residual blocks that read the initial frames; each halves the image."""
+    encoder_downsampling: int = 1
+    """Side of the squares of pixels over which the initial frames are averaged first."""
     encoder_rnn_dim: int = 512
     """State size of the recurrent cell that reads the initial frames in order."""
     encoder_mlp: tuple[int, ...] = (512, 512)
@@ -133,6 +135,7 @@ class Simulator(nn.Module):
             config.encoder_rnn_dim,
             config.encoder_mlp,
             config.latent_dim,
+            config.encoder_downsampling,
         )
         self.initial_environment = make_mlp(
             [config.latent_dim, *config.environment_mlp, features_dim]

@@ -287,7 +287,7 @@ class SimulatorTrainer:
         self.config, self.seed, self.run_folder = config, config.seed, run
         self.simulator, self.inputs, self.device = simulator, inputs, device
         self.parameters = list(simulator_parameters(simulator).values())
-        self.optimiser = torch.optim.Adam(self.parameters, lr=config.optimiser.lr)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=config.optimiser.lr, fused=True)
         self.sampler = make_sampler(config, inputs.dataset, config.optimiser.batch_size, self.seed)
         self.num_steps = config.optimiser.num_training_steps or (
             config.optimiser.epochs * self.sampler.batches_per_epoch

@@ -1,0 +1,158 @@
+"""How fast the simulator trains and simulates, and what batching over time is worth.
+
+`python benchmarks/simulator.py --interpreting_params_name demo` prints frames per second of whole
+training steps and of `simulate`, and, for the parts that are batched over time, the ratio of the
+time taken step by step to that in one batch, forward and backward. Frames are random: the time
+does not depend on what is in them. Seconds are processor time on the CPU, so that other load on
+the machine counts less, and wall time on a GPU.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from agents.networks import NetworkConfig, make_policy
+from experiment.command_line import apply_values, load_preset, parse_flags
+from experiment.devices import resolve_device
+from experiment.errors import run_entry_point
+from experiment.report import stage_report
+from generative.networks import IMAGE_SIZE, in_one_batch
+from generative.objective import WindowTensors, compute_losses, draw_training_noise
+from generative.simulator import Simulator, simulator_parameters
+from generative.trainer import SimulatorTrainingConfig
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """What to measure."""
+
+    interpreting_params_name: str = "demo"
+    """Preset in hyperparams/simulator.yml."""
+    repeats: int = 3
+    """Times each part is measured; the fastest counts."""
+    agent_width: float = 1.0
+    """Multiplier of the agent's convolutions."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N."""
+    report: Path | None = None
+    """File for a JSON report."""
+
+
+def measure(config: BenchmarkConfig) -> dict[str, float]:
+    """Figures by name: frames per second, seconds per frame, ratios."""
+    device = resolve_device(config.device)
+    values = load_preset("simulator.yml", config.interpreting_params_name)["training"]
+    training = apply_values(SimulatorTrainingConfig, values, "simulator.yml")
+    torch.manual_seed(0)
+    policy = make_policy(NetworkConfig(width=config.agent_width))
+    simulator = Simulator(training.simulator, policy).to(device)
+    windows = _random_windows(training, simulator, device)
+
+    def seconds(function: Callable[[], object]) -> float:
+        function()
+        return min(_time(function, device) for _ in range(config.repeats))
+
+    num_frames = windows.valid.numel()
+    step_seconds = seconds(_training_step(training, simulator, windows))
+    simulate_seconds = seconds(_simulation(simulator, windows))
+    figures = {
+        "parameters": float(simulator.num_parameters),
+        "training_frames_per_second": num_frames / step_seconds,
+        "training_step_seconds": step_seconds,
+        "simulate_frames_per_second": num_frames / simulate_seconds,
+    }
+    for name, part, inputs in _batched_parts(simulator, windows):
+        batched = seconds(lambda p=part, x=inputs: in_one_batch(p, x).sum().backward())
+        stepwise = seconds(lambda p=part, x=inputs: sum(p(step).sum() for step in x).backward())
+        figures[f"{name}_seconds"] = batched
+        figures[f"{name}_step_by_step_over_batched"] = stepwise / batched
+    return figures
+
+
+def _training_step(
+    training: SimulatorTrainingConfig, simulator: Simulator, windows: WindowTensors
+) -> Callable[[], object]:
+    parameters = list(simulator_parameters(simulator).values())
+    optimiser = torch.optim.Adam(parameters, fused=True)
+    size = training.simulator.num_categoricals
+    num_steps, num_windows = windows.valid.shape
+    noise = draw_training_noise(num_steps, num_windows, size, 0).to(windows.valid.device)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        compute_losses(simulator, windows, training.objective, noise).total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, training.optimiser.max_grad_norm)
+        optimiser.step()
+
+    return step
+
+
+def _simulation(simulator: Simulator, windows: WindowTensors) -> Callable[[], object]:
+    @torch.no_grad()
+    def run() -> None:
+        initial = simulator.decode_initial(simulator.encode(windows.initial_frames))
+        simulator.simulate(initial, len(windows.valid))
+
+    return run
+
+
+def _batched_parts(
+    simulator: Simulator, windows: WindowTensors
+) -> list[tuple[str, Callable[[Tensor], Tensor], Tensor]]:
+    shape = tuple(windows.valid.shape)
+    images = torch.rand(*shape, 3, IMAGE_SIZE, IMAGE_SIZE, device=windows.valid.device)
+    size = simulator.image_decoder.linear.in_features
+    features = torch.rand(*shape, size, device=windows.valid.device)
+    return [
+        ("embed_frames", simulator.frame_encoder, images),
+        ("decode_images", simulator.image_decoder, features),
+        ("agent_embed", simulator.agent.embed, images.requires_grad_()),
+    ]
+
+
+def _random_windows(
+    training: SimulatorTrainingConfig, simulator: Simulator, device: torch.device
+) -> WindowTensors:
+    num_init, num_steps = training.simulator.num_init_steps, training.optimiser.num_sim_steps
+    batch_size, agent = training.optimiser.batch_size, simulator.agent
+    shape = (num_init + num_steps - 1, batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    steps = (num_steps, batch_size)
+    return WindowTensors(
+        initial_frames=frames[:num_init],
+        frames=frames[num_init - 1 :],
+        initial_agent_state=torch.zeros(batch_size, agent.state_dim, device=device),
+        initial_action=torch.zeros(batch_size, dtype=torch.int64, device=device),
+        agent_state=torch.zeros(*steps, agent.state_dim, device=device),
+        action=torch.zeros(steps, dtype=torch.int64, device=device),
+        reward=torch.zeros(steps, device=device),
+        terminal=torch.zeros(steps, dtype=torch.bool, device=device),
+        valid=torch.ones(steps, dtype=torch.bool, device=device),
+    )
+
+
+def _time(function: Callable[[], object], device: torch.device) -> float:
+    on_gpu = device.type == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    start = clock()
+    function()
+    if on_gpu:
+        torch.cuda.synchronize(device)
+    return clock() - start
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    config = parse_flags(BenchmarkConfig, __doc__ or "")
+    with stage_report("benchmark_simulator", config.report) as report:
+        report.metrics.update(measure(config))
+        for name, value in report.metrics.items():
+            print(f"{name:<42s} {value:,.3f}")
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
