@@ -20,9 +20,15 @@ EPISODES_REMEMBERED = 40
 """Finished episodes over which the log takes its statistics, as in the reference."""
 
 
+_LARGEST_DRAW = 1 - 2.0**-24
+"""The largest float32 below 1. One draw in 2^25 becomes 1 when it is rounded to float32, which
+would be an action beyond the last."""
+
+
 def sample_actions(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Invert the cumulative distribution: (B, num_actions) logits, (B,) draws in [0, 1) → (B,)."""
+    """Invert the cumulative distribution: (B, num_actions) logits, (B,) draws in [0, 1] → (B,)."""
     cumulative = logits.softmax(-1).cumsum(-1)
+    uniform = uniform.clamp(max=_LARGEST_DRAW)
     # Scaling by the last entry keeps the draw in range when rounding leaves the sum below one.
     return (cumulative <= uniform[:, None] * cumulative[:, -1:]).sum(-1)
 

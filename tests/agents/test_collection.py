@@ -38,6 +38,15 @@ def test_sample_actions_never_draws_an_impossible_action():
     assert sample_actions(logits, torch.tensor([0.0, 0.99999994])).tolist() == [1, 1]
 
 
+def test_draws_that_round_to_one_take_the_last_possible_action():
+    uniform = torch.from_numpy(np.full(50, 1 - 2.0**-32).astype(np.float32))
+    assert (uniform == 1).all()
+    logits = torch.randn(50, 15, generator=torch.Generator().manual_seed(0)) * 5
+    assert (sample_actions(logits, uniform) <= 14).all()
+    logits[:, 9:] = -torch.inf
+    assert (sample_actions(logits, uniform) <= 8).all()
+
+
 def test_rollouts_replay_and_see_every_frame_once(policy):
     """Over three rollouts the learner's unroll gives what the actor computed, and the state goes
     on from the last frame of one rollout to the first of the next without a repetition."""
