@@ -1,5 +1,7 @@
 """Choice of the compute device."""
 
+import re
+
 import torch
 
 from experiment.errors import UserError
@@ -15,7 +17,7 @@ def resolve_device(name: str, gpu_index: int = 0) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "gpu":
         name = f"cuda:{gpu_index}"
-    if name != "cpu" and name != "cuda" and not name.removeprefix("cuda:").isdigit():
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
         raise UserError(f"--device: {name!r} is none of auto, cpu, gpu, cuda, cuda:N")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {name}: CUDA is not available here; use --device cpu or auto")

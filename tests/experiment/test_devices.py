@@ -43,7 +43,7 @@ def test_a_gpu_beyond_those_present_is_an_error(monkeypatch):
         resolve_device("gpu", 2)
 
 
-@pytest.mark.parametrize("name", ["", "tpu", "cuda:", "cuda:x", "cpu:0", "CPU"])
+@pytest.mark.parametrize("name", ["", "tpu", "cuda:", "cuda:x", "cpu:0", "CPU", "0", "cuda:²"])
 def test_unknown_names_are_errors(name):
     with pytest.raises(UserError, match="none of auto, cpu, gpu, cuda, cuda:N"):
         resolve_device(name)
