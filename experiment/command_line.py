@@ -133,12 +133,14 @@ def _merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_flag(arguments: Sequence[str], name: str) -> str | None:
+    """Value of a flag; of one given twice the last, as everywhere on the command line."""
     spellings = (f"--{name}", f"--{name.replace('_', '-')}")
+    found = None
     for position, argument in enumerate(arguments):
         flag, separator, value = argument.partition("=")
         if flag in spellings:
             if separator:
-                return value
-            if position + 1 < len(arguments):
-                return arguments[position + 1]
-    return None
+                found = value
+            elif position + 1 < len(arguments):
+                found = arguments[position + 1]
+    return found

@@ -82,6 +82,11 @@ def test_flags_take_underscores_or_hyphens(parse, arguments):
     assert parse(*arguments, "--num-steps", "4") == Config("small", 4, OptimiserConfig(0.5))
 
 
+def test_of_a_preset_given_twice_the_last_counts(parse):
+    twice = parse("--param_name", "sectioned", "--param-name=small")
+    assert (twice.param_name, twice.num_steps) == ("small", 3)
+
+
 def test_a_section_of_a_preset(parse):
     assert parse("--param_name", "sectioned", section="training").num_steps == 8
     assert parse("--param_name", "small", section="training").num_steps == 1
