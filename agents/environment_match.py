@@ -1,5 +1,6 @@
 """Which environment an agent is to play in."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -7,7 +8,6 @@ from agents.checkpoint import LoadedAgent
 from environments.factory import EnvironmentConfig, environment_name, environment_spec
 from environments.procgen_adapter import procgen_spec
 from environments.protocol import EnvironmentSpec
-from experiment.command_line import load_preset
 from experiment.errors import UserError
 
 DEFAULT_ENV_NAME = "coinrun"
@@ -17,7 +17,7 @@ def environment_of_agent(
     agent: LoadedAgent,
     env_name: str | None = None,
     distribution_mode: str | None = None,
-    param_name: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> EnvironmentSpec:
     """The environment to play in: the agent's own, or what the flags say where it has none.
 
@@ -25,15 +25,15 @@ def environment_of_agent(
         agent: the agent; an imported reference checkpoint does not know its environment.
         env_name: `--env_name`; None takes the agent's.
         distribution_mode: `--distribution_mode`; None takes the agent's.
-        param_name: preset of `hyperparams/agents.yml`; its environment options serve an agent
-            that does not know its own.
+        options: fields of `EnvironmentConfig` for an agent that does not know its own
+            environment; the flags override them.
 
     Raises:
         UserError: the agent belongs to another environment, or does not fit this one's frames or
             number of actions.
     """
     if agent.environment is None:
-        spec = _spec_from_flags(env_name, distribution_mode, param_name)
+        spec = _spec_from_flags(env_name, distribution_mode, options or {})
     else:
         spec = _spec_of_agent(agent, agent.environment, env_name, distribution_mode)
     require_fitting_agent(agent, spec)
@@ -67,16 +67,11 @@ def _spec_of_agent(
 
 
 def _spec_from_flags(
-    env_name: str | None, mode: str | None, param_name: str | None
+    env_name: str | None, mode: str | None, options: Mapping[str, Any]
 ) -> EnvironmentSpec:
-    options = _preset_environment(param_name) if param_name else {}
     config = EnvironmentConfig(**{"env_name": DEFAULT_ENV_NAME, **options})
     if env_name is not None:
         config = replace(config, env_name=env_name)
     if mode is not None:
         config = replace(config, distribution_mode=mode)
     return environment_spec(config)
-
-
-def _preset_environment(param_name: str) -> dict[str, Any]:
-    return load_preset("agents.yml", param_name).get("environment") or {}

@@ -122,7 +122,8 @@ def test_unknown_flag(refuse: Refuse, script: str) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_unknown_preset(refuse: Refuse, script: str) -> None:
-    flag = "--param_name" if script == "train.py" else "--interpreting_params_name"
+    has_agent_preset = script in ("train.py", "render.py")
+    flag = "--param_name" if has_agent_preset else "--interpreting_params_name"
     refusal = refuse(script, flag, "nonsense")
     assert "unknown preset 'nonsense'" in refusal.line
     assert not refusal.new_files

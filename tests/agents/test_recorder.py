@@ -275,8 +275,14 @@ def test_distribution_mode_of_the_flag_wins_and_that_of_the_agent_is_the_default
     hard = environment_spec(EnvironmentConfig(distribution_mode="hard"))
     assert environment_of_agent(make_agent(hard)) == hard
     assert environment_of_agent(make_agent(hard), distribution_mode="easy") == COINRUN
-    imported = environment_of_agent(make_agent(None), "coinrun", "hard", "hard-rec")
+    imported = environment_of_agent(make_agent(None), "coinrun", "hard")
     assert imported == hard
+    options = {"distribution_mode": "hard", "use_backgrounds": True}
+    imported = environment_of_agent(make_agent(None), options=options)
+    assert imported.options["use_backgrounds"]
+    assert imported.options["distribution_mode"] == "hard"
+    imported = environment_of_agent(make_agent(None), "coinrun", "easy", options)
+    assert imported.options["distribution_mode"] == "easy"
 
 
 @pytest.mark.parametrize(
@@ -322,6 +328,7 @@ def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
         (["--model_file", "agent", "--start_level", "-4"], "--start_level -4"),
         (["--model_file", "agent", "--max_hours", "0"], "--max_hours 0"),
         (["--model_file", "agent", "--interpreting_params_name", "nonsense"], "nonsense"),
+        (["--model_file", "agent", "--param_name", "nonsense"], "unknown preset 'nonsense'"),
         (["--model_file", "agent", "--data_dir", "agent/agent.json/x"], "--data_dir"),
     ):
         with pytest.raises(UserError, match=complaint):
