@@ -98,14 +98,14 @@ class Catalogue:
     def _link(self, described: dict[str, list[dict[str, Any]]]) -> None:
         datasets = described[DATASET_FILE]
         for entry in described[ANALYSIS_FILE]:
-            provenance = self.open_as(entry["id"], AnalysisSource).provenance_text
+            hashes = self.open_as(entry["id"], AnalysisSource).input_hashes
             entry["source_datasets"] = {
-                name: match_dataset("real" if name == "real" else "simulated", provenance, datasets)
+                name: match_dataset("real" if name == "real" else "simulated", hashes, datasets)
                 for name in entry["source_names"]
             }
         for entry in described[SALIENCY_FILE]:
-            provenance = self.open_as(entry["id"], SaliencySource).provenance_text
-            entry["dataset"] = match_dataset("simulated", provenance, datasets)
+            hashes = self.open_as(entry["id"], SaliencySource).input_hashes
+            entry["dataset"] = match_dataset("simulated", hashes, datasets)
 
     def open_as(self, item_id: str, source_type: type[SourceType]) -> SourceType:
         """Open an item of a known type.

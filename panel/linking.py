@@ -1,18 +1,22 @@
 """Which dataset the rows of a result file belong to."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
-def match_dataset(kind: str, provenance: str, datasets: Iterable[dict[str, Any]]) -> str | None:
-    """Id of the dataset that a result was most likely computed from; None without one.
+def match_dataset(
+    kind: str, input_hashes: Collection[str], datasets: Iterable[dict[str, Any]]
+) -> str | None:
+    """Id of the dataset that a result was computed from; None when it is not among `datasets`.
+
+    Another dataset never stands in for it: its episodes have the same ids and are not the same.
 
     Args:
         kind: `real` or `simulated`.
-        provenance: text that holds the hashes of the result's inputs; a dataset that is named
-            in it comes before all others of its kind.
+        input_hashes: hashes of the result's inputs.
         datasets: descriptions of the datasets there are.
     """
-    of_kind = [entry for entry in datasets if entry["kind"] == kind]
-    ranked = sorted(of_kind, key=lambda entry: entry["hash"] not in provenance)
-    return ranked[0]["id"] if ranked else None
+    for entry in datasets:
+        if entry["kind"] == kind and entry["hash"] in input_hashes:
+            return entry["id"]
+    return None

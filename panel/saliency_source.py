@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.results import read_results
+from analysis.results import input_hashes, read_results
 from experiment.errors import UserError
 from panel.fingerprint import fingerprint
 from panel.rollout_source import UnknownItemError
@@ -34,7 +34,7 @@ class SaliencySource:
             for position, sample in enumerate(self._results["sample_id"].to_numpy())
             if sample >= 0
         }
-        self.provenance_text = str(dict(self._results.attrs))
+        self.input_hashes = frozenset(dict(input_hashes(self._results)).values())
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""

@@ -128,6 +128,21 @@ def test_saliency_is_the_signed_mean_over_channels(panel_data: Any, panel_client
     assert answer.min() < 0 < answer.max()
 
 
+def test_results_are_never_linked_to_data_they_were_not_made_of(
+    tmp_path: Path, client_maker: Any, dataset_writer: Any, result_writer: Any
+) -> None:
+    # Episode ids of two recordings are the same, so a wrong link would show wrong episodes.
+    dataset_writer(tmp_path / "data", (5,), False)
+    dataset_writer(tmp_path / "samples", (5,), True)
+    rows = ("row", np.zeros(3, np.int32))
+    source = ("row", np.array([0, 0, 1], np.int8), {"flag_meanings": "real simulated"})
+    analysis = xr.Dataset({"source": source, "episode_id": rows, "step": rows})
+    result_writer(tmp_path / "hidden_analysis.nc", analysis)
+    content = client_maker(tmp_path).json("/api/catalogue")
+    assert len(content["datasets"]) == 2
+    assert content["analyses"][0]["source_datasets"] == {"real": None, "simulated": None}
+
+
 @pytest.mark.parametrize(
     "host",
     [
