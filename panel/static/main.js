@@ -105,11 +105,17 @@ class Page {
     if (!entry) {
       if (asked) this.report(new RequestError(
         "The rollout in the address is not here; the first one is shown instead."));
-      entry = this.list.visible[0] ?? this.entries[0];
+      entry = this.entryInAnalysis() ?? this.list.visible[0] ?? this.entries[0];
       const step = asked ? 0 : this.view.get("step") ?? 0;
       Object.assign(this.view.values, { data: entry.dataset.id, episode: entry.episodeId, step });
     }
     await this.open(entry);
+  }
+
+  /** The first rollout in the list that the scatter shows too. */
+  entryInAnalysis() {
+    const shown = Object.values(this.analysis?.source_datasets ?? {});
+    return this.list.visible.find(({ dataset }) => shown.includes(dataset.id));
   }
 
   askedEntry() {

@@ -20,11 +20,15 @@ const CLICK_REACH = 12;
 const DRAG_THRESHOLD = 4;
 const TAIL_STEPS = 8;
 
+// Principal components are counted from 1 by custom; the others are directions, whose numbers are
+// those of saliency targets, figures and --swap_directions_from.
+const FIRST_NUMBER = { pca: 1, ica: 0, nmf: 0, embedding: 1 };
+
 /** Choices for an axis: `{key: "pca.0", label: "PC 1", group: "pca"}`. */
 export function axisChoices(analysis) {
   return Object.entries(analysis.coordinate_sets).flatMap(([group, components]) =>
     Array.from({ length: components }, (_, component) => ({
-      key: `${group}.${component}`, label: `${AXIS_NAMES[group]} ${component + 1}`, group,
+      key: `${group}.${component}`, label: `${AXIS_NAMES[group]} ${component + FIRST_NUMBER[group]}`, group,
     })),
   );
 }

@@ -1,7 +1,9 @@
 """The page in a real browser: what is drawn is what the store holds."""
 
 import base64
+import io
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
+from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from panel.application import make_application
@@ -126,6 +129,11 @@ def canvas_pixels(page: Page, canvas: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(content), np.uint8).reshape(height, width, 4)
 
 
+def screenshot(page: Page, selector: str) -> np.ndarray:
+    picture = Image.open(io.BytesIO(page.locator(selector).screenshot()))
+    return np.asarray(picture.convert("RGB"))
+
+
 def wait_until(page: Page, condition: str) -> None:
     """Waits for an expression to hold; Playwright's own way needs `eval`, which is forbidden."""
     deadline = time.monotonic() + 20
@@ -153,6 +161,19 @@ def test_first_rollout_is_drawn_pixel_for_pixel(
     assert size is not None
     height, width = panel_data.real.metadata.environment.obs_shape[:2]
     assert size["width"] / width == size["height"] / height == int(size["width"] / width) > 1
+
+
+def test_first_rollout_is_one_that_the_scatter_shows(
+    open_page: Callable[..., Page], panel_data: Any, dataset_writer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "several"
+    shutil.copytree(panel_data.folder, folder)
+    dataset_writer(folder / "another", (5,), False)
+    for base in serve(folder):
+        page = open_page(base=base)
+        wait_for_step(page, 0)
+        assert shows_frame(page, panel_data.real.read_episode(0).obs[0])
+        assert page.locator("#scatter .marker").is_visible()
 
 
 def test_keyboard_steps_through_frames_and_rollouts(
@@ -288,6 +309,15 @@ def test_scatter_draws_points_and_a_click_opens_the_step(
     assert abs(marker["y"] + marker["height"] / 2 - y) < 2
 
 
+def test_directions_have_the_numbers_that_saliency_and_swaps_give_them(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page("#x=ica.0&y=pca.0")
+    chosen = "select => select.selectedOptions[0].textContent"
+    assert page.locator("#x-axis").evaluate(chosen) == "IC 0"
+    assert page.locator("#y-axis").evaluate(chosen) == "PC 1"
+
+
 def test_saliency_is_drawn_signed(
     open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
 ) -> None:
@@ -300,6 +330,9 @@ def test_saliency_is_drawn_signed(
     [entry] = panel_client.json("/api/catalogue")["saliency"]
     query = "target=ic_0&target_step=4&environment_gradient=passed"
     signed = panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1?{query}")["saliency"][2]
+    # What the reader sees, not only what the canvas holds: the frame beneath is grey.
+    seen = screenshot(page, "#screen").astype(int)
+    assert np.ptp(seen, axis=-1).max() > 60
     strong = overlay[..., 3] > 40
     assert strong.mean() > 0.5
     is_orange = overlay[..., 0] > overlay[..., 2]
@@ -312,6 +345,22 @@ def test_saliency_is_drawn_signed(
     stronger = canvas_pixels(page, "overlay")[..., 3].astype(int)
     assert (stronger >= overlay[..., 3]).all()
     assert stronger.sum() > 1.5 * overlay[..., 3].sum()
+
+
+def test_saliency_controls_stand_side_by_side(
+    open_page: Callable[..., Page], ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&target=ic_0.4.passed")
+    wait_until(page, "window.dreamscope.player.overlay !== null")
+    page.evaluate(
+        "document.querySelector('#target option:checked').textContent += ' cut'.repeat(9)"
+    )
+    names = ("#target", "#gain", "#gain-figure", "#saliency-key", ".player")
+    boxes = [page.locator(name).bounding_box() for name in names]
+    target, gain, figure, key, card = (box for box in boxes if box is not None)
+    for left, right in ((target, gain), (gain, figure), (figure, key)):
+        assert left["x"] + left["width"] <= right["x"]
+    assert key["x"] + key["width"] <= card["x"] + card["width"]
 
 
 def test_sample_without_saliency_says_which_command_makes_it(
