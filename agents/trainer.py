@@ -5,6 +5,7 @@ import math
 import random
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from agents.evaluation import Evaluation, evaluate, held_out_levels
 from agents.networks import NetworkConfig, RecurrentPolicy, make_policy
 from agents.ppo import PPOConfig, PPOLearner, require_usable
 from environments.factory import EnvironmentConfig, environment_spec, make_environment
-from environments.protocol import EnvironmentSpec, VectorEnvironment
+from environments.protocol import TRAINING_LEVELS, EnvironmentSpec, VectorEnvironment
 from experiment.command_line import apply_values
 from experiment.devices import resolve_device
 from experiment.errors import UserError
@@ -154,7 +155,7 @@ def train(config: TrainingConfig, report: StageReport) -> Path:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
     run = open_run(_run_path(config), config, OPERATIONAL, inputs)
     print(f"run folder: {run.path}", flush=True)
-    trainer = Trainer(config, run, policy.to(device), environments)
+    trainer = Trainer(config, run, policy.to(device), environments, inputs)
     try:
         with stop_on_signals() as stop:
             agent = trainer.run(stop)
@@ -177,9 +178,11 @@ class Trainer:
         run: RunFolder,
         policy: RecurrentPolicy,
         environments: list[VectorEnvironment],
+        inputs: Mapping[str, str],
     ) -> None:
         assert config.seed is not None
         self.config = config
+        self.inputs = inputs
         self.seed = config.seed
         self.folder = run
         self.policy = policy
@@ -194,6 +197,12 @@ class Trainer:
         self.evaluation: dict[str, float] = {}
         self._steps_per_update = config.ppo.num_envs * config.ppo.num_steps
         self.num_updates = max(1, math.ceil(config.num_timesteps / self._steps_per_update))
+        if config.num_checkpoints > self.num_updates:
+            print(
+                f"--num_checkpoints {config.num_checkpoints}: only {self.num_updates} updates, "
+                "keeping the agent after each",
+                flush=True,
+            )
         self._restore(load_training_state(run.state_file))
         self._steps_before = self.env_steps
         self._start = time.perf_counter()
@@ -309,7 +318,7 @@ class Trainer:
         return self.folder.path / f"model_{self.env_steps}"
 
     def _save_agent(self) -> None:
-        provenance = collect_provenance(self.config, self.seed, {})
+        provenance = collect_provenance(self.config, self.seed, dict(self.inputs))
         spec = self._environments[0].spec
         save_agent(self._agent_folder(), self.policy, spec, provenance, self.env_steps)
 
@@ -374,6 +383,7 @@ def _resolve(config: TrainingConfig) -> TrainingConfig:
     for name in ("num_timesteps", "num_checkpoints"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    _require_training_levels(config.environment)
     if config.seed is not None:
         return config
     seed = random.SystemRandom().randrange(10_000)
@@ -382,12 +392,25 @@ def _resolve(config: TrainingConfig) -> TrainingConfig:
     return dataclasses.replace(config, seed=seed)
 
 
+def _require_training_levels(environment: EnvironmentConfig) -> None:
+    start_level, num_levels = environment.start_level, environment.num_levels
+    if start_level + (num_levels or TRAINING_LEVELS) > TRAINING_LEVELS:
+        raise UserError(
+            f"--start_level {start_level} --num_levels {num_levels}: levels from "
+            f"{TRAINING_LEVELS} on are held out; with --start_level, give a --num_levels that "
+            "ends before them"
+        )
+
+
 def _settings_of_run(config: TrainingConfig, folder: Path) -> TrainingConfig:
     saved = read_run_config(folder, "--resume")
     settings = {name: value for name, value in saved.items() if name not in OPERATIONAL}
     restored = apply_values(TrainingConfig, settings, str(folder))
     given = {name: getattr(config, name) for name in OPERATIONAL if "." not in name}
-    return dataclasses.replace(restored, **{**given, "run_dir": folder})
+    environment = dataclasses.replace(
+        restored.environment, num_threads=config.environment.num_threads
+    )
+    return dataclasses.replace(restored, **{**given, "run_dir": folder, "environment": environment})
 
 
 def _run_path(config: TrainingConfig) -> Path:

@@ -87,6 +87,12 @@ def test_training_leaves_agents_log_and_export(tmp_path):
     assert 0 <= report.metrics["random_policy_return_held_out"] <= 10
 
 
+def test_more_checkpoints_than_updates_keep_every_agent_and_say_so(tmp_path, capsys):
+    train_tiny(tmp_path, "--num_checkpoints", "9")
+    assert len(list(tmp_path.glob("model_*"))) == 4
+    assert "--num_checkpoints 9: only 4 updates" in capsys.readouterr().out
+
+
 def test_same_seed_same_agent_other_seed_other_agent(tmp_path):
     runs = [train_tiny(tmp_path / str(i), "--seed", seed) for i, seed in enumerate("334")]
     assert torch.equal(weights(runs[0]), weights(runs[1]))
@@ -129,7 +135,15 @@ def test_resume_takes_the_settings_of_the_run(tmp_path, killed_after):
     with pytest.raises(KilledError):
         train_tiny(tmp_path / "run", "--learning_rate", "0.01", "--seed", "5")
     killed_after(100)
-    agent = train(TrainingConfig(resume=tmp_path / "run"), StageReport("train"))
+    threads = EnvironmentConfig(num_threads=3)
+    config = TrainingConfig(resume=tmp_path / "run", environment=threads)
+    agent = train(config, StageReport("train"))
+    assert (
+        json.loads((agent / "agent.json").read_text())["provenance"]["config"]["environment"][
+            "num_threads"
+        ]
+        == 3
+    )
     expected = train_tiny(tmp_path / "other", "--learning_rate", "0.01", "--seed", "5")
     assert torch.equal(weights(agent), weights(expected))
 
@@ -175,6 +189,8 @@ def test_model_file_gives_the_initial_weights(tmp_path):
     flags = ("--model_file", str(first), "--learning_rate", "0")
     second = train_tiny(tmp_path / "second", *flags)
     assert torch.equal(weights(first), weights(second))
+    provenance = json.loads((second / "agent.json").read_text())["provenance"]
+    assert provenance["inputs"] == {"initial_agent": load_agent(first).hash}
     config = dataclasses.replace(
         tiny_config(tmp_path / "third", *flags), network=NetworkOptions(width=0.5)
     )
@@ -188,6 +204,8 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
         (("--device", "tpu"), "--device"),
         (("--num_envs", "0"), "--num_envs"),
         (("--num_timesteps", "0"), "--num_timesteps"),
+        (("--start_level", "1"), "--start_level 1 --num_levels 0: levels from 1000000000 on"),
+        (("--start_level", "999999990", "--num_levels", "11"), "--num_levels 11: .* held out"),
         (("--model_file", "nowhere"), "nowhere"),
         (("--resume", "nowhere"), "--resume nowhere"),
     ):
