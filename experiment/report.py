@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiment.files import write_json
+from experiment.errors import UserError
+from experiment.files import require_writable_folder, write_json
 
 
 @dataclass
@@ -21,13 +22,24 @@ class StageReport:
     """Time spent by earlier processes on the same stage, when this one resumed their work."""
 
 
+def _require_writable_file(path: Path) -> None:
+    require_writable_folder(path.parent, "--report")
+    if path.is_dir():
+        raise UserError(f"--report {path}: a folder, expected the name of a file")
+
+
 @contextmanager
 def stage_report(stage: str, path: Path | None) -> Iterator[StageReport]:
     """Time a stage; on success print its outputs and write the report to `path`, if one is given.
 
     The report is `{"stage", "seconds", "outputs", "metrics", "status"}`. A stage that raises
     leaves no report.
+
+    Raises:
+        UserError: no file can be written at `path`; this is found out before the stage begins.
     """
+    if path is not None:
+        _require_writable_file(path)
     report = StageReport(stage)
     start = time.perf_counter()
     yield report

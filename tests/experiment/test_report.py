@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiment.errors import UserError
 from experiment.provenance import collect_provenance, to_plain
 from experiment.report import stage_report
 
@@ -36,6 +37,13 @@ def test_a_stage_that_raises_leaves_no_report(tmp_path):
     with pytest.raises(ZeroDivisionError):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_stage_begins(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "report.json", tmp_path):
+        with pytest.raises(UserError, match="--report"), stage_report("train", path):
+            pytest.fail("the stage began")
 
 
 def test_plain_values_go_through_json():
