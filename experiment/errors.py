@@ -36,7 +36,7 @@ def run_entry_point(main: Callable[[], None]) -> NoReturn:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _exit_with_line(f"disk full while writing {error.filename or 'the output'}")
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            _exit_with_line(f"no permission to write {error.filename or 'the output'}")
+            _exit_with_line(f"no permission to read or write {error.filename or 'the output'}")
         raise
     sys.exit(0)
 

@@ -23,9 +23,9 @@ def raise_(error: BaseException):
         (OSError(errno.ENOSPC, "No space left"), "error: disk full while writing the output\n"),
         (
             PermissionError(errno.EACCES, "Permission denied", "out"),
-            "error: no permission to write out\n",
+            "error: no permission to read or write out\n",
         ),
-        (OSError(errno.EROFS, "Read-only", "out"), "error: no permission to write out\n"),
+        (OSError(errno.EROFS, "Read-only", "out"), "error: no permission to read or write out\n"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_exit_code_2(error, line, capsys):
