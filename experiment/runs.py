@@ -28,6 +28,7 @@ from experiment.files import (
     atomic_file,
     atomic_folder,
     read_json,
+    remove_leftovers,
     require_writable_folder,
     write_json,
 )
@@ -104,6 +105,7 @@ def open_run(
     if continued:
         saved = read_run_config(path, "--run_dir")
         _require_same_settings(path, saved, settings, operational)
+        remove_leftovers(path)
         settings = saved
     else:
         write_json(path / CONFIG_FILE, settings)

@@ -24,6 +24,20 @@ def test_open_run_continues_what_it_began(tmp_path):
     assert again.config["device"] == "cpu"
 
 
+def test_a_continued_run_is_rid_of_what_a_killed_process_was_writing(tmp_path):
+    open_run(tmp_path, {"seed": 1}, (), {})
+    (tmp_path / ".training_state.7.partial.pt").write_text("half")
+    for name in (".model_3.7.partial", ".model_2.7.replaced", "model_2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "agent.json").write_text("{}")
+    open_run(tmp_path, {"seed": 1}, (), {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "model_2",
+        "provenance.json",
+    ]
+
+
 def test_open_run_names_the_setting_that_differs(tmp_path):
     open_run(tmp_path, {"seed": 1, "nested": {"size": 3}}, (), {})
     with pytest.raises(UserError, match=r"nested\.size = 3, now 4"):
