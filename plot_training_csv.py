@@ -59,7 +59,7 @@ def read_log(folder: Path) -> pd.DataFrame:
     file = folder / "log.csv"
     try:
         log = pd.read_csv(file)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"--datapath {folder}: no log.csv there") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not a table of numbers ({error})") from None

@@ -73,6 +73,8 @@ def test_missing_and_empty_logs_are_refused(tmp_path):
     with pytest.raises(UserError, match="--datapath"):
         plot_log(tmp_path)
     (tmp_path / "log.csv").write_text("")
+    with pytest.raises(UserError, match=r"no log\.csv there"):
+        plot_log(tmp_path / "log.csv")
     with pytest.raises(UserError, match="not a table"):
         plot_log(tmp_path)
     (tmp_path / "log.csv").write_text("timesteps,loss\n")
