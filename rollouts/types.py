@@ -7,7 +7,7 @@ and `done[t]`. `obs[t+1]` is the next frame of the same episode. An episode of T
 frames: Procgen never shows the last one.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -88,18 +88,6 @@ class Rollout:
         return self.info.initialisation != "real"
 
 
-STEP_FIELDS = (
-    "obs",
-    "agent_hidden",
-    "action_logits",
-    "value",
-    "action",
-    "behaviour_log_prob",
-    "reward",
-    "done",
-)
-"""Per-step fields that every rollout has."""
-
 SIMULATED_STEP_FIELDS = ("env_deter", "env_stoch", "terminal_prob")
 """Per-step fields that simulated rollouts add."""
 
@@ -130,4 +118,4 @@ class WindowBatch:
     """(B,)"""
     start_row: NDArray[np.int64]
     """(B,) row of the episode that is row 0 of the window."""
-    num_init_steps: int = field(default=3)
+    num_init_steps: int

@@ -184,10 +184,10 @@ def permute(positions: NDArray[np.int64], size: int, seed: int, epoch: int) -> N
     Args:
         positions: (N,) numbers in `0 .. size-1`.
         size: at most 2^62.
-        seed: keys the permutation, together with `epoch`; not negative.
+        seed: keys the permutation, together with `epoch`.
         epoch: from 0 on.
     """
-    sequence = np.random.SeedSequence([seed, epoch])
+    sequence = np.random.SeedSequence([seed % 2**64, epoch])
     keys = np.asarray(sequence.generate_state(_FEISTEL_ROUNDS, np.uint64), np.uint64)
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     images = _feistel(positions.astype(np.uint64), half_bits, keys)

@@ -154,6 +154,12 @@ def test_permute_is_a_permutation(size):
     np.testing.assert_array_equal(np.sort(images), np.arange(size))
 
 
+def test_permute_takes_negative_seeds():
+    images = permute(np.arange(50), 50, seed=-1, epoch=0)
+    np.testing.assert_array_equal(np.sort(images), np.arange(50))
+    assert (images != permute(np.arange(50), 50, seed=1, epoch=0)).any()
+
+
 def test_permute_is_uniform_and_differs_by_key():
     size, num_epochs = 12, 1500
     images = np.stack([permute(np.arange(size), size, seed=1, epoch=e) for e in range(num_epochs)])
