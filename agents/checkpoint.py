@@ -199,16 +199,19 @@ def _read_reference_weights(file: Path) -> dict[str, Tensor]:
 
 
 def _require_reference_layout(weights: Mapping[str, Tensor], file: Path) -> None:
-    needed = (
-        "embedder.fc.weight",
-        "embedder.block1.conv.weight",
-        "embedder.block3.conv.bias",
-        "fc_policy.bias",
-        "fc_value.weight",
-    )
-    missing = [name for name in needed if name not in weights]
+    num_dimensions = {
+        "embedder.fc.weight": 2,
+        "embedder.block1.conv.weight": 4,
+        "embedder.block3.conv.bias": 1,
+        "fc_policy.bias": 1,
+        "fc_value.weight": 2,
+    }
+    missing = [name for name in num_dimensions if name not in weights]
     if missing:
         raise UserError(f"{file}: not an agent of the reference system ({missing[0]} is missing)")
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or value.dim() != num_dimensions.get(name, value.dim()):
+            raise UserError(f"{file}: not an agent of the reference system (what is {name}?)")
 
 
 def _our_name(name: str) -> str:

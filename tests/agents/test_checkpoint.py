@@ -142,6 +142,13 @@ def test_foreign_files_are_refused(tmp_path):
     assert_refused(tmp_path / "c.pth", r"embedder\.fc\.weight is missing")
 
 
+@pytest.mark.parametrize("value", [torch.zeros(3), 3], ids=["shape", "type"])
+def test_weights_of_another_kind_are_refused(tmp_path, value):
+    weights = {**ReferenceAgent().state_dict(), "embedder.fc.weight": value}
+    torch.save({"model_state_dict": weights}, tmp_path / "model.pth")
+    assert_refused(tmp_path / "model.pth", r"what is embedder\.fc\.weight\?")
+
+
 def test_truncated_checkpoint_is_refused(tmp_path):
     file = tmp_path / "model.pth"
     torch.save({"model_state_dict": ReferenceAgent().state_dict()}, file)
