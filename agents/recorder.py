@@ -58,7 +58,7 @@ class RecordingConfig:
     action_noise: bool = False
     """Explore as the reference's recorder does; logits are recorded without the noise."""
     max_steps: int | None = None
-    """Stop after about this many environment steps; running episodes are cut and kept."""
+    """Stop when the dataset has about this many rows in all; running episodes are cut and kept."""
     max_hours: float | None = None
     """Stop after this time; running episodes are cut and kept."""
     seed: int = 0
@@ -73,6 +73,8 @@ class RecordingConfig:
                 raise UserError(f"--{name} {count}: at least 1 is needed")
         if self.max_hours is not None and self.max_hours <= 0:
             raise UserError(f"--max_hours {self.max_hours}: a positive number is needed")
+        if self.num_threads < 0:
+            raise UserError(f"--num_threads {self.num_threads}: below 0")
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,9 @@ def record_episodes(
     player = Player(agent.policy, behaviour, device)
     start, new_rows = time.perf_counter(), 0
     with RolloutWriter(folder, metadata) as writer:
-        present = writer.episode_ids
-        missing = [e for e in range(_available_episodes(config)) if e not in present]
+        remaining, missing = _what_remains(config, folder, writer.episode_ids)
         last_sealed = time.monotonic()
-        for rollout in play_episodes(player, agent.hash, environment, config, missing):
+        for rollout in play_episodes(player, agent.hash, environment, remaining, missing):
             writer.write(rollout)
             new_rows += len(rollout)
             if time.monotonic() - last_sealed > SECONDS_BETWEEN_SEALS:
@@ -345,6 +346,19 @@ def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
         level_complete_fraction=float(episodes["level_complete"].to_numpy().mean()),
         frames_per_second=new_rows / seconds,
     )
+
+
+def _what_remains(
+    config: RecordingConfig, folder: Path, present: frozenset[int]
+) -> tuple[RecordingConfig, list[int]]:
+    """The settings with what is left of the budget, and the episodes that are missing."""
+    missing = [e for e in range(_available_episodes(config)) if e not in present]
+    if config.max_steps is None or not present:
+        return config, missing
+    steps_left = config.max_steps - RolloutDataset(folder).num_rows
+    if steps_left <= 0:
+        return config, []
+    return replace(config, max_steps=steps_left), missing
 
 
 def _available_episodes(config: RecordingConfig) -> int:

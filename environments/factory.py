@@ -99,8 +99,11 @@ def make_environment_from_spec(
         num_threads: threads that step the environments.
 
     Raises:
-        UserError: unknown adapter, or a level range that the environment does not have.
+        UserError: unknown adapter, a level range that the environment does not have, or a negative
+            number of threads.
     """
+    if num_threads < 0:
+        raise UserError(f"--num_threads {num_threads}: below 0")
     require_levels(spec, start_level, num_levels)
     if spec.adapter == "procgen":
         return ProcgenEnvironment(spec, num_envs, seed, start_level, num_levels, num_threads)

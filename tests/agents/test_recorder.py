@@ -156,6 +156,15 @@ def test_spent_budget_cuts_running_episodes_and_keeps_them(tmp_path) -> None:
         np.testing.assert_array_equal(rollout.reward, whole.reward[: len(rollout)])
 
 
+def test_step_budget_is_that_of_the_dataset_in_all(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    config = replace(SMALL, max_episodes=100, max_steps=60)
+    first = record_episodes(agent, FAKE, tmp_path, config)
+    assert record_episodes(agent, FAKE, tmp_path, config).rows == first.rows
+    more = record_episodes(agent, FAKE, tmp_path, replace(config, max_steps=100))
+    assert 100 <= more.rows <= 100 + config.num_envs
+
+
 def test_continued_dataset_equals_one_recorded_at_once(tmp_path) -> None:
     agent = make_agent(FAKE)
     record_episodes(agent, FAKE, tmp_path / "parts", replace(SMALL, max_episodes=3))
@@ -327,6 +336,7 @@ def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
         (["--model_file", "agent", "--max_episodes", "0"], "--max_episodes 0"),
         (["--model_file", "agent", "--start_level", "-4"], "--start_level -4"),
         (["--model_file", "agent", "--max_hours", "0"], "--max_hours 0"),
+        (["--model_file", "agent", "--num_threads", "-1"], "--num_threads -1"),
         (["--model_file", "agent", "--interpreting_params_name", "nonsense"], "nonsense"),
         (["--model_file", "agent", "--param_name", "nonsense"], "unknown preset 'nonsense'"),
         (["--model_file", "agent", "--data_dir", "agent/agent.json/x"], "--data_dir"),

@@ -195,6 +195,7 @@ def test_render_shows_a_larger_frame_and_disturbs_nothing(make_env, game) -> Non
         ({"env_name": "coinrun", "distribution_mode": "extreme"}, "--distribution_mode.*coinrun"),
         ({"env_name": "coinrun", "start_level": -1}, "--start_level -1"),
         ({"env_name": "coinrun", "start_level": 2 * 10**9}, "--start_level 2000000000"),
+        ({"env_name": "coinrun", "num_threads": -2}, "--num_threads -2"),
         ({"env_name": "gymnasium:CartPole-v1"}, "CartPole-v1: observations are Box"),
         ({"env_name": "gymnasium:Nonsense-v1"}, "Nonsense"),
     ],
