@@ -6,7 +6,6 @@ episode that is begun is kept, also one that a budget cuts short: otherwise shor
 overrepresented.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, Decision, Player
@@ -28,6 +26,7 @@ from environments.protocol import (
     VectorEnvironment,
 )
 from experiment.errors import UserError
+from experiment.progress import Progress
 from experiment.provenance import collect_provenance, to_plain
 from experiment.randomness import keyed_uniform
 from rollouts.schema import DatasetMetadata
@@ -36,7 +35,6 @@ from rollouts.types import EpisodeInfo, Rollout
 
 SECONDS_BETWEEN_SEALS = 60.0
 """A killed recorder loses at most the work of this time."""
-SECONDS_BETWEEN_LINES = 20.0
 
 
 @dataclass(frozen=True)
@@ -170,13 +168,14 @@ def play_episodes(
         )
         for size in sizes
     ]
-    progress = _Progress(len(queue))
+    num_rows = 0
     try:
-        for rollout in _take_turns(halves, queue, config):
-            progress.update(rollout)
-            yield rollout
+        with Progress(len(queue), "episode") as progress:
+            for rollout in _take_turns(halves, queue, config):
+                num_rows += len(rollout)
+                progress.advance(f"{num_rows} rows")
+                yield rollout
     finally:
-        progress.close()
         for half in halves:
             half.environment.close()
 
@@ -412,33 +411,3 @@ def _require_same_settings(folder: Path, metadata: DatasetMetadata) -> None:
                 f"--{name} {found}: the dataset {folder} was recorded with {expected}; "
                 "choose another --data_dir or the same setting"
             )
-
-
-class _Progress:
-    """A bar on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, num_episodes: int) -> None:
-        self._num_episodes = num_episodes
-        self._num_done = self._num_rows = 0
-        self._last_line = time.monotonic()
-        self._bar = tqdm(
-            total=num_episodes,
-            desc="recording",
-            unit="episode",
-            disable=not sys.stderr.isatty(),
-        )
-
-    def update(self, rollout: Rollout) -> None:
-        self._num_done += 1
-        self._num_rows += len(rollout)
-        self._bar.update()
-        if self._bar.disable and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            print(
-                f"recording: {self._num_done} of {self._num_episodes} episodes, "
-                f"{self._num_rows} rows",
-                flush=True,
-            )
-
-    def close(self) -> None:
-        self._bar.close()

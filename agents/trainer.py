@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import random
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from agents.checkpoint import load_agent, save_agent
 from agents.collection import Collector
@@ -25,6 +23,7 @@ from experiment.command_line import apply_values
 from experiment.devices import resolve_device
 from experiment.errors import UserError
 from experiment.files import require_writable_folder
+from experiment.progress import Progress
 from experiment.provenance import collect_provenance
 from experiment.randomness import keyed_uniform, seed_everything
 from experiment.report import StageReport
@@ -44,7 +43,6 @@ from experiment.runs import (
 )
 
 EVALUATION_SLOTS = 32
-SECONDS_BETWEEN_LINES = 15.0
 
 EPISODE_COLUMNS = tuple(
     f"{statistic}_episode_{quantity}"
@@ -224,10 +222,10 @@ class Trainer:
         clock = SaveClock(self.config.save_every_seconds)
         if self.random_return is None and self.config.eval_episodes > 0:
             self.random_return = float(self._evaluate(None).returns.mean())
-        with _Progress(self.num_updates, self.iteration) as progress:
+        with Progress(self.num_updates, "update", self.iteration) as progress:
             while self.iteration < self.num_updates:
                 row = self._update()
-                progress.advance(self.env_steps, row)
+                progress.advance(_describe(self.env_steps, row))
                 if stop.requested or clock.is_due() or self.iteration == self.num_updates:
                     self.save()
                 if stop.requested and self.iteration < self.num_updates:
@@ -349,30 +347,10 @@ def summarise_episodes(returns: Any, lengths: Any) -> dict[str, float]:
     return summary
 
 
-class _Progress:
-    """A bar on a terminal, now and then a line elsewhere."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self._total = total
-        self._bar = tqdm(total=total, initial=done, unit="update", disable=not sys.stderr.isatty())
-        self._last_line = time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def advance(self, env_steps: int, row: dict[str, float | None]) -> None:
-        """One update is done."""
-        mean_return = row.get("mean_episode_rewards")
-        shown = "no episode yet" if mean_return is None else f"return {mean_return:.2f}"
-        self._bar.set_postfix_str(f"{env_steps} steps, {shown}", refresh=False)
-        self._bar.update()
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            print(f"{env_steps} environment steps, {shown}", flush=True)
+def _describe(env_steps: int, row: Mapping[str, float | None]) -> str:
+    mean_return = row.get("mean_episode_rewards")
+    shown = "no episode yet" if mean_return is None else f"return {mean_return:.2f}"
+    return f"{env_steps} environment steps, {shown}"
 
 
 def _resolve(config: TrainingConfig) -> TrainingConfig:
