@@ -14,6 +14,7 @@ from experiment.errors import UserError, run_entry_point
 from experiment.files import require_writable_folder
 from experiment.report import stage_report
 from generative.checkpoint import load_simulator, newest_simulator
+from generative.reference_flags import ReferenceFlags
 from generative.sample_starts import InformedStarts, RandomStarts
 from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
@@ -40,32 +41,6 @@ class SwapConfig:
     projection: Path | None = None
     """Fitted projection that defines the directions, made by hidden_analysis_precompute.py; by
     default analysis/hx_analysis_precomp/projection, or projection_nmf for --direction_type nmf."""
-
-
-@dataclass(frozen=True)
-class UnusedFlags:
-    """Flags that the reference system has, accepted so that its command lines work as typed."""
-
-    exp_name: str = "test"
-    """Without effect: --gen_mod_exp_name names the simulator's training."""
-    agent_param_name: str = "hard-rec"
-    """Without effect: an agent file says what network it holds."""
-    start_level: int = 0
-    """Without effect: windows come from the levels of DATA_DIR."""
-    num_levels: int = 0
-    """Without effect: windows come from the levels of DATA_DIR."""
-    distribution_mode: str = "easy"
-    """Without effect: windows come from the environment of DATA_DIR."""
-    num_threads: int = 8
-    """Without effect: no real environment is stepped."""
-    epochs: int = 0
-    """Without effect: nothing is trained."""
-    num_timesteps: int = 0
-    """Without effect: nothing is trained; --num_sim_steps is the length of a sample."""
-    num_checkpoints: int = 1
-    """Without effect: nothing is trained."""
-    log_level: int = 40
-    """Without effect."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +79,9 @@ class RecordSamplesConfig:
     """Which CUDA device `--device gpu` means."""
     report: Path | None = None
     """Write seconds, outputs and metrics to this JSON file."""
-    unused: Annotated[UnusedFlags, tyro.conf.arg(name="")] = field(default_factory=UnusedFlags)
+    unused: Annotated[ReferenceFlags, tyro.conf.arg(name="")] = field(
+        default_factory=ReferenceFlags
+    )
     """Flags of the reference system without effect here."""
 
     @property

@@ -1,6 +1,8 @@
 """Ask what in its frames, its memory and its environment moves the agent's value and actions."""
 
-from analysis.saliency_recording import SaliencyConfig, make_plan, record_saliency
+from analysis.saliency_config import SaliencyConfig
+from analysis.saliency_plan import make_plan
+from analysis.saliency_recording import record_saliency
 from experiment.command_line import parse_command_line
 from experiment.errors import run_entry_point
 from experiment.report import stage_report

@@ -86,8 +86,11 @@ def workplace(tmp_path, monkeypatch) -> Path:
 
 
 def _type(monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
-    command = ["record_gen_samples.py", "--model_file", "simulator", "--device", "cpu", *flags]
-    monkeypatch.setattr(sys, "argv", [*command, "--interpreting_params_name", "tiny"])
+    command = "record_gen_samples.py --model_file simulator --device cpu"
+    # The preset comes first: of a flag given twice the last one counts.
+    monkeypatch.setattr(
+        sys, "argv", [*command.split(), "--interpreting_params_name", "tiny", *flags]
+    )
     with pytest.raises(SystemExit) as exit_request:
         run_entry_point(record_gen_samples.main)
     assert isinstance(exit_request.value.code, int)

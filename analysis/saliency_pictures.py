@@ -1,0 +1,61 @@
+"""Strips and videos of saliency, drawn from its result file alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from analysis.results import read_results
+from analysis.saliency_config import DrawingSettings
+from analysis.saliency_drawing import StripCaption, draw_strip, video_frames
+from analysis.saliency_file import COMBINED_ID
+from experiment.files import atomic_file
+from rollouts.video import VideoWriter
+
+
+def draw_samples(result: Path, settings: DrawingSettings, folder: Path) -> list[Path]:
+    """Draw strips and videos of the first samples from a result file.
+
+    Returns:
+        The folders written to.
+    """
+    strips, videos = folder / "strips", folder / "videos"
+    with read_results(result, "saliency") as dataset:
+        for index in range(min(settings.num_drawn_samples, dataset.sizes["sample"])):
+            sample = dataset.isel(sample=index)
+            frames = sample["frame"].values
+            for picture in _pictures(sample):
+                gradient = picture.gradient["gradient_frame"].values
+                with atomic_file(strips / f"{picture.name}.png") as path:
+                    draw_strip(frames, gradient, picture.caption).save(path)
+                with VideoWriter(videos / f"{picture.name}.mp4", settings.fps) as video:
+                    for image in video_frames(frames, gradient):
+                        video.write(image)
+    return [strips, videos] if settings.num_drawn_samples else []
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    name: str
+    caption: StripCaption
+    gradient: xr.Dataset
+
+
+def _pictures(sample: xr.Dataset) -> Iterator[_Picture]:
+    """One per variant, target and target step at which the target is defined."""
+    sample_id = int(sample["sample_id"])
+    label = "combined" if sample_id == COMBINED_ID else f"sample_{sample_id:05d}"
+    for variant in sample["environment_gradient"].values:
+        for target in sample["target"].values:
+            for step in sample["target_step"].values:
+                chosen = sample.sel(environment_gradient=variant, target=target, target_step=step)
+                if np.isnan(chosen["target_value"]):
+                    continue
+                suffix = "" if variant == "passed" else "_environment_cut"
+                title = (
+                    f"{label}: gradient of {target} at step {step}, environment gradient {variant}"
+                )
+                name = f"{label}_{target}_step{step}{suffix}"
+                yield _Picture(name, StripCaption(title, int(step)), chosen)

@@ -1,0 +1,160 @@
+"""What saliency needs, loaded and checked before any work."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.checkpoint import LoadedAgent, load_agent
+from analysis.saliency import SimulationChoices
+from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
+from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
+from experiment.devices import resolve_device
+from experiment.errors import UserError
+from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
+from projections.hidden import HiddenProjection, TorchProjection
+from rollouts.store import RolloutDataset
+
+
+@dataclass(frozen=True, eq=False)
+class SaliencyPlan:
+    """Everything loaded and checked, before any work."""
+
+    config: SaliencyConfig
+    agent: LoadedAgent
+    simulator: LoadedSimulator
+    dataset: RolloutDataset
+    projection: HiddenProjection | None
+    targets: list[Target]
+    choices: SimulationChoices
+    sample_ids: NDArray[np.int64]
+    device: torch.device
+
+    @property
+    def hidden_slice(self) -> slice:
+        """The part of the agent's state that directions live in."""
+        return self.agent.policy.hidden_slice
+
+
+def make_plan(config: SaliencyConfig) -> SaliencyPlan:
+    """Load what the flags name; every mistake in them is found here, before any work."""
+    device = resolve_device(config.device, config.gpu_device)
+    _check_steps(config.targets)
+    dataset = RolloutDataset(config.generated_data_dir)
+    if dataset.metadata.simulated is None:
+        raise UserError(
+            f"--generated_data_dir {config.generated_data_dir}: holds real rollouts; expected "
+            "simulated ones, made by record_gen_samples.py"
+        )
+    agent = load_agent(config.agent_file or Path(dataset.metadata.agent_file), device)
+    model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
+    simulator = load_simulator(model_file, agent, device)
+    _check_origin(config, dataset, agent, simulator)
+    simulator.simulator.requires_grad_(False)
+    projection = _load_projection(config, agent)
+    return SaliencyPlan(
+        config=config,
+        agent=agent,
+        simulator=simulator,
+        dataset=dataset,
+        projection=projection,
+        targets=_make_targets(config, agent, simulator, projection, device),
+        choices=_recorded_choices(dataset),
+        sample_ids=_select_samples(config, dataset),
+        device=device,
+    )
+
+
+def _check_steps(settings: TargetSettings) -> None:
+    wrong = [t for t in settings.target_steps if not 0 <= t < settings.num_sim_steps]
+    if wrong or not settings.target_steps:
+        raise UserError(
+            f"--target_steps {' '.join(map(str, settings.target_steps))}: expected steps from 0 to "
+            f"{settings.num_sim_steps - 1} (--num_sim_steps {settings.num_sim_steps})"
+        )
+
+
+def _check_origin(
+    config: SaliencyConfig,
+    dataset: RolloutDataset,
+    agent: LoadedAgent,
+    simulator: LoadedSimulator,
+) -> None:
+    recorded_with = dataset.metadata.provenance.get("inputs", {}).get("simulator")
+    if dataset.metadata.agent_hash != agent.hash:
+        raise UserError(
+            f"--generated_data_dir {config.generated_data_dir}: recorded with agent "
+            f"{dataset.metadata.agent_hash[:12]}, but {agent.path} is agent {agent.hash[:12]}"
+        )
+    if recorded_with not in (None, simulator.hash):
+        raise UserError(
+            f"--generated_data_dir {config.generated_data_dir}: recorded with simulator "
+            f"{recorded_with[:12]}, but {simulator.path} is simulator {simulator.hash[:12]}"
+        )
+    if config.env_name not in (None, simulator.environment.name):
+        raise UserError(
+            f"--env_name {config.env_name}: the simulator {simulator.path} imitates "
+            f"{simulator.environment.name}"
+        )
+
+
+def _load_projection(config: SaliencyConfig, agent: LoadedAgent) -> HiddenProjection | None:
+    needed = DIRECTION_PREFIX in config.targets.saliency_func_type
+    if not (config.projection / "projection.json").exists():
+        if needed:
+            raise UserError(
+                f"--projection {config.projection}: no such projection; make it with: "
+                "python analysis/hidden_analysis_precompute.py"
+            )
+        return None
+    projection = HiddenProjection.load(config.projection)
+    hidden = agent.policy.hidden_slice
+    num_units, hidden_dim = len(projection.mean_), hidden.stop - hidden.start
+    if num_units != hidden_dim:
+        raise UserError(
+            f"--projection {config.projection}: fitted on {num_units} hidden units, the agent has "
+            f"{hidden_dim}"
+        )
+    return projection
+
+
+def _make_targets(
+    config: SaliencyConfig,
+    agent: LoadedAgent,
+    simulator: LoadedSimulator,
+    projection: HiddenProjection | None,
+    device: torch.device,
+) -> list[Target]:
+    context = TargetContext(
+        action_names=simulator.environment.action_names,
+        hidden_slice=agent.policy.hidden_slice,
+        projection=None if projection is None else TorchProjection(projection).to(device),
+        num_copies=config.copies.num_copies,
+    )
+    settings = config.targets
+    ids = parse_ids(settings.saliency_direction_ids, "--saliency_direction_ids")
+    return make_targets(settings.saliency_func_type, ids, context)
+
+
+def _recorded_choices(dataset: RolloutDataset) -> SimulationChoices:
+    recorded = dataset.metadata.provenance.get("config", {})
+    names = SimulationChoices.__dataclass_fields__
+    return SimulationChoices(**{name: recorded[name] for name in names if name in recorded})
+
+
+def _select_samples(config: SaliencyConfig, dataset: RolloutDataset) -> NDArray[np.int64]:
+    wanted = parse_ids(config.sample_ids, "--sample_ids")
+    available = set(dataset.episodes["episode_id"].tolist())
+    existing = [sample for sample in wanted if sample in available]
+    is_range = "to" in config.sample_ids
+    words = " ".join(config.sample_ids)
+    if not existing or (len(existing) < len(wanted) and not is_range):
+        raise UserError(
+            f"--sample_ids {words}: {config.generated_data_dir} has {len(available)} samples, "
+            f"not {sorted(set(wanted) - available)[:3]}"
+        )
+    if len(existing) < len(wanted):
+        print(f"--sample_ids {words}: the dataset has {len(existing)} of these, all are used")
+    return np.array(existing, np.int64)
