@@ -53,7 +53,8 @@ class SimulationChoices:
 class Attributions:
     """Gradients of Q targets at R target steps, averaged over copies, for S samples.
 
-    Rows (the K axis) after the target step are exactly zero: nothing later can matter.
+    Rows (the K axis) after the target step are exactly zero: nothing later can matter. Where a
+    target is not defined, its gradients are NaN.
     """
 
     images: Tensor
@@ -174,7 +175,8 @@ def _attribute_at(
     values[defined] = outputs.detach()
 
     def place(gradient: Tensor) -> Tensor:
-        placed = gradient.new_zeros(gradient.shape[0], len(targets), *gradient.shape[2:])
+        shape = (len(gradient), len(targets), *gradient.shape[2:])
+        placed = gradient.new_full(shape, torch.nan)
         placed[:, defined] = gradient
         return placed
 
