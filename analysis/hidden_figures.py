@@ -1,7 +1,7 @@
 """Figures of the hidden-state analysis, drawn from its result file alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -103,17 +103,28 @@ class PlotTable:
     """Coordinates (N, ≥ 2) by space: pca, ica, embedding."""
     action_names: tuple[str, ...]
     num_clusters: int
+    num_components: int
+    """Independent components."""
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
         keep = (self.rows["source"] == SOURCES.index(source)).to_numpy()
         spaces = {name: coordinates[keep] for name, coordinates in self.spaces.items()}
-        return PlotTable(self.rows.loc[keep], spaces, self.action_names, self.num_clusters)
+        return replace(self, rows=self.rows.loc[keep], spaces=spaces)
 
     @property
     def has_simulated(self) -> bool:
         """Whether any row is simulated."""
         return bool((self.rows["source"] == 1).any())
+
+    def num_categories(self, variable: str) -> int:
+        """How many categories there are, so that one has the same colour in every figure."""
+        counts = {
+            "cluster": self.num_clusters,
+            "strongest_component": self.num_components,
+            "done": 2,
+        }
+        return counts.get(variable, len(self.action_names))
 
     def category_name(self, variable: str, category: int) -> str:
         """What a category is called."""
@@ -202,7 +213,8 @@ def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTabl
     frame["strongest_component"] = np.abs(picked["ica"].values[back]).argmax(axis=1)
     frame["episode_return"] = episode_returns(dataset)[rows]
     names = tuple(str(dataset.attrs["action_names"]).split())
-    return PlotTable(frame, spaces, names, int(dataset.attrs["num_clusters"]))
+    num_clusters, num_components = int(dataset.attrs["num_clusters"]), picked["ica"].shape[1]
+    return PlotTable(frame, spaces, names, num_clusters, num_components)
 
 
 def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
@@ -251,7 +263,7 @@ def _draw_categories(
     axis: Axes, table: PlotTable, space: str, variable: Variable, values: NDArray[np.int64]
 ) -> None:
     present, counts = np.unique(values, return_counts=True)
-    num_categories = int(present.max()) + 1
+    num_categories = table.num_categories(variable.name)
     colours = category_colours(num_categories)
     common = counts[np.searchsorted(present, values)]
     order = np.argsort(-common, kind="stable")

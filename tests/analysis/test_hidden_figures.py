@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ from analysis.hidden_figures import (
     PlottingConfig,
     category_colours,
     draw_clusters,
+    draw_variables,
     episode_returns,
     plot_hidden_analysis,
     read_plot_table,
@@ -63,6 +66,24 @@ def test_every_cluster_has_a_panel(plotted_result):
     assert [f"n = {count:,}" in title for count, title in zip(counts, titles, strict=True)] == [
         True
     ] * 3
+
+
+def test_a_category_has_one_colour_in_all_figures(plotted_result):
+    with read_results(plotted_result) as dataset:
+        table = read_plot_table(dataset, 1000, 0).of_source("real")
+    few = replace(table, rows=table.rows.assign(action=0, greedy_action=0, cluster=0))
+    for variable in ("action taken", "cluster", "episode ends here"):
+        whole, part = (
+            next(
+                a
+                for a in draw_variables(t, "pca", "real").axes
+                if a.get_title().startswith(variable)
+            )
+            for t in (table, few)
+        )
+        first, second = (panel.collections[0].get_cmap() for panel in (whole, part))
+        assert first.N == second.N
+        np.testing.assert_array_equal(first(np.arange(first.N)), second(np.arange(first.N)))
 
 
 def test_drawn_rows_are_rows_of_the_file(plotted_result):
