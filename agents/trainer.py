@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from experiment.runs import (
     RunFolder,
     SaveClock,
     StopRequest,
+    choose_seed,
     exit_stopped,
     export_folder,
     load_training_state,
@@ -39,6 +39,7 @@ from experiment.runs import (
     open_run,
     read_run_config,
     save_training_state,
+    share_done,
     stop_on_signals,
 )
 
@@ -107,6 +108,10 @@ class TrainingConfig:
     ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
     num_timesteps: int = 25_000_000
     """Environment steps to train for, rounded up to whole updates."""
+    max_minutes: float | None = None
+    """Also stop after this wall time. The schedules then follow whichever is further, steps or
+    time, so that they always end as planned; how many steps fit depends on the machine, so that
+    only runs without a limit are reproducible."""
     num_checkpoints: int = 1
     """Agents to keep, evenly spaced; the last is the trained one."""
     model_file: str | None = None
@@ -189,6 +194,7 @@ class Trainer:
         self.learner = PPOLearner(policy, config.ppo, self.seed)
         self.collector = Collector(policy, self._environments, config.ppo, self.seed)
         self.iteration = 0
+        self.is_finished = False
         self.num_episodes_val = 0
         self.earlier_seconds = 0.0
         self.random_return: float | None = None
@@ -217,18 +223,23 @@ class Trainer:
         """Time spent by all processes of the run; of a killed one, up to its last save."""
         return self.earlier_seconds + time.perf_counter() - self._start
 
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or by time, whichever is further."""
+        return share_done(self.iteration, self.num_updates, self.seconds, self.config.max_minutes)
+
     def run(self, stop: StopRequest) -> Path:
         """Train to the end; returns the final agent's folder."""
         clock = SaveClock(self.config.save_every_seconds)
         if self.random_return is None and self.config.eval_episodes > 0:
             self.random_return = float(self._evaluate(None).returns.mean())
         with Progress(self.num_updates, "update", self.iteration) as progress:
-            while self.iteration < self.num_updates:
+            while not self.is_finished:
                 row = self._update()
                 progress.advance(_describe(self.env_steps, row))
-                if stop.requested or clock.is_due() or self.iteration == self.num_updates:
+                if stop.requested or clock.is_due() or self.is_finished:
                     self.save()
-                if stop.requested and self.iteration < self.num_updates:
+                if stop.requested and not self.is_finished:
                     exit_stopped(stop)
         return self._agent_folder()
 
@@ -236,6 +247,7 @@ class Trainer:
         """Save everything that a later process needs to go on from here."""
         state = {
             "iteration": self.iteration,
+            "is_finished": self.is_finished,
             "seconds": self.seconds,
             "num_episodes_val": self.num_episodes_val,
             "random_return": self.random_return,
@@ -271,9 +283,9 @@ class Trainer:
     def _update(self) -> dict[str, float | None]:
         """One rollout and what is learnt from it; returns the row logged."""
         collected = self.collector.collect(self.iteration)
-        remaining = 1.0 - self.iteration / self.num_updates
-        losses = self.learner.update(collected.batch, self.iteration, remaining)
+        losses = self.learner.update(collected.batch, self.iteration, 1.0 - self.progress)
         self.iteration += 1
+        self.is_finished = self.progress >= 1.0
         statistics = self.collector.statistics
         row: dict[str, float | None] = {
             "timesteps": self.env_steps,
@@ -296,14 +308,14 @@ class Trainer:
         return row
 
     def _evaluation_is_due(self) -> bool:
-        every, is_last = self.config.eval_every, self.iteration == self.num_updates
+        every = self.config.eval_every
         regular = every > 0 and self.iteration % every == 0
-        return self.config.eval_episodes > 0 and (is_last or regular)
+        return self.config.eval_episodes > 0 and (self.is_finished or regular)
 
     def _agent_is_due(self) -> bool:
         count, total = self.config.num_checkpoints, self.num_updates
         passed = self.iteration * count // total > (self.iteration - 1) * count // total
-        return passed or self.iteration == total
+        return passed or self.is_finished
 
     def _evaluate(self, policy: RecurrentPolicy | None) -> Evaluation:
         levels = held_out_levels(self.config.eval_episodes)
@@ -323,7 +335,7 @@ class Trainer:
     def _restore(self, state: dict[str, Any] | None) -> None:
         if state is None:
             return
-        self.iteration = state["iteration"]
+        self.iteration, self.is_finished = state["iteration"], state["is_finished"]
         self.earlier_seconds = state["seconds"]
         self.num_episodes_val = state["num_episodes_val"]
         self.random_return = state["random_return"]
@@ -362,12 +374,9 @@ def _resolve(config: TrainingConfig) -> TrainingConfig:
         if getattr(config, name) < 1:
             raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
     _require_training_levels(config.environment)
-    if config.seed is not None:
-        return config
-    seed = random.SystemRandom().randrange(10_000)
-    if config.run_dir is not None and (config.run_dir / "config.json").exists():
-        seed = read_run_config(config.run_dir, "--run_dir")["seed"]
-    return dataclasses.replace(config, seed=seed)
+    if config.max_minutes is not None and config.max_minutes <= 0:
+        raise UserError(f"--max_minutes {config.max_minutes}: must be positive")
+    return dataclasses.replace(config, seed=choose_seed(config.seed, config.run_dir))
 
 
 def _require_training_levels(environment: EnvironmentConfig) -> None:

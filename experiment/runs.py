@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import pickle
+import random
 import shutil
 import signal
 import time
@@ -121,6 +122,21 @@ def read_run_config(path: Path | str, flag: str) -> dict[str, Any]:
     if not file.exists():
         raise UserError(f"{flag} {path}: no run there ({CONFIG_FILE} is missing)")
     return read_json(file)
+
+
+def choose_seed(seed: int | None, run_dir: Path | None) -> int:
+    """The given seed, else that of the run to be continued in `run_dir`, else a drawn one."""
+    if seed is not None:
+        return seed
+    if run_dir is not None and (run_dir / CONFIG_FILE).exists():
+        return read_run_config(run_dir, "--run_dir")["seed"]
+    return random.SystemRandom().randrange(10_000)
+
+
+def share_done(done: int, total: int, seconds: float, max_minutes: float | None) -> float:
+    """Share of a training that is done, by count or by time, whichever is further."""
+    by_time = seconds / (60 * max_minutes) if max_minutes else 0.0
+    return min(1.0, max(done / total, by_time))
 
 
 def _require_same_settings(

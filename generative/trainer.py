@@ -2,8 +2,6 @@
 
 import dataclasses
 import math
-import random
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,7 +12,6 @@ from typing import Annotated, Any
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from agents.checkpoint import LoadedAgent, load_agent
 from environments.factory import environment_name
@@ -22,6 +19,7 @@ from experiment.command_line import apply_values
 from experiment.devices import resolve_device
 from experiment.errors import UserError
 from experiment.files import require_writable_folder
+from experiment.progress import Progress
 from experiment.provenance import Provenance, collect_provenance
 from experiment.randomness import seed_everything
 from experiment.report import StageReport
@@ -30,6 +28,7 @@ from experiment.runs import (
     RunFolder,
     SaveClock,
     StopRequest,
+    choose_seed,
     exit_stopped,
     export_folder,
     load_training_state,
@@ -37,6 +36,7 @@ from experiment.runs import (
     open_run,
     read_run_config,
     save_training_state,
+    share_done,
     stop_on_signals,
 )
 from generative.checkpoint import load_weights, read_description, save_simulator
@@ -58,7 +58,6 @@ from generative.simulator import (
 from rollouts.store import RolloutDataset
 from rollouts.windows import WindowSampler
 
-SECONDS_BETWEEN_LINES = 15.0
 HELDOUT_SEED = 0
 OPERATIONAL = (
     "agent_file",
@@ -313,30 +312,27 @@ class SimulatorTrainer:
     def progress(self) -> float:
         """Share of the training that is done, by steps or by time, whichever is further."""
         limit = self.config.optimiser.max_minutes
-        by_time = self.seconds / (60 * limit) if limit else 0.0
-        return min(1.0, max(self.step / self.num_steps, by_time))
+        return share_done(self.step, self.num_steps, self.seconds, limit)
 
     def run(self, stop: StopRequest) -> Path:
         """Train to the end; returns the folder of the final simulator."""
         if self.is_finished:
             return self._simulator_folder()
         clock = SaveClock(self.config.save_every_seconds)
-        progress = _Progress(self.num_steps, self.step)
-        batches = self.sampler.prefetch(self.step, self.num_steps)
-        for batch in batches:
-            self._update(to_window_tensors(batch, self.device))
-            progress.advance(self.last_row)
-            if self.progress >= 1.0:
-                break
-            if self.step % self.config.save_interval == 0:
-                self._save_simulator()
-            if self.step % self.config.log_interval == 0:
-                self._log_row()
-            if stop.requested or clock.is_due():
-                self.save_state()
-            if stop.requested:
-                exit_stopped(stop)
-        progress.close()
+        with Progress(self.num_steps, "step", self.step) as progress:
+            for batch in self.sampler.prefetch(self.step, self.num_steps):
+                self._update(to_window_tensors(batch, self.device))
+                progress.advance(_describe(self.last_row))
+                if self.progress >= 1.0:
+                    break
+                if self.step % self.config.save_interval == 0:
+                    self._save_simulator()
+                if self.step % self.config.log_interval == 0:
+                    self._log_row()
+                if stop.requested or clock.is_due():
+                    self.save_state()
+                if stop.requested:
+                    exit_stopped(stop)
         return self._finish()
 
     def save_state(self) -> None:
@@ -487,27 +483,8 @@ def make_sampler(
     )
 
 
-class _Progress:
-    """A bar on a terminal, now and then a line elsewhere."""
-
-    def __init__(self, total: int, done: int) -> None:
-        self._bar = tqdm(total=total, initial=done, unit="step", disable=not sys.stderr.isatty())
-        self._done, self._total, self._last_line = done, total, time.monotonic()
-
-    def advance(self, row: Mapping[str, float]) -> None:
-        """One step is done."""
-        self._done += 1
-        shown = f"loss {row['total']:.1f}" if "total" in row else ""
-        self._bar.set_postfix_str(shown, refresh=False)
-        self._bar.update()
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            print(f"step {self._done} of at most {self._total} {shown}", flush=True)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._bar.close()
+def _describe(row: Mapping[str, float]) -> str:
+    return f"loss {row['total']:.1f}" if "total" in row else "no loss yet"
 
 
 def _resolve(config: SimulatorTrainingConfig) -> SimulatorTrainingConfig:
@@ -515,12 +492,7 @@ def _resolve(config: SimulatorTrainingConfig) -> SimulatorTrainingConfig:
     if config.resume is not None:
         config = _settings_of_run(config, config.resume)
     _require_sensible(config)
-    if config.seed is not None:
-        return config
-    seed = random.SystemRandom().randrange(10_000)
-    if config.run_dir is not None and (config.run_dir / "config.json").exists():
-        seed = read_run_config(config.run_dir, "--run_dir")["seed"]
-    return dataclasses.replace(config, seed=seed)
+    return dataclasses.replace(config, seed=choose_seed(config.seed, config.run_dir))
 
 
 def _require_sensible(config: SimulatorTrainingConfig) -> None:

@@ -87,6 +87,18 @@ def test_training_leaves_agents_log_and_export(tmp_path):
     assert 0 <= report.metrics["random_policy_return_held_out"] <= 10
 
 
+def test_a_limit_on_time_ends_the_training_with_an_evaluated_agent(tmp_path):
+    flags = ("--num_timesteps", "1000000000", "--max_minutes", "0.02", "--eval_episodes", "2")
+    report = StageReport("train")
+    agent = train(tiny_config(tmp_path / "run", *flags), report)
+    log = pd.read_csv(tmp_path / "run" / "log.csv")
+    assert 0 < load_agent(agent).env_steps == log["timesteps"].iloc[-1] < 10**9
+    # The evaluation follows the update after which the time was over, and no earlier one.
+    assert log["wall_time"].iloc[-1] >= 1.2 > log["wall_time"].iloc[:-1].max()
+    assert log["val_mean_episode_rewards"].notna().sum() == 1
+    assert train(tiny_config(tmp_path / "run", *flags), StageReport("train")) == agent
+
+
 def test_more_checkpoints_than_updates_keep_every_agent_and_say_so(tmp_path, capsys):
     train_tiny(tmp_path, "--num_checkpoints", "9")
     assert len(list(tmp_path.glob("model_*"))) == 4
