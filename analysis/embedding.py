@@ -34,8 +34,9 @@ class NeighbourPlacement:
     """Places rows among fitted ones at the weighted mean of their nearest neighbours' places.
 
     Weights are inverse distances, so a fitted row keeps its own place. t-SNE has no map for new
-    rows; this is a stand-in that keeps old and new rows on the same axes, and never puts a row
-    outside the fitted cloud.
+    rows; that of UMAP moves fitted rows, and puts a row elsewhere when other rows come with it.
+    This stand-in keeps old and new rows on the same axes, whatever is placed together, and never
+    puts a row outside the fitted cloud.
     """
 
     def __init__(
@@ -64,23 +65,6 @@ class NeighbourPlacement:
         return placed
 
 
-class UmapEmbedder:
-    """UMAP (McInnes, Healy and Melville, 2018), deterministic under its seed."""
-
-    def __init__(self, features: NDArray[np.floating], num_neighbours: int, seed: int) -> None:
-        # umap compiles for seconds on import, so only those who use it pay.
-        from umap import UMAP
-
-        self._umap = UMAP(
-            n_neighbors=min(num_neighbours, len(features) - 1), random_state=seed, n_jobs=1
-        )
-        self._umap.fit(features)
-
-    def transform(self, features: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(M, F) → (M, 2)"""
-        return np.asarray(self._umap.transform(features), np.float32)
-
-
 def fit_embedding(
     method: EmbeddingMethod, features: NDArray[np.floating], num_neighbours: int, seed: int
 ) -> Embedder | None:
@@ -96,9 +80,20 @@ def fit_embedding(
         return None
     if method == "pca":
         return PcaEmbedder()
-    if method == "umap":
-        return UmapEmbedder(features, num_neighbours, seed)
-    return NeighbourPlacement(features, _tsne(features, num_neighbours, seed))
+    find_places = _umap if method == "umap" else _tsne
+    return NeighbourPlacement(features, find_places(features, num_neighbours, seed))
+
+
+def _umap(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDArray[np.float32]:
+    """UMAP (McInnes, Healy and Melville, 2018); a seed makes it deterministic, on one thread."""
+    # umap compiles for seconds on import, so only those who use it pay.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Tensorflow not installed")
+        from umap import UMAP
+
+    num_neighbours = min(num_neighbours, len(features) - 1)
+    umap = UMAP(n_neighbors=num_neighbours, random_state=seed, n_jobs=1)
+    return np.asarray(umap.fit_transform(features), np.float32)
 
 
 def _tsne(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDArray[np.float32]:

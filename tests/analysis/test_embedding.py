@@ -1,0 +1,56 @@
+"""Embeddings keep what they were fitted on in place, and place other rows beside it."""
+
+import numpy as np
+import pytest
+
+from analysis.embedding import fit_embedding
+
+NUM_GROUPS, GROUP_SIZE = 3, 60
+
+
+@pytest.fixture(scope="module")
+def groups():
+    rng = np.random.default_rng(0)
+    centres = 8.0 * np.eye(NUM_GROUPS, 6)
+    rows = centres[:, None] + rng.normal(size=(NUM_GROUPS, GROUP_SIZE, 6))
+    return rows.reshape(-1, 6).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["pca", "tsne", "umap"])
+def embedder(request, groups):
+    return fit_embedding(request.param, groups, 10, seed=0)
+
+
+@pytest.mark.medium
+def test_rows_lie_where_they_lie_whatever_is_placed_with_them(embedder, groups):
+    whole = embedder.transform(groups)
+    parts = [embedder.transform(part) for part in np.split(groups, [7, 100])]
+    np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.medium
+def test_new_rows_join_the_group_that_they_belong_to(embedder, groups):
+    places = embedder.transform(groups).reshape(NUM_GROUPS, GROUP_SIZE, 2)
+    centres = places.mean(axis=1)
+    noise = np.random.default_rng(1).normal(scale=0.5, size=groups.shape)
+    new = embedder.transform((groups + noise).astype(np.float32))
+    nearest = np.linalg.norm(new[:, None] - centres, axis=-1).argmin(axis=1)
+    assert np.mean(nearest == np.repeat(np.arange(NUM_GROUPS), GROUP_SIZE)) > 0.95
+
+
+@pytest.mark.medium
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed")
+def test_fitted_rows_keep_their_place(monkeypatch, groups):
+    import umap
+
+    fitted = []
+    fit_transform = umap.UMAP.fit_transform
+
+    def remember(self, *arguments):
+        fitted.append(fit_transform(self, *arguments))
+        return fitted[-1]
+
+    monkeypatch.setattr(umap.UMAP, "fit_transform", remember)
+    embedder = fit_embedding("umap", groups, 10, seed=0)
+    assert embedder is not None
+    np.testing.assert_allclose(embedder.transform(groups[::-1])[::-1], fitted[0], atol=1e-5)
