@@ -1,0 +1,415 @@
+"""What a saved Procgen state says about the game (Cobbe et al. 2020), for all 16 games.
+
+`docs/game_state.md` describes the layout and what each number means. All lengths are in cells of
+the level's grid, times in steps, x grows to the right and y upwards, from the level's lower left
+corner. Pixels count from the upper left corner of the frame.
+"""
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from environments.procgen_adapter import ALL_GAMES, FRAME_SHAPE
+
+ADAPTER_PREFIX_BYTES = 5
+"""Bytes that `ProcgenEnvironment.get_state` puts before Procgen's own."""
+
+STATE_VERSION = 0
+END_MARKER = b"\xfe\xca\xfe\xca"
+"""Last bytes of every saved state."""
+
+FRAME_SIZE = FRAME_SHAPE[0]
+"""Pixels along one side of the frame that a saved camera belongs to."""
+
+OPTION_NAMES = (
+    "paint_vel_info",
+    "use_generated_assets",
+    "use_monochrome_assets",
+    "restrict_themes",
+    "use_backgrounds",
+    "center_agent",
+    "debug_mode",
+    "distribution_mode",
+    "use_sequential_levels",
+    "use_easy_jump",
+    "plain_assets",
+    "physics_mode",
+)
+"""The options in the order of the header."""
+
+DISTRIBUTION_MODE_CODES = {0: "easy", 1: "hard", 2: "extreme", 10: "memory"}
+
+_ENTITY_LAYOUT = (
+    ("x y vx vy rx ry", "<f4"),
+    ("type image_type image_theme render_z will_erase collides_with_entities", "<i4"),
+    ("collision_margin rotation vrot", "<f4"),
+    ("is_reflected fire_time spawn_time life_time expire_time use_abs_coords", "<i4"),
+    ("friction", "<f4"),
+    ("smart_step avoids_collisions auto_erase", "<i4"),
+    ("alpha health theta grow_rate alpha_decay climber_spawn_x", "<f4"),
+)
+ENTITY_FIELDS = tuple(name for names, _ in _ENTITY_LAYOUT for name in names.split())
+"""Columns of an entity table, in the order of the saved state."""
+ENTITY_DTYPE = np.dtype([(name, np.float32) for name in ENTITY_FIELDS])
+"""An entity: 31 float32, by name. Whole numbers stay exact, since all are far below 2^24."""
+_INTEGER_COLUMNS = np.flatnonzero(
+    [kind == "<i4" for names, kind in _ENTITY_LAYOUT for _ in names.split()]
+)
+
+_INT = struct.Struct("<i")
+_PAIR = struct.Struct("<2i")
+_HEADER = struct.Struct("<17i")
+_STEP = struct.Struct("<f9if4i")
+_MOTION = struct.Struct("<2i3f3i8f4i")
+_CAMERA = struct.Struct("<3i6f")
+_GRID = struct.Struct("<3i")
+_COINRUN = struct.Struct("<f4i2f")
+
+
+class StateFormatError(ValueError):
+    """Bytes that are not a whole saved state; the message says where, and what was expected."""
+
+
+@dataclass(frozen=True)
+class StateHeader:
+    """Which game was saved."""
+
+    game: str
+    options: dict[str, int]
+    """By `OPTION_NAMES`, as numbers."""
+    level_start: int
+    """First level seed of the range that the slot draws from."""
+    level_stop: int
+    """Level seed after the last of that range."""
+
+    @property
+    def distribution_mode(self) -> str:
+        """Procgen's difficulty: easy, hard, extreme or memory."""
+        return DISTRIBUTION_MODE_CODES[self.options["distribution_mode"]]
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What the last action led to.
+
+    At the first frame of an episode `done` is true, and `reward`, `level_complete` and `action`
+    belong to the episode before, as in `Transition`.
+    """
+
+    reward: float
+    done: bool
+    level_complete: bool
+    action: int
+    """The action taken last; Procgen's null action, 4, before there was one."""
+    time_limit: int
+    """Steps after which the game ends the episode."""
+    level_seed: int
+    previous_level_seed: int
+    """Level of the episode before; 0 without one."""
+    step: int
+    """Steps taken in this episode: the index of the decision that comes next."""
+
+
+@dataclass(frozen=True)
+class Physics:
+    """How the game turns the action into the agent's motion."""
+
+    mix_rate: float
+    """Share by which a velocity moves towards its target in one step."""
+    max_speed: float
+    """Cells per step."""
+    max_jump: float
+    """Cells per step, upwards, at the start of a jump."""
+    action_vx: float
+    """−1, 0 or 1: what the last action asked for along x."""
+    action_vy: float
+    action_rotation: float
+
+
+@dataclass(frozen=True)
+class Camera:
+    """What the 64-pixel frame shows; see `world_to_pixel`."""
+
+    centre_x: float
+    """Cells."""
+    centre_y: float
+    unit: float
+    """Pixels per cell."""
+    view: float
+    """Cells along one side of the frame."""
+    x_off: float
+    """Pixels by which the world's left edge lies left of the frame's."""
+    y_off: float
+    """Pixels by which y = `view` lies below the frame's upper edge."""
+    visibility: float
+    min_visibility: float
+
+
+@dataclass(frozen=True)
+class CoinRunState:
+    """What CoinRun alone keeps."""
+
+    last_y: float
+    """Height of the agent's centre at the end of the last step, in cells."""
+    wall_theme: int
+    has_support: bool
+    """Whether the agent stood on something before the last step moved it: one step late."""
+    facing_right: bool
+    """Whether the last action that named a side named the right."""
+    on_crate: bool
+    """Whether the last step ended on a crate."""
+    gravity: float
+    """Cells per step, taken from the vertical velocity at each step."""
+    air_control: float
+    """How much of the control over the horizontal velocity is left in the air."""
+
+
+@dataclass(frozen=True, eq=False)
+class GameState:
+    """One saved state, read."""
+
+    header: StateHeader
+    step: StepData
+    entities: NDArray[np.void]
+    """(N,) of `ENTITY_DTYPE`; the first is the agent. `entity_rows` gives plain numbers."""
+    physics: Physics
+    background_index: int
+    camera: Camera
+    grid: NDArray[np.int32]
+    """(H, W) cell types; row 0 is the bottom, column 0 the left edge."""
+    out_of_bounds_cell: int
+    """Cell type that stands for everything outside the grid."""
+    tail: bytes
+    """What the game saves after the grid, its end marker excluded."""
+
+    @property
+    def agent(self) -> np.void:
+        """The agent's row of `entities`."""
+        return self.entities[0]
+
+    @cached_property
+    def coinrun(self) -> CoinRunState:
+        """The tail of a CoinRun state; raises `StateFormatError` for another game."""
+        return _parse_coinrun_tail(self)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBoxes:
+    """Boxes in a frame, in pixels from its upper left corner; all of one shape."""
+
+    left: NDArray[np.float64]
+    top: NDArray[np.float64]
+    right: NDArray[np.float64]
+    bottom: NDArray[np.float64]
+
+
+def parse_state(state: bytes) -> GameState:
+    """Read a state that `ProcgenEnvironment.get_state` saved.
+
+    Raises:
+        StateFormatError: truncated or foreign bytes.
+    """
+    return _parse(_Cursor(state, ADAPTER_PREFIX_BYTES))
+
+
+def parse_procgen_bytes(state: bytes) -> GameState:
+    """Read Procgen's own bytes, as its `get_state` gives them; otherwise as `parse_state`."""
+    return _parse(_Cursor(state, 0))
+
+
+def entity_rows(entities: NDArray[np.void]) -> NDArray[np.float32]:
+    """(N, 31) view of an entity table, columns by `ENTITY_FIELDS`."""
+    return entities.view(np.float32).reshape(len(entities), len(ENTITY_FIELDS))
+
+
+def world_to_pixel(
+    camera: Camera, x: ArrayLike, y: ArrayLike, frame_size: int = FRAME_SIZE
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where points of the level, in cells, lie in a frame of `frame_size` pixels a side.
+
+    Returns:
+        Column and row, in pixels from the upper left corner, fractions included; a pixel's own
+        centre is at one half.
+    """
+    scale = frame_size / FRAME_SIZE
+    column = np.asarray(x, np.float64) * camera.unit - camera.x_off
+    row = (camera.view - np.asarray(y, np.float64)) * camera.unit + camera.y_off
+    return column * scale, row * scale
+
+
+def cell_boxes(
+    camera: Camera, columns: ArrayLike, rows: ArrayLike, frame_size: int = FRAME_SIZE
+) -> PixelBoxes:
+    """The squares that cells of the grid fill in a frame of `frame_size` pixels a side."""
+    columns, rows = np.asarray(columns), np.asarray(rows)
+    left, bottom = world_to_pixel(camera, columns, rows, frame_size)
+    right, top = world_to_pixel(camera, columns + 1, rows + 1, frame_size)
+    return PixelBoxes(left, top, right, bottom)
+
+
+def entity_boxes(state: GameState, frame_size: int = FRAME_SIZE) -> PixelBoxes:
+    """(N,) boxes around all entities in a frame of `frame_size` pixels a side.
+
+    An entity that is turned gets the box around its turned rectangle. Entities outside the frame
+    have boxes outside it. Pictures with clear margins fill less than their box.
+    """
+    entities = state.entities
+    x, y, rx, ry = (entities[name].astype(np.float64) for name in ("x", "y", "rx", "ry"))
+    cosine, sine = (np.abs(turn(entities["rotation"])) for turn in (np.cos, np.sin))
+    half_width, half_height = cosine * rx + sine * ry, sine * rx + cosine * ry
+    column, row = world_to_pixel(state.camera, x, y, frame_size)
+    # Labels fixed to the frame are given in shares of it. Their y counts downwards to a point
+    # one height above their centre, which is how Procgen draws them.
+    fixed = entities["use_abs_coords"] != 0
+    column = np.where(fixed, x * frame_size, column)
+    row = np.where(fixed, (y + 2 * ry) * frame_size, row)
+    unit = np.where(fixed, frame_size, state.camera.unit * frame_size / FRAME_SIZE)
+    return PixelBoxes(
+        left=column - half_width * unit,
+        top=row - half_height * unit,
+        right=column + half_width * unit,
+        bottom=row + half_height * unit,
+    )
+
+
+class _Cursor:
+    """A place in saved bytes that moves on with each reading."""
+
+    def __init__(self, data: bytes, offset: int):
+        self.data = data
+        self.offset = offset
+
+    def read(self, layout: struct.Struct, name: str) -> tuple[Any, ...]:
+        begin = self._advance(layout.size, name)
+        return layout.unpack_from(self.data, begin)
+
+    def read_array(self, dtype: str, count: int, name: str) -> NDArray[Any]:
+        begin = self._advance(4 * count, name)
+        return np.frombuffer(self.data, dtype, count, begin)
+
+    def read_text(self, name: str) -> bytes:
+        (length,) = self.read(_INT, f"length of {name}")
+        if length < 0:
+            raise StateFormatError(
+                f"saved state, {name}: found length {length}, expected 0 or more"
+            )
+        begin = self._advance(length, name)
+        return self.data[begin : begin + length]
+
+    def _advance(self, size: int, name: str) -> int:
+        begin, self.offset = self.offset, self.offset + size
+        if self.offset > len(self.data):
+            raise StateFormatError(
+                f"saved state, {name}: found {len(self.data)} bytes in all, "
+                f"expected at least {self.offset}"
+            )
+        return begin
+
+
+def _expect(holds: bool, name: str, found: Any, expected: str) -> None:
+    if not holds:
+        raise StateFormatError(f"saved state, {name}: found {found}, expected {expected}")
+
+
+def _parse(cursor: _Cursor) -> GameState:
+    header = _read_header(cursor)
+    step = _read_step(cursor)
+    entities = _read_entities(cursor)
+    motion = cursor.read(_MOTION, "motion")
+    cursor.read_text("drawing generator")
+    camera = cursor.read(_CAMERA, "camera")
+    grid = _read_grid(cursor, camera[0], camera[1])
+    return GameState(
+        header=header,
+        step=step,
+        entities=entities,
+        physics=Physics(*motion[8:14]),
+        background_index=motion[1],
+        camera=Camera(*motion[14:16], *camera[3:]),
+        grid=grid,
+        out_of_bounds_cell=camera[2],
+        tail=_read_tail(cursor),
+    )
+
+
+def _read_header(cursor: _Cursor) -> StateHeader:
+    (version,) = cursor.read(_INT, "version")
+    _expect(version == STATE_VERSION, "version", version, str(STATE_VERSION))
+    name = cursor.read_text("name of the game")
+    _expect(name in _GAME_NAMES, "name of the game", repr(name[:20]), "one of Procgen's 16 games")
+    numbers = cursor.read(_HEADER, "options")
+    options: dict[str, int] = dict(zip(OPTION_NAMES, numbers, strict=False))
+    mode = options["distribution_mode"]
+    _expect(mode in DISTRIBUTION_MODE_CODES, "distribution mode", mode, "0, 1, 2 or 10")
+    for generator in ("level generator", "game generator"):
+        cursor.read(_INT, generator)
+        cursor.read_text(generator)
+    return StateHeader(name.decode(), options, level_start=numbers[13], level_stop=numbers[14])
+
+
+_GAME_NAMES = frozenset(name.encode() for name in ALL_GAMES)
+
+
+def _read_step(cursor: _Cursor) -> StepData:
+    numbers = cursor.read(_STEP, "step data")
+    reward, done, level_complete, action, time_limit, level_seed, previous_level_seed = numbers[:7]
+    _expect(done in (0, 1), "done", done, "0 or 1")
+    _expect(level_complete in (0, 1), "level complete", level_complete, "0 or 1")
+    return StepData(
+        reward=reward,
+        done=bool(done),
+        level_complete=bool(level_complete),
+        action=action,
+        time_limit=time_limit,
+        level_seed=level_seed,
+        previous_level_seed=previous_level_seed,
+        step=numbers[13],
+    )
+
+
+def _read_entities(cursor: _Cursor) -> NDArray[np.void]:
+    _, count = cursor.read(_PAIR, "number of entities")
+    _expect(count >= 1, "number of entities", count, "1 or more")
+    size = len(ENTITY_FIELDS)
+    words = cursor.read_array("<i4", count * size, "entities").reshape(count, size)
+    # One copy, which is aligned and writable; the whole numbers are then put in as numbers.
+    table = words.view("<f4").astype(np.float32)
+    table[:, _INTEGER_COLUMNS] = words[:, _INTEGER_COLUMNS]
+    return table.view(ENTITY_DTYPE)[:, 0]
+
+
+def _read_grid(cursor: _Cursor, main_width: int, main_height: int) -> NDArray[np.int32]:
+    width, height, count = cursor.read(_GRID, "grid")
+    found = f"{width} x {height} with {count} cells"
+    _expect(
+        (width, height, count) == (main_width, main_height, main_width * main_height) and count > 0,
+        *("grid", found, f"{main_width} x {main_height}, as the level's size"),
+    )
+    return cursor.read_array("<i4", count, "grid").astype(np.int32).reshape(height, width)
+
+
+def _read_tail(cursor: _Cursor) -> bytes:
+    rest = cursor.data[cursor.offset :]
+    end = rest[-len(END_MARKER) :]
+    _expect(end == END_MARKER, "last bytes", end.hex() or "none", END_MARKER.hex())
+    return rest[: -len(END_MARKER)]
+
+
+def _parse_coinrun_tail(state: GameState) -> CoinRunState:
+    game, size = state.header.game, len(state.tail)
+    _expect(game == "coinrun", "name of the game", game, "coinrun")
+    _expect(size == _COINRUN.size, "tail of coinrun", f"{size} bytes", f"{_COINRUN.size}")
+    last_y, theme, has_support, facing_right, on_crate, gravity, air = _COINRUN.unpack(state.tail)
+    return CoinRunState(
+        last_y=last_y,
+        wall_theme=theme,
+        has_support=bool(has_support),
+        facing_right=bool(facing_right),
+        on_crate=bool(on_crate),
+        gravity=gravity,
+        air_control=air,
+    )
