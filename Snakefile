@@ -18,7 +18,10 @@ from experiment.summary import write_summary
 OUT = config.get("out", "demo")
 CHAIN = load_preset("chains.yml", config.get("preset", "demo"))
 ROOT = shlex.quote(str(workflow.basedir))
-PYTHON = f"OMP_NUM_THREADS={workflow.cores} {shlex.quote(sys.executable)}"
+# Threads that spin while they wait cost a busy machine more than half of its speed.
+PYTHON = (
+    f"OMP_NUM_THREADS={workflow.cores} OMP_WAIT_POLICY=passive {shlex.quote(sys.executable)}"
+)
 STAGES = (
     "train_agent",
     "record_rollouts",
@@ -33,10 +36,12 @@ STAGES = (
 FIRST_HELDOUT_LEVEL = 10**9
 
 
-def settings(preset_file, *upstream):
+def settings(preset_file, *upstream, section=None):
     """What decides a stage's result: the chain, its preset's values, the stages before it."""
     name = CHAIN["param_name" if preset_file == "agents.yml" else "interpreting_params_name"]
-    return {"chain": CHAIN, "preset": load_preset(preset_file, name), "upstream": upstream}
+    preset = load_preset(preset_file, name)
+    values = preset if section is None else preset.get(section)
+    return {"chain": CHAIN, "preset": values, "upstream": upstream}
 
 
 def working_folder(stage):
@@ -49,9 +54,19 @@ SETTINGS = {}
 SETTINGS["train_agent"] = settings("agents.yml")
 SETTINGS["record_rollouts"] = settings("recording.yml", SETTINGS["train_agent"])
 SETTINGS["record_heldout"] = {"heldout": SETTINGS["record_rollouts"]}
-SETTINGS["train_simulator"] = settings("simulator.yml", SETTINGS["record_rollouts"])
+SETTINGS["train_simulator"] = settings(
+    "simulator.yml", SETTINGS["record_rollouts"], section="training"
+)
+SETTINGS["simulator_fidelity"] = settings(
+    "simulator.yml", SETTINGS["train_simulator"], section="measurement"
+)
 SETTINGS["record_samples"] = settings("sampling.yml", SETTINGS["train_simulator"])
-SETTINGS["hidden_analysis"] = settings("hidden_analysis.yml", SETTINGS["record_samples"])
+SETTINGS["hidden_analysis"] = settings(
+    "hidden_analysis.yml", SETTINGS["record_samples"], section="precompute"
+)
+SETTINGS["figures"] = settings(
+    "hidden_analysis.yml", SETTINGS["hidden_analysis"], section="plotting"
+)
 SETTINGS["saliency"] = settings("saliency.yml", SETTINGS["hidden_analysis"])
 
 
@@ -87,7 +102,7 @@ rule train_agent:
     shell:
         "{PYTHON} {ROOT}/train.py --param_name {CHAIN[param_name]} --env_name {CHAIN[env_name]}"
         " --distribution_mode {CHAIN[distribution_mode]} --seed {CHAIN[seed]} --device auto"
-        " --run_dir {params.work} --export_dir {output.agent} --report {output.report}"
+        " {CHAIN[train_flags]} --run_dir {params.work} --export_dir {output.agent} --report {output.report}"
 
 
 rule record_rollouts:
@@ -154,6 +169,8 @@ rule simulator_fidelity:
     output:
         results=directory(f"{OUT}/fidelity"),
         report=f"{OUT}/reports/simulator_fidelity.json",
+    params:
+        settings=SETTINGS["simulator_fidelity"],
     threads: workflow.cores
     shell:
         "{PYTHON} {ROOT}/analysis/simulator_fidelity_precompute.py --agent_file {input.agent}"
@@ -226,7 +243,7 @@ rule figures:
         figures=directory(f"{OUT}/figures"),
         report=f"{OUT}/reports/figures.json",
     params:
-        settings=SETTINGS["hidden_analysis"],
+        settings=SETTINGS["figures"],
     threads: workflow.cores
     shell:
         "{PYTHON} {ROOT}/analysis/hidden_analysis_plotting.py --input_dir {input.hidden_analysis}"
