@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, read_results
+from experiment.errors import require_at_least
 from experiment.files import atomic_file, require_writable_folder
 from experiment.report import StageReport
 
@@ -139,6 +140,7 @@ def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Pa
     Raises:
         UserError: no result file, a foreign one, or an output folder that cannot be written.
     """
+    require_at_least(config, "max_points", "num_trajectories", "clusters_per_page", "dpi")
     folder = require_writable_folder(config.output_dir, "--output_dir")
     pictures = []
     # Fonts as text keep PDFs small and searchable.

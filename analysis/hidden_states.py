@@ -25,7 +25,7 @@ from analysis.results import (
     streamed_results,
 )
 from analysis.rollout_rows import RolloutRows, select_episodes
-from experiment.errors import UserError
+from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
@@ -157,6 +157,7 @@ def analyse_hidden_states(config: HiddenAnalysisConfig, report: StageReport) -> 
         UserError: a dataset is missing or empty, the two are of different agents, or the output
             folder cannot be written.
     """
+    _check_numbers(config)
     require_writable_folder(config.output_dir, "--output_dir")
     tables = _open_tables(config)
     provenance = collect_provenance(config, config.seed, _input_hashes(tables))
@@ -171,6 +172,19 @@ def analyse_hidden_states(config: HiddenAnalysisConfig, report: StageReport) -> 
     report.outputs += [str(path)]
     report.metrics |= _metrics(maps, tables)
     return path
+
+
+def _check_numbers(config: HiddenAnalysisConfig) -> None:
+    require_at_least(config, "num_episodes", "num_generated_samples", "rows_per_chunk")
+    require_at_least(config.projection, "num_pca", "num_ica", "ica_max_iter", "nmf_max_iter")
+    require_at_least(config.projection, "num_nmf", least=0)
+    require_at_least(config.clusters, "num_clusters", "num_cluster_neighbours")
+    require_at_least(config.clusters, "num_stability_repeats", least=0)
+    require_at_least(config.layout, "embedding_neighbours")
+    # Neighbourhoods and variances need a few rows.
+    require_at_least(config.projection, "max_fit_rows", least=10)
+    require_at_least(config.clusters, "max_cluster_rows", least=10)
+    require_at_least(config.layout, "max_embedding_rows", least=10)
 
 
 def _open_tables(config: HiddenAnalysisConfig) -> list[RolloutRows]:

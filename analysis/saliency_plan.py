@@ -12,7 +12,7 @@ from analysis.saliency import SimulationChoices
 from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
 from experiment.devices import resolve_device
-from experiment.errors import UserError
+from experiment.errors import UserError, require_at_least
 from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
 from projections.hidden import HiddenProjection, TorchProjection
 from rollouts.store import RolloutDataset
@@ -41,7 +41,7 @@ class SaliencyPlan:
 def make_plan(config: SaliencyConfig) -> SaliencyPlan:
     """Load what the flags name; every mistake in them is found here, before any work."""
     device = resolve_device(config.device, config.gpu_device)
-    _check_steps(config.targets)
+    _check_numbers(config)
     dataset = RolloutDataset(config.generated_data_dir)
     if dataset.metadata.simulated is None:
         raise UserError(
@@ -67,12 +67,23 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
     )
 
 
+def _check_numbers(config: SaliencyConfig) -> None:
+    require_at_least(config, "saliency_batch_size", "batch_size")
+    require_at_least(config.targets, "num_sim_steps")
+    if not config.drawing.fps > 0:
+        raise UserError(f"--fps {config.drawing.fps}: must be above 0")
+    _check_steps(config.targets)
+
+
 def _check_steps(settings: TargetSettings) -> None:
+    words = " ".join(map(str, settings.target_steps))
+    if len(set(settings.target_steps)) < len(settings.target_steps):
+        raise UserError(f"--target_steps {words}: a step is named twice")
     wrong = [t for t in settings.target_steps if not 0 <= t < settings.num_sim_steps]
     if wrong or not settings.target_steps:
         raise UserError(
-            f"--target_steps {' '.join(map(str, settings.target_steps))}: expected steps from 0 to "
-            f"{settings.num_sim_steps - 1} (--num_sim_steps {settings.num_sim_steps})"
+            f"--target_steps {words}: expected steps from 0 to {settings.num_sim_steps - 1} "
+            f"(--num_sim_steps {settings.num_sim_steps})"
         )
 
 
@@ -150,6 +161,8 @@ def _select_samples(config: SaliencyConfig, dataset: RolloutDataset) -> NDArray[
     existing = [sample for sample in wanted if sample in available]
     is_range = "to" in config.sample_ids
     words = " ".join(config.sample_ids)
+    if not wanted:
+        raise UserError(f"--sample_ids {words}: names no sample")
     if not existing or (len(existing) < len(wanted) and not is_range):
         raise UserError(
             f"--sample_ids {words}: {config.generated_data_dir} has {len(available)} samples, "

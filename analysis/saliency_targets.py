@@ -54,7 +54,7 @@ def make_targets(
     directions beyond those of the projection.
 
     Raises:
-        UserError: an unknown name, or none of the targets is possible.
+        UserError: an unknown name, one given twice, or none of the targets is possible.
     """
     targets: list[Target] = []
     for kind in kinds:
@@ -70,6 +70,10 @@ def make_targets(
             targets.append(_single_target(kind, context))
     if not targets:
         raise UserError(f"--saliency_func_type {' '.join(kinds)}: no such target is possible here")
+    names = [target.name for target in targets]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"--saliency_func_type {' '.join(kinds)}: {twice} is named twice")
     return targets
 
 

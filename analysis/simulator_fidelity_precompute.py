@@ -12,7 +12,7 @@ from agents.checkpoint import load_agent
 from analysis.results import write_results
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
-from experiment.errors import UserError, run_entry_point
+from experiment.errors import UserError, require_at_least, run_entry_point
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport, stage_report
@@ -59,9 +59,8 @@ class FidelityCommand:
 
 def precompute(config: FidelityCommand, report: StageReport) -> Path:
     """Load what the flags name, measure, write the result; returns its path."""
-    for name in ("num_windows", "horizon", "num_samples", "num_resamples", "fidelity_batch_size"):
-        if getattr(config.fidelity, name) < 1:
-            raise UserError(f"--{name} {getattr(config.fidelity, name)}: must be at least 1")
+    counts = ("num_windows", "horizon", "num_samples", "num_resamples", "fidelity_batch_size")
+    require_at_least(config.fidelity, *counts)
     device = resolve_device(config.device, config.gpu_device)
     heldout, train = RolloutDataset(config.data_dir), RolloutDataset(config.train_data_dir)
     agent = load_agent(config.agent_file or Path(heldout.metadata.agent_file), device)

@@ -17,6 +17,14 @@ class UserError(Exception):
     """
 
 
+def require_at_least(config: object, *names: str, least: int = 1) -> None:
+    """Raise `UserError` for the first of the fields `names` of `config` below `least`."""
+    for name in names:
+        found = getattr(config, name)
+        if not found >= least:
+            raise UserError(f"--{name} {found}: must be at least {least}")
+
+
 def run_entry_point(main: Callable[[], None]) -> NoReturn:
     """Run an entry script's `main` and exit; a `UserError` becomes one line and exit code 2.
 

@@ -114,3 +114,12 @@ def test_missing_result_names_the_command(tmp_path):
     config = PlottingConfig(input_dir=tmp_path, output_dir=tmp_path / "figures")
     with pytest.raises(UserError, match=r"hidden_analysis_precompute\.py"):
         plot_hidden_analysis(config, StageReport("figures"))
+
+
+def test_senseless_numbers_are_refused(plotted_result, tmp_path):
+    config = PlottingConfig(
+        input_dir=plotted_result.parent, output_dir=tmp_path / "absent", max_points=0
+    )
+    with pytest.raises(UserError, match="--max_points 0: must be at least 1"):
+        plot_hidden_analysis(config, StageReport("figures"))
+    assert not config.output_dir.exists()

@@ -128,6 +128,23 @@ def test_counts_above_what_exists_use_what_exists_and_say_so(tiny_config, tmp_pa
     assert "--num_pca 64: only 12 exist" in printed
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_episodes": 0},
+        {"rows_per_chunk": 0},
+        {"clusters": ClusterSettings(num_clusters=0)},
+        {"projection": ProjectionSettings(max_fit_rows=3)},
+        {"layout": EmbeddingSettings(max_embedding_rows=1)},
+    ],
+)
+def test_senseless_numbers_are_refused_before_anything_is_written(tiny_config, tmp_path, changes):
+    config = replace(tiny_config, output_dir=tmp_path / "absent", **changes)
+    with pytest.raises(UserError, match=r"^--\w+ \d: must be at least \d+$"):
+        analyse_hidden_states(config, StageReport("hidden_analysis"))
+    assert not config.output_dir.exists()
+
+
 def test_nmf_is_optional(tiny_config, tmp_path):
     settings = replace(tiny_config.projection, num_nmf=2, nmf_max_iter=5000)
     dataset = run(tiny_config, projection=settings, output_dir=tmp_path, generated=False)

@@ -154,6 +154,18 @@ def test_pictures_and_provenance(saliency, saliency_config, simulated_chain):
         ({"sample_ids": ("few",)}, r"--sample_ids few: expected ids"),
         ({"env_name": "maze"}, r"--env_name maze"),
         ({"device": "quantum"}, r"--device"),
+        ({"sample_ids": ("3", "to", "3")}, r"--sample_ids 3 to 3: names no sample"),
+        ({"saliency_batch_size": 0}, r"--saliency_batch_size 0: must be at least 1"),
+        ({"batch_size": 0}, r"--batch_size 0: must be at least 1"),
+        ({"drawing": DrawingSettings(fps=0.0)}, r"--fps 0.0: must be above 0"),
+        (
+            {"targets": TargetSettings(saliency_func_type=("value", "value"))},
+            r"--saliency_func_type value value: value is named twice",
+        ),
+        (
+            {"targets": TargetSettings(target_steps=(3, 3))},
+            r"--target_steps 3 3: a step is named twice",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_work(saliency_config, changes, message):
