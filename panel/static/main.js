@@ -41,6 +41,9 @@ class Page {
     this.catalogue = await fetchCatalogue();
     const { datasets, errors } = this.catalogue;
     for (const { error } of errors) this.report(new RequestError(error));
+    for (const dataset of datasets) {
+      dataset.isOneOfSeveral = datasets.filter(({ kind }) => kind === dataset.kind).length > 1;
+    }
     this.showSummary();
     const tables = await Promise.all(
       datasets.map((dataset) => this.guard(() => fetchArrays(`api/datasets/${dataset.id}/episodes`))),

@@ -197,6 +197,8 @@ export function describeRollout(entry) {
     } else parts.push(`${entry.initialisation} start`);
     if (entry.twinOf >= 0) parts.push(`intervened twin of ${entry.twinOf}`);
   }
+  // Recordings number their episodes alike.
+  if (entry.dataset.isOneOfSeveral) parts.push(entry.dataset.label);
   return parts.join(" · ");
 }
 

@@ -174,6 +174,8 @@ def test_first_rollout_is_one_that_the_scatter_shows(
         wait_for_step(page, 0)
         assert shows_frame(page, panel_data.real.read_episode(0).obs[0])
         assert page.locator("#scatter .marker").is_visible()
+        # Both recordings have an episode of this number.
+        assert page.inner_text("#sample-title").endswith("several/data")
 
 
 def test_keyboard_steps_through_frames_and_rollouts(
