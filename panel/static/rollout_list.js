@@ -197,8 +197,8 @@ export function describeRollout(entry) {
     } else parts.push(`${entry.initialisation} start`);
     if (entry.twinOf >= 0) parts.push(`intervened twin of ${entry.twinOf}`);
   }
-  // Recordings number their episodes alike.
-  if (entry.dataset.isOneOfSeveral) parts.push(entry.dataset.label);
+  // Recordings number their episodes alike; early in the sentence, since its end may be cut off.
+  if (entry.dataset.isOneOfSeveral) parts.splice(1, 0, entry.dataset.label);
   return parts.join(" · ");
 }
 

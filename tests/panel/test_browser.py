@@ -175,7 +175,7 @@ def test_first_rollout_is_one_that_the_scatter_shows(
         assert shows_frame(page, panel_data.real.read_episode(0).obs[0])
         assert page.locator("#scatter .marker").is_visible()
         # Both recordings have an episode of this number.
-        assert page.inner_text("#sample-title").endswith("several/data")
+        assert page.inner_text("#sample-title").startswith("Real episode 1 · several/data · level")
 
 
 def test_keyboard_steps_through_frames_and_rollouts(
