@@ -2,7 +2,7 @@
 
 PRESET ?= demo
 OUT ?= demo
-PORT ?= 8765
+PORT ?= 8050
 CORES ?= $(shell nproc)
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 

@@ -4,8 +4,9 @@
 # Each stage is a plain command with declared inputs and outputs. What must survive a kill (the
 # checkpoints of trainings, the sealed shards of recordings) is written to a working folder outside
 # the declared outputs, because Snakemake deletes the declared outputs of a stage that broke off.
-# The folder's name contains a hash of all settings that lead to it, so that changed settings start
-# afresh and unchanged ones go on. A finished stage then moves or copies its result to its output.
+# The folder's name contains a hash of all settings and of the descriptions of all inputs that lead
+# to it, so that changed settings or inputs start afresh and unchanged ones go on. A finished stage
+# then moves or copies its result to its output.
 
 import hashlib
 import json
@@ -34,6 +35,9 @@ STAGES = (
     "figures",
 )
 FIRST_HELDOUT_LEVEL = 10**9
+SHARED_SETTINGS = ("env_name", "distribution_mode", "train_flags", "seed")
+# Shell: hash of the JSON files that describe a stage's inputs.
+STAMP = "sha256sum | cut -c1-8"
 
 
 def settings(preset_file, *upstream, section=None):
@@ -41,7 +45,8 @@ def settings(preset_file, *upstream, section=None):
     name = CHAIN["param_name" if preset_file == "agents.yml" else "interpreting_params_name"]
     preset = load_preset(preset_file, name)
     values = preset if section is None else preset.get(section)
-    return {"chain": CHAIN, "preset": values, "upstream": upstream}
+    shared = {setting: CHAIN[setting] for setting in SHARED_SETTINGS}
+    return {"chain": shared, "preset": values, "upstream": upstream}
 
 
 def working_folder(stage):
@@ -53,7 +58,10 @@ def working_folder(stage):
 SETTINGS = {}
 SETTINGS["train_agent"] = settings("agents.yml")
 SETTINGS["record_rollouts"] = settings("recording.yml", SETTINGS["train_agent"])
-SETTINGS["record_heldout"] = {"heldout": SETTINGS["record_rollouts"]}
+SETTINGS["record_heldout"] = {
+    "recording": SETTINGS["record_rollouts"],
+    "num_heldout_episodes": CHAIN["num_heldout_episodes"],
+}
 SETTINGS["train_simulator"] = settings(
     "simulator.yml", SETTINGS["record_rollouts"], section="training"
 )
@@ -116,10 +124,11 @@ rule record_rollouts:
         work=working_folder("record_rollouts"),
     threads: workflow.cores
     shell:
-        "{PYTHON} {ROOT}/record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
+        "work={params.work}-$(cat {input.agent}/*.json | {STAMP});"
+        " {PYTHON} {ROOT}/record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
-        " --data_dir {params.work} --report {output.report}"
-        " && mv {params.work} {output.data}"
+        " --data_dir $work --report {output.report}"
+        " && mv $work {output.data}"
 
 
 rule record_heldout:
@@ -134,11 +143,12 @@ rule record_heldout:
         first_level=FIRST_HELDOUT_LEVEL,
     threads: workflow.cores
     shell:
-        "{PYTHON} {ROOT}/record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
+        "work={params.work}-$(cat {input.agent}/*.json | {STAMP});"
+        " {PYTHON} {ROOT}/record.py --model_file {input.agent} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --start_level {params.first_level} --max_episodes {CHAIN[num_heldout_episodes]}"
-        " --data_dir {params.work} --report {output.report}"
-        " && mv {params.work} {output.data}"
+        " --data_dir $work --report {output.report}"
+        " && mv $work {output.data}"
 
 
 rule train_simulator:
@@ -154,10 +164,12 @@ rule train_simulator:
         work=working_folder("train_simulator"),
     threads: workflow.cores
     shell:
-        "{PYTHON} {ROOT}/train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
+        "work={params.work}-$(cat {input.agent}/*.json {input.data}/dataset.json"
+        " {input.heldout}/dataset.json | {STAMP});"
+        " {PYTHON} {ROOT}/train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
         " --heldout_data_dir {input.heldout} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
-        " --run_dir {params.work} --export_dir {output.simulator} --report {output.report}"
+        " --run_dir $work --export_dir {output.simulator} --report {output.report}"
 
 
 rule simulator_fidelity:
@@ -192,11 +204,12 @@ rule record_samples:
         work=working_folder("record_samples"),
     threads: workflow.cores
     shell:
-        "{PYTHON} {ROOT}/record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
+        "work={params.work}-$(cat {input.simulator}/*.json {input.data}/dataset.json | {STAMP});"
+        " {PYTHON} {ROOT}/record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
         " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
-        " --data_save_dir {params.work} --report {output.report}"
-        " && mv {params.work} {output.data}"
+        " --data_save_dir $work --report {output.report}"
+        " && mv $work {output.data}"
 
 
 rule hidden_analysis:

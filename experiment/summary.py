@@ -79,7 +79,7 @@ def main() -> None:
     print(format_summary(read_json(path)))
     folder = "" if path.parent.name == "demo" else f" OUT={path.parent}"
     print(
-        f"\nLook at the results:  make panel{folder}   (python -m panel {path.parent} --port 8765)"
+        f"\nLook at the results:  make panel{folder}   (python -m panel {path.parent} --port 8050)"
     )
 
 

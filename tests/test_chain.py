@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -135,3 +136,19 @@ def test_a_killed_stage_is_taken_up_again(
         dataset = RolloutDataset(tmp_path / "results" / folder)
         for index in range(dataset.num_episodes):
             assert len(dataset.read_episode(index)) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_stage_that_was_deleted_is_made_again_with_all_that_depends_on_it(
+    tmp_path: Path, finished_chain: Path, chain_command: ChainCommand
+) -> None:
+    shutil.copytree(finished_chain, tmp_path / "copy")
+    results = tmp_path / "copy" / "results"
+    shutil.rmtree(results / "agent")
+    shutil.rmtree(results / "runs")
+    result = run(chain_command(tmp_path / "copy"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert all(stage["status"] == "done" for stage in read_summary(tmp_path / "copy").values())
+    made_again = (results / "simulator" / "simulator.json").stat().st_mtime_ns
+    assert made_again > (results / "agent" / "agent.json").stat().st_mtime_ns
