@@ -18,7 +18,7 @@ from environments.procgen_state import GameState
 COIN, LAVA, WALL = 1, (17, 18), (15, 16)
 """Cell types of the grid; 100 is space, and 19 keeps enemies back without being drawn."""
 ENEMY, SAW, CRATE = 5, 2, 20
-"""Entity types; 0 is the agent, and 59 a puff of dust that touches nothing."""
+"""Entity types; 0 is the agent, and 59 dust behind enemies, which touches nothing."""
 
 START_X = 1.5
 """Cells: where the agent's centre is at the first frame of every level."""

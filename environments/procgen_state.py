@@ -96,15 +96,15 @@ class StateHeader:
 class StepData:
     """What the last action led to.
 
-    At the first frame of an episode `done` is true, and `reward`, `level_complete` and `action`
-    belong to the episode before, as in `Transition`.
+    At the first frame of an episode `done` is true, and `reward` and `level_complete` belong to the
+    episode before, as in `Transition`.
     """
 
     reward: float
     done: bool
     level_complete: bool
     action: int
-    """The action taken last; Procgen's null action, 4, before there was one."""
+    """The action taken last; Procgen's null action, 4, at the first frame of an episode."""
     time_limit: int
     """Steps after which the game ends the episode."""
     level_seed: int
@@ -165,7 +165,7 @@ class CoinRunState:
     gravity: float
     """Cells per step, taken from the vertical velocity at each step."""
     air_control: float
-    """How much of the control over the horizontal velocity is left in the air."""
+    """Share of the mix rate that is left while the agent is in the air."""
 
 
 @dataclass(frozen=True, eq=False)
