@@ -144,7 +144,8 @@ def make_direction_swap(
         )
     labels = {
         "direction_type": direction_type,
-        "projection": str(projection_folder),
+        # Whoever repeats the intervention may stand in another folder.
+        "projection": str(Path(projection_folder).resolve()),
         "projection_data_hash": projection.data_hash,
     }
     coordinates = projection.coordinates(direction_type)

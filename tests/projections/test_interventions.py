@@ -133,6 +133,17 @@ def test_description_makes_the_same_swap(ica_projection, state_pair, tmp_path):
     assert torch.equal(again(previous, proposed, 0), swap(previous, proposed, 0))
 
 
+def test_description_holds_from_another_folder(ica_projection, state_pair, tmp_path, monkeypatch):
+    previous, proposed = state_pair
+    (tmp_path / "elsewhere").mkdir()
+    ica_projection.save(tmp_path / "projection")
+    monkeypatch.chdir(tmp_path)
+    swap = make_direction_swap("projection", [0], [1], HIDDEN_SLICE)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = swap_from_description(swap.describe())
+    assert torch.equal(again(previous, proposed, 0), swap(previous, proposed, 0))
+
+
 def test_description_of_a_refitted_projection_is_refused(ica_projection, hidden_states, tmp_path):
     folder = tmp_path / "projection"
     ica_projection.save(folder)
