@@ -1,12 +1,13 @@
 """Let an agent play and keep its rollouts."""
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from agents.recorder import RecordingConfig, record_episodes
+from agents.recorder import RecordingConfig, apply_slurm_defaults, record_episodes
 from agents.selection import AgentFlags, select_agent
 from experiment.command_line import parse_command_line
 from experiment.errors import run_entry_point
@@ -43,12 +44,16 @@ def main() -> None:
         preset_flag="interpreting_params_name",
         preset_file="recording.yml",
     )
-    selection = select_agent(config.who, config.recording.start_level, config.recording.num_levels)
+    recording = apply_slurm_defaults(config.recording, os.environ)
+    share = recording.share
+    selection = select_agent(config.who, recording.start_level, recording.num_levels)
     flag = "--logdir" if config.data_dir is None else "--data_dir"
     folder = require_writable_folder(config.data_dir or config.logdir / "data", flag)
+    if share.count > 1:
+        print(f"recording shard {share.index} of {share.count} (counted from 0)")
     with stage_report("record", config.report) as report:
         summary = record_episodes(
-            selection.agent, selection.environment, folder, config.recording, selection.device
+            selection.agent, selection.environment, folder, recording, selection.device
         )
         report.outputs.append(str(folder))
         report.metrics.update(asdict(summary))

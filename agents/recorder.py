@@ -4,11 +4,14 @@ Episode e of a dataset has number e, its level is a function of e, and every act
 key made of e and the row. So the number of environments changes nothing but the speed. Every
 episode that is begun is kept, also one that a budget cuts short: otherwise short episodes would be
 overrepresented.
+
+Many processes may record one dataset: process I of N plays the episodes e ≡ I (mod N) and seals
+shards under a name of its own. Their union is the dataset that one process would have made.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,16 +59,26 @@ class RecordingConfig:
     action_noise: bool = False
     """Explore as the reference's recorder does; logits are recorded without the noise."""
     max_steps: int | None = None
-    """Stop when the dataset has about this many rows in all; running episodes are cut and kept."""
+    """Stop when the dataset has about this many rows in all; running episodes are cut and kept.
+    Of several shards each counts the rows of its own episodes, up to its equal part of the total.
+    """
     max_hours: float | None = None
     """Stop after this time; running episodes are cut and kept."""
     seed: int = 0
     """Decides levels and actions."""
     num_threads: int = DEFAULT_NUM_THREADS
     """Threads that step the environments."""
+    shard_index: int | None = None
+    """Which part of the dataset this process records, 0 to num_shards − 1: the episodes whose
+    number leaves this remainder when divided by num_shards. Any number of processes may record
+    their parts into one folder at the same time. Default: SLURM_ARRAY_TASK_ID where it is set,
+    otherwise 0."""
+    num_shards: int | None = None
+    """Number of parts. Default: SLURM_ARRAY_TASK_COUNT where it is set, otherwise 1. Submit arrays
+    that count from 0, and name this number when only some of the tasks are submitted again."""
 
     def __post_init__(self) -> None:
-        for name in ("max_episodes", "num_envs", "max_steps"):
+        for name in ("max_episodes", "num_envs", "max_steps", "num_shards"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"--{name} {count}: at least 1 is needed")
@@ -73,11 +86,70 @@ class RecordingConfig:
             raise UserError(f"--max_hours {self.max_hours}: a positive number is needed")
         if self.num_threads < 0:
             raise UserError(f"--num_threads {self.num_threads}: below 0")
+        if self.shard_index is not None and self.shard_index < 0:
+            raise UserError(f"--shard_index {self.shard_index}: below 0")
+
+    @property
+    def share(self) -> "Share":
+        """The part of the dataset to record; all of it where no flag says otherwise.
+
+        Raises:
+            UserError: there is no such part, or nothing would be left for it to record.
+        """
+        share = Share(self.shard_index or 0, self.num_shards or 1)
+        if share.index >= share.count:
+            raise UserError(
+                f"--shard_index {share.index}: expected 0 to {share.count - 1}, since --num_shards "
+                f"is {share.count} (an array of N tasks counts from 0 to N-1)"
+            )
+        for name in ("max_episodes", "max_steps"):
+            total = getattr(self, name)
+            if total is not None and total < share.count:
+                raise UserError(f"--num_shards {share.count}: more than --{name} {total}")
+        return share
+
+
+@dataclass(frozen=True)
+class Share:
+    """The episodes e ≡ index (mod count) of a dataset."""
+
+    index: int
+    count: int
+
+    def episode_ids(self, num_episodes: int) -> range:
+        """Those of the dataset's first `num_episodes` episodes that belong to it."""
+        return range(self.index, num_episodes, self.count)
+
+    def part_of(self, total: int) -> int:
+        """Its part of a total; the parts of all shares add up to the total."""
+        return len(self.episode_ids(total))
+
+
+def apply_slurm_defaults(config: RecordingConfig, environ: Mapping[str, str]) -> RecordingConfig:
+    """Take the shard from a SLURM job array where the flags do not name it.
+
+    Args:
+        config: as the command line gave it.
+        environ: environment variables.
+
+    Raises:
+        UserError: a variable that is needed is not a number.
+    """
+    names = {"shard_index": "SLURM_ARRAY_TASK_ID", "num_shards": "SLURM_ARRAY_TASK_COUNT"}
+    found = {
+        flag: environ[variable]
+        for flag, variable in names.items()
+        if getattr(config, flag) is None and environ.get(variable)
+    }
+    for flag, text in found.items():
+        if not text.isdecimal():
+            raise UserError(f"{names[flag]}={text}: expected a number; give --{flag} instead")
+    return replace(config, **{flag: int(text) for flag, text in found.items()})
 
 
 @dataclass(frozen=True)
 class RecordingSummary:
-    """What the dataset holds after a call."""
+    """What the dataset holds after a call, the shards of other processes included."""
 
     episodes: int
     rows: int
@@ -106,7 +178,8 @@ def record_episodes(
 ) -> RecordingSummary:
     """Play until the dataset `folder` has `config.max_episodes` episodes, or a budget is spent.
 
-    A dataset that is there already is continued, with the episodes it lacks.
+    A dataset that is there already is continued, with the episodes it lacks. Where `config` names
+    a shard, only the episodes of that shard are played.
 
     Args:
         agent: who plays.
@@ -116,16 +189,19 @@ def record_episodes(
         device: where the network runs.
 
     Raises:
-        UserError: the folder holds a dataset of another agent, environment or recording.
+        UserError: the folder holds a dataset of another agent, environment or recording, or the
+            shard does not exist.
     """
-    folder = Path(folder)
+    folder, share = Path(folder), config.share
     require_levels(environment, config.start_level, config.num_levels)
     metadata = _dataset_metadata(agent, environment, config)
     _require_same_settings(folder, metadata)
     behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
     player = Player(agent.policy, behaviour, device)
     start, new_rows = time.perf_counter(), 0
-    with RolloutWriter(folder, metadata) as writer:
+    with RolloutWriter(folder, metadata, writer=str(share.index)) as writer:
+        # Again, since another shard may have created the dataset in the meantime.
+        _require_same_settings(folder, metadata)
         remaining, missing = _what_remains(config, folder, writer.episode_ids)
         last_sealed = time.monotonic()
         for rollout in play_episodes(player, agent.hash, environment, remaining, missing):
@@ -350,20 +426,32 @@ def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
 def _what_remains(
     config: RecordingConfig, folder: Path, present: frozenset[int]
 ) -> tuple[RecordingConfig, list[int]]:
-    """The settings with what is left of the budget, and the episodes that are missing."""
-    missing = [e for e in range(_available_episodes(config)) if e not in present]
-    if config.max_steps is None or not present:
+    """The settings with what is left of the budget, and the share's episodes that are missing."""
+    share = config.share
+    missing = [e for e in share.episode_ids(_available_episodes(config)) if e not in present]
+    if config.max_steps is None:
         return config, missing
-    steps_left = config.max_steps - RolloutDataset(folder).num_rows
+    recorded = _rows_of_share(folder, share) if present else 0
+    steps_left = share.part_of(config.max_steps) - recorded
     if steps_left <= 0:
         return config, []
-    return replace(config, max_steps=steps_left), missing
+    # It is the budget of this process alone now, no longer one to be divided.
+    return replace(config, max_steps=steps_left, shard_index=None, num_shards=None), missing
+
+
+def _rows_of_share(folder: Path, share: Share) -> int:
+    episodes = RolloutDataset(folder).episodes
+    mine = episodes["episode_id"].to_numpy() % share.count == share.index
+    return int(episodes["length"].to_numpy()[mine].sum())
 
 
 def _available_episodes(config: RecordingConfig) -> int:
     num_levels = config.num_levels or TRAINING_LEVELS
     if not config.sequential_levels or config.max_episodes <= num_levels:
         return config.max_episodes
+    share = config.share
+    if num_levels < share.count:
+        raise UserError(f"--num_shards {share.count}: more than the {num_levels} levels to play")
     print(
         f"--max_episodes {config.max_episodes}: only {num_levels} levels to play once each, "
         f"recording {num_levels} episodes"

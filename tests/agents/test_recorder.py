@@ -17,7 +17,13 @@ from agents.checkpoint import LoadedAgent, hash_agent, load_agent, save_agent
 from agents.environment_match import environment_of_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.player import BehaviourConfig, Player
-from agents.recorder import RecordingConfig, level_seeds, play_episodes, record_episodes
+from agents.recorder import (
+    RecordingConfig,
+    apply_slurm_defaults,
+    level_seeds,
+    play_episodes,
+    record_episodes,
+)
 from environments.factory import EnvironmentConfig, environment_spec, make_environment_from_spec
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
@@ -188,6 +194,68 @@ def test_complete_dataset_is_left_as_it_is(tmp_path) -> None:
     assert second.frames_per_second == 0
 
 
+def test_shards_make_the_dataset_of_one_process(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    record_episodes(agent, FAKE, tmp_path / "whole", SMALL)
+    for index in (2, 0, 1):
+        config = replace(SMALL, shard_index=index, num_shards=3, num_envs=2 + index)
+        record_episodes(agent, FAKE, tmp_path / "parts", config)
+    parts, whole = read_episodes(tmp_path / "parts"), read_episodes(tmp_path / "whole")
+    assert sorted(parts) == sorted(whole) == list(range(8))
+    for episode_id, rollout in whole.items():
+        assert_same_rollout(rollout, parts[episode_id])
+    episodes = RolloutDataset(tmp_path / "parts").episodes
+    assert (episodes["episode_id"] % 3 == episodes["shard"]).all()
+    names = {path.name for path in (tmp_path / "parts").iterdir()}
+    assert names == {"dataset.json", *(f"shard-{index}-00000.h5" for index in range(3))}
+
+
+def test_a_shard_recorded_by_another_number_of_processes_is_continued(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    record_episodes(agent, FAKE, tmp_path, replace(SMALL, shard_index=1, num_shards=2))
+    assert sorted(read_episodes(tmp_path)) == [1, 3, 5, 7]
+    record_episodes(agent, FAKE, tmp_path, replace(SMALL, max_episodes=9))
+    assert sorted(read_episodes(tmp_path)) == list(range(9))
+
+
+def test_each_shard_has_its_part_of_the_step_budget(tmp_path) -> None:
+    agent = make_agent(FAKE)
+    config = replace(SMALL, max_episodes=100, max_steps=121, num_shards=2)
+    for part in (61, 60):
+        for _ in range(2):
+            shard = replace(config, shard_index=61 - part)
+            record_episodes(agent, FAKE, tmp_path, shard)
+            lengths = RolloutDataset(tmp_path).episodes.set_index("episode_id")["length"]
+            rows = lengths[lengths.index % 2 == 61 - part].sum()
+            assert part <= rows < part + SMALL.num_envs
+
+
+def test_shard_that_does_not_exist_is_refused_and_writes_nothing(tmp_path) -> None:
+    for change, complaint in (
+        ({"shard_index": 2, "num_shards": 2}, "--shard_index 2: expected 0 to 1"),
+        ({"shard_index": 1}, "--shard_index 1: expected 0 to 0"),
+        ({"shard_index": -1, "num_shards": 2}, "--shard_index -1: below 0"),
+        ({"num_shards": 0}, "--num_shards 0: at least 1"),
+        ({"num_shards": 9}, "--num_shards 9: more than --max_episodes 8"),
+        ({"num_shards": 5, "max_steps": 4}, "--num_shards 5: more than --max_steps 4"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            record_episodes(make_agent(FAKE), FAKE, tmp_path / "data", replace(SMALL, **change))
+    assert not (tmp_path / "data").exists()
+
+
+def test_job_array_names_the_shard_where_no_flag_does() -> None:
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "4"}
+    assert apply_slurm_defaults(SMALL, {}) == SMALL
+    assert apply_slurm_defaults(SMALL, array) == replace(SMALL, shard_index=3, num_shards=4)
+    named = replace(SMALL, shard_index=0)
+    assert apply_slurm_defaults(named, array) == replace(named, num_shards=4)
+    named = replace(SMALL, shard_index=0, num_shards=1)
+    assert apply_slurm_defaults(named, {"SLURM_ARRAY_TASK_ID": "x"}) == named
+    with pytest.raises(UserError, match=r"SLURM_ARRAY_TASK_ID=x: .*--shard_index"):
+        apply_slurm_defaults(SMALL, {"SLURM_ARRAY_TASK_ID": "x"})
+
+
 @pytest.mark.parametrize(
     ("change", "flag"),
     [({"seed": 4}, "--seed 4"), ({"greedy": True}, "--greedy True"), ({"start_level": 1}, "level")],
@@ -303,6 +371,8 @@ def test_counts_below_one_are_refused(change, flag) -> None:
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    for variable in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr("sys.argv", ["record.py", *arguments])
     record.main()
 
@@ -324,6 +394,19 @@ def test_command_records_the_preset_and_reports(tmp_path, monkeypatch) -> None:
     assert_replays(episodes[5], load_agent(tmp_path / "agent"))
 
 
+def test_command_in_a_job_array_records_its_part(tmp_path, monkeypatch, capsys) -> None:
+    agent = make_agent(FAKE)
+    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    arguments = ("--model_file", "agent", "--interpreting_params_name", "tiny", "--device", "cpu")
+    monkeypatch.setattr("sys.argv", ["record.py", *arguments])
+    record.main()
+    assert "recording shard 1 of 3" in capsys.readouterr().out
+    assert sorted(read_episodes(tmp_path / "data")) == [1, 4]
+
+
 def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
     agent = make_agent(FAKE)
     save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
@@ -337,6 +420,7 @@ def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
         (["--model_file", "agent", "--start_level", "-4"], "--start_level -4"),
         (["--model_file", "agent", "--max_hours", "0"], "--max_hours 0"),
         (["--model_file", "agent", "--num_threads", "-1"], "--num_threads -1"),
+        (["--model_file", "agent", "--shard_index", "1"], "--shard_index 1"),
         (["--model_file", "agent", "--interpreting_params_name", "nonsense"], "nonsense"),
         (["--model_file", "agent", "--param_name", "nonsense"], "unknown preset 'nonsense'"),
         (["--model_file", "agent", "--data_dir", "agent/agent.json/x"], "--data_dir"),
