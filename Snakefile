@@ -86,15 +86,6 @@ def write_chain_summary():
     write_summary(reports, outputs, Path(OUT) / "summary.json")
 
 
-rule all:
-    input:
-        expand(f"{OUT}/reports/{{stage}}.json", stage=STAGES),
-    output:
-        f"{OUT}/summary.json",
-    run:
-        write_chain_summary()
-
-
 onerror:
     write_chain_summary()
 
@@ -262,3 +253,21 @@ rule figures:
         "{PYTHON} {ROOT}/analysis/hidden_analysis_plotting.py --input_dir {input.hidden_analysis}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.figures} --report {output.report}"
+
+
+rule summary:
+    input:
+        expand(f"{OUT}/reports/{{stage}}.json", stage=STAGES),
+    output:
+        f"{OUT}/summary.json",
+    run:
+        write_chain_summary()
+
+
+# Every output is a target of its own: what is only needed on the way to the summary would not be
+# made again after it was lost.
+rule all:
+    default_target: True
+    input:
+        rules.summary.output,
+        [getattr(rules, stage).output for stage in STAGES],
