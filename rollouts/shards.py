@@ -39,7 +39,8 @@ _MAX_CHUNK_BYTES = 2**20
 _VERIFY_ROWS = 4096
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHARD_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5")
-_PARTIAL_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5\.partial")
+_PARTIAL_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5(\.\w+)?\.partial")
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 class ShardBuilder:
@@ -158,21 +159,77 @@ def remove_stale_partials(folder: Path, writer: str) -> None:
 def write_shard(folder: Path, writer: str, image: bytes) -> None:
     """Seal a finished shard under the writer's next free number.
 
+    A shard that is there already is never replaced, even if another process goes by the same
+    writer's name.
+
     Raises:
         UserError: the disk is full; nothing is left of the shard.
     """
+    number = _next_number(folder, writer)
+    while not _seal(folder / f"shard-{writer}-{number:05d}.h5", image):
+        number = max(number + 1, _next_number(folder, writer))
+
+
+def _next_number(folder: Path, writer: str) -> int:
     names = (_SHARD_NAME.fullmatch(path.name) for path in folder.iterdir())
     taken = [int(name["number"]) for name in names if name and name["writer"] == writer]
-    path = folder / f"shard-{writer}-{max(taken, default=-1) + 1:05d}.h5"
-    partial = path.with_name(path.name + ".partial")
+    return max(taken, default=-1) + 1
+
+
+def _seal(path: Path, image: bytes) -> bool:
+    """Write a shard under the name `path`; False where the name is taken."""
+    # Two processes of one writer's name must not write into one file.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         write_synced(partial, image)
-        os.rename(partial, path)
-        _sync_folder(folder)
+        publish(partial, path)
+        _sync_folder(path.parent)
+    except (FileExistsError, FileNotFoundError):
+        # Not found: another process took it for what a killed writer had left.
+        if not path.parent.is_dir():
+            raise
+        return False
     except OSError as error:
+        raise storage_error(error, path) from error
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise storage_error(error, path) from error
+    return True
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, whole and exclusively; `temporary` is gone or may go then.
+
+    Raises:
+        FileExistsError: the name is taken, or on a disk without hard links just being taken.
+    """
+    try:
+        # A link appears whole, and unlike a rename it never replaces another writer's file.
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _rename_exclusively(temporary, path)
+
+
+def _rename_exclusively(temporary: Path, path: Path) -> None:
+    """Rename under a claim, an empty file that only one process can create at a time.
+
+    A process killed in between leaves its claim behind, and the name is not used any more.
+    """
+    claim = claim_of(path)
+    os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    try:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        os.rename(temporary, path)
+    finally:
+        claim.unlink()
+
+
+def claim_of(path: Path) -> Path:
+    """The file that is there while a process names a file `path` on a disk without hard links."""
+    return path.with_name(f".{path.name}.claim")
 
 
 def write_synced(path: Path, content: bytes) -> None:

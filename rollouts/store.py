@@ -6,6 +6,7 @@
 import json
 import os
 import re
+import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -25,9 +26,11 @@ from rollouts.schema import DatasetMetadata, FieldSpec, check_rollout, find_diff
 from rollouts.shards import (
     ShardBuilder,
     ShardReader,
+    claim_of,
     find_damage,
     list_shards,
     open_shard,
+    publish,
     read_count,
     read_table,
     remove_stale_partials,
@@ -44,6 +47,7 @@ DEFAULT_SHARD_BYTES = 2**28
 much, and a writer's memory is bounded by it."""
 
 _MAX_OPEN_SHARDS = 128
+_SECONDS_TO_WAIT_FOR_DESCRIPTION = 5.0
 
 
 class RolloutWriter:
@@ -139,9 +143,9 @@ def _create_or_check_metadata(path: Path, metadata: DatasetMetadata) -> None:
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     try:
         write_synced(temporary, (json.dumps(metadata.to_dict(), indent=2) + "\n").encode())
-        # A link appears whole, and unlike a rename it never replaces another writer's file.
-        os.link(temporary, path)
+        publish(temporary, path)
     except FileExistsError:
+        _await_description(path)
         existing = read_metadata(path.parent)
         difference = find_difference(existing.identity, metadata.identity)
         if difference is not None:
@@ -154,6 +158,18 @@ def _create_or_check_metadata(path: Path, metadata: DatasetMetadata) -> None:
         raise storage_error(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _await_description(path: Path) -> None:
+    """On a disk without hard links, another writer may be about to name the file."""
+    deadline = time.monotonic() + _SECONDS_TO_WAIT_FOR_DESCRIPTION
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{path}: a writer began to create it and did not finish; remove {claim_of(path)} "
+                "if none is at work"
+            )
+        time.sleep(0.05)
 
 
 def _look_up(values: Any, dotted_key: str) -> Any:

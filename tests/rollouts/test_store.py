@@ -325,6 +325,70 @@ def test_two_processes_write_at_once(tmp_path, make_rollout, assert_same_rollout
         assert_same_rollouts(rollout, make_rollout(episode_id, 20))
 
 
+@pytest.fixture(params=["hard links", "no hard links"])
+def disk_kind(request, monkeypatch) -> str:
+    """Runs a test on both kinds of disks."""
+
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source))
+
+    if request.param == "no hard links":
+        monkeypatch.setattr(shards.os, "link", refuse)
+    return request.param
+
+
+def test_writers_of_one_name_never_replace_a_sealed_shard(
+    disk_kind, tmp_path, monkeypatch, make_metadata, make_rollout, assert_same_rollouts
+):
+    first, second = (RolloutWriter(tmp_path, make_metadata()) for _ in range(2))
+    monkeypatch.setattr(shards, "_next_number", lambda folder, writer: 0)  # both looked at once
+    for episode_id, writer in enumerate((first, second, first)):
+        writer.write(make_rollout(episode_id, 4 + episode_id))
+        writer.seal()
+    dataset = RolloutDataset(tmp_path)
+    assert [path.name[-8:] for path in dataset.shard_paths] == ["00000.h5", "00001.h5", "00002.h5"]
+    for episode_id in range(3):
+        rollout = dataset.read_episode(episode_id)
+        assert_same_rollouts(rollout, make_rollout(episode_id, 4 + episode_id))
+    assert verify_dataset(tmp_path) == []
+    assert len(list(tmp_path.iterdir())) == 4, "partial files and claims are gone"
+
+
+def test_a_writer_survives_the_cleaning_of_another_of_its_name(
+    disk_kind, tmp_path, monkeypatch, make_metadata, make_rollout
+):
+    writer = RolloutWriter(tmp_path, make_metadata())
+    writer.write(make_rollout(0, 4))
+    write_synced, cleanings = shards.write_synced, [tmp_path]
+
+    def write_and_clean(path: Path, content: bytes) -> None:
+        write_synced(path, content)
+        if cleanings:
+            shards.remove_stale_partials(cleanings.pop(), "0")
+
+    monkeypatch.setattr(shards, "write_synced", write_and_clean)
+    writer.seal()
+    assert RolloutDataset(tmp_path).episodes["episode_id"].tolist() == [0]
+
+
+def test_a_claim_left_by_a_killed_writer_costs_its_number_only(
+    tmp_path, monkeypatch, make_metadata, make_rollout
+):
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(source))
+
+    monkeypatch.setattr(shards.os, "link", refuse)
+    (tmp_path / ".shard-0-00000.h5.claim").touch()
+    with RolloutWriter(tmp_path, make_metadata()) as writer:
+        writer.write(make_rollout(0, 4))
+    assert [path.name for path in list_shards(tmp_path)] == ["shard-0-00001.h5"]
+    monkeypatch.setattr("rollouts.store._SECONDS_TO_WAIT_FOR_DESCRIPTION", 0.1)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".dataset.json.claim").touch()
+    with pytest.raises(UserError, match=r"did not finish; remove .*\.dataset\.json\.claim"):
+        RolloutWriter(tmp_path / "other", make_metadata())
+
+
 def test_writers_are_ordered_as_numbers(tmp_path, make_metadata, make_rollout):
     for number in (10, 2, 1):
         with RolloutWriter(tmp_path, make_metadata(), str(number)) as writer:
