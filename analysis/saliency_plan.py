@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 from agents.checkpoint import LoadedAgent, load_agent
 from analysis.saliency import SimulationChoices
 from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
+from analysis.saliency_interventions import load_interventions
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
 from experiment.devices import resolve_device
 from experiment.errors import UserError, require_at_least
 from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
 from projections.hidden import HiddenProjection, TorchProjection
+from projections.intervention import Intervention
 from rollouts.store import RolloutDataset
 
 
@@ -30,6 +32,8 @@ class SaliencyPlan:
     targets: list[Target]
     choices: SimulationChoices
     sample_ids: NDArray[np.int64]
+    interventions: dict[str, Intervention | None]
+    """Those of the samples, by `intervention_key`."""
     device: torch.device
 
     @property
@@ -54,6 +58,7 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
     _check_origin(config, dataset, agent, simulator)
     simulator.simulator.requires_grad_(False)
     projection = _load_projection(config, agent)
+    sample_ids = _select_samples(config, dataset)
     return SaliencyPlan(
         config=config,
         agent=agent,
@@ -62,7 +67,8 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
         projection=projection,
         targets=_make_targets(config, agent, simulator, projection, device),
         choices=_recorded_choices(dataset),
-        sample_ids=_select_samples(config, dataset),
+        sample_ids=sample_ids,
+        interventions=_load_interventions(config, dataset, sample_ids, device),
         device=device,
     )
 
@@ -171,3 +177,15 @@ def _select_samples(config: SaliencyConfig, dataset: RolloutDataset) -> NDArray[
     if len(existing) < len(wanted):
         print(f"--sample_ids {words}: the dataset has {len(existing)} of these, all are used")
     return np.array(existing, np.int64)
+
+
+def _load_interventions(
+    config: SaliencyConfig,
+    dataset: RolloutDataset,
+    sample_ids: NDArray[np.int64],
+    device: torch.device,
+) -> dict[str, Intervention | None]:
+    interventions = load_interventions(dataset, config.generated_data_dir, sample_ids, device)
+    if config.combine_samples_not_iterate and len(interventions) > 1:
+        raise UserError("--combine_samples_not_iterate: the samples have different interventions")
+    return interventions

@@ -1,12 +1,10 @@
 """Computes saliency for many samples and keeps it: raw values in one file, pictures of a few."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +17,14 @@ from agents.player import full_float32
 from analysis.results import SALIENCY_NAME, ResultStream, streamed_results
 from analysis.saliency import Attributions, attribute, perturbed_copies, resimulate
 from analysis.saliency_file import COMBINED_ID, declare_variables, file_labels
+from analysis.saliency_interventions import intervention_key
 from analysis.saliency_pictures import draw_samples
 from analysis.saliency_plan import SaliencyPlan
-from experiment.errors import UserError
 from experiment.files import require_free_space, require_writable_folder
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
 from generative.types import SimulatedSteps
 from projections.intervention import Intervention
-from projections.interventions import swap_from_description
 from rollouts.types import Rollout
 
 
@@ -123,10 +120,9 @@ def _batches(plan: SaliencyPlan) -> Iterator[SampleBatch]:
     if config.combine_samples_not_iterate:
         yield _combined(plan, list(rollouts))
         return
-    for description, group in groupby(rollouts, lambda r: json.dumps(r.info.interventions)):
-        intervention = _intervention(json.loads(description), plan.device)
+    for key, group in groupby(rollouts, lambda rollout: intervention_key(rollout.info)):
         while batch := list(islice(group, config.batch_size)):
-            yield _batch(plan, batch, intervention)
+            yield _batch(plan, batch, plan.interventions[key])
 
 
 def _batch(
@@ -142,41 +138,19 @@ def _batch(
 
 
 def _combined(plan: SaliencyPlan, rollouts: list[Rollout]) -> SampleBatch:
-    descriptions = {json.dumps(r.info.interventions) for r in rollouts}
-    if len(descriptions) > 1:
-        raise UserError("--combine_samples_not_iterate: the samples have different interventions")
     mean = F.normalize(_latents(rollouts, plan.device).mean(dim=0, keepdim=True), dim=-1)
     # The draws of a combined sample are those of its first member.
     return SampleBatch(
         ids=np.array([rollouts[0].info.episode_id], np.int64),
         latent=mean,
         recorded_frames=None,
-        intervention=_intervention(json.loads(descriptions.pop()), plan.device),
+        intervention=plan.interventions[intervention_key(rollouts[0].info)],
     )
 
 
 def _latents(rollouts: list[Rollout], device: torch.device) -> Tensor:
     latents = [r.info.latent for r in rollouts]
     return torch.as_tensor(np.stack([x for x in latents if x is not None]), device=device)
-
-
-def _intervention(
-    descriptions: Sequence[dict[str, Any]], device: torch.device
-) -> Intervention | None:
-    swaps = [swap_from_description(description).to(device) for description in descriptions]
-    if not swaps:
-        return None
-
-    class Chain:
-        def __call__(self, previous: Tensor, proposed: Tensor, step: int) -> Tensor:
-            for swap in swaps:
-                proposed = swap(previous, proposed, step)
-            return proposed
-
-        def describe(self) -> dict[str, Any]:
-            return {"chain": [swap.describe() for swap in swaps]}
-
-    return Chain()
 
 
 def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:

@@ -158,18 +158,20 @@ def swap_from_description(description: dict[str, Any]) -> DirectionSwap:
     Raises:
         UserError: the projection it names is gone, or was fitted on other data since.
     """
-    swap = make_direction_swap(
-        description["projection"],
+    folder, expected = description["projection"], description["projection_data_hash"]
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: the projection that defines the intervention is gone")
+    found = HiddenProjection.load(folder).data_hash
+    if found != expected:
+        raise UserError(
+            f"{folder}: fitted on other data ({found[:12]}) than the intervention's projection "
+            f"({expected[:12]})"
+        )
+    return make_direction_swap(
+        folder,
         description["from"],
         description["to"],
         slice(*description["hidden_slice"]),
         description["direction_type"],
         description["swap_on"],
     )
-    found, expected = swap.describe()["projection_data_hash"], description["projection_data_hash"]
-    if found != expected:
-        raise UserError(
-            f"{description['projection']}: fitted on other data ({found[:12]}) than the "
-            f"intervention's projection ({expected[:12]})"
-        )
-    return swap
