@@ -57,7 +57,7 @@ def load_interventions(
         UserError: the projection of an intervention is gone, or was fitted on other data since.
     """
     episodes = dataset.episodes
-    is_needed = episodes["episode_id"].isin(sample_ids)
+    is_needed = episodes["episode_id"].isin(sample_ids.tolist())
     keys = episodes.loc[is_needed, "interventions"].unique()
     try:
         return {key: _make(json.loads(key), device) for key in keys}
