@@ -16,7 +16,7 @@ from torch import Tensor
 
 from agents.networks import RecurrentPolicy
 from agents.protocol import AgentOutput
-from experiment.errors import UserError
+from experiment.errors import UserError, require_at_least
 from experiment.randomness import keyed_uniform
 
 
@@ -248,9 +248,8 @@ def split_frames(
 
 def require_usable(config: PPOConfig) -> None:
     """Raise `UserError` for settings with which no update is possible."""
-    for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches", "mini_batch_size"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    counts = ("num_envs", "num_steps", "num_epochs", "num_minibatches", "mini_batch_size")
+    require_at_least(config, *counts)
     for name in ("gamma", "gae_lambda"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")

@@ -14,7 +14,7 @@ from agents.player import BehaviourConfig, Decision, Player
 from agents.recorder import RecordingConfig, level_seeds
 from environments.factory import make_environment_from_spec
 from environments.protocol import EnvironmentSpec, VectorEnvironment
-from experiment.errors import UserError
+from experiment.errors import UserError, require_at_least
 from rollouts.video import StepOverlay, VideoWriter, draw_overlay
 
 FRAME_HEIGHT = 512
@@ -40,8 +40,7 @@ class RenderingConfig:
     """Accepted because the reference system has it; a single environment needs no threads."""
 
     def __post_init__(self) -> None:
-        if self.num_eps < 1:
-            raise UserError(f"--num_eps {self.num_eps}: at least 1 is needed")
+        require_at_least(self, "num_eps")
         if not self.tps > 0:
             raise UserError(f"--tps {self.tps}: a positive number is needed")
 

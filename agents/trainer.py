@@ -20,7 +20,7 @@ from environments.factory import EnvironmentConfig, environment_spec, make_envir
 from environments.protocol import TRAINING_LEVELS, EnvironmentSpec, VectorEnvironment
 from experiment.command_line import apply_values
 from experiment.devices import resolve_device
-from experiment.errors import UserError
+from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.progress import Progress
 from experiment.provenance import collect_provenance
@@ -370,9 +370,7 @@ def _resolve(config: TrainingConfig) -> TrainingConfig:
     if config.resume is not None:
         config = _settings_of_run(config, config.resume)
     require_usable(config.ppo)
-    for name in ("num_timesteps", "num_checkpoints"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name} {getattr(config, name)}: must be at least 1")
+    require_at_least(config, "num_timesteps", "num_checkpoints")
     _require_training_levels(config.environment)
     if config.max_minutes is not None and config.max_minutes <= 0:
         raise UserError(f"--max_minutes {config.max_minutes}: must be positive")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, behaviour_log_probs, full_float32
-from experiment.errors import UserError
+from experiment.errors import UserError, require_at_least
 from experiment.files import require_free_space, write_json
 from experiment.provenance import collect_provenance, to_plain
 from generative.checkpoint import LoadedSimulator
@@ -241,17 +241,11 @@ def missing_samples(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
     Raises:
         UserError: a senseless count, another recording in the folder, or too little room.
     """
-    _check_counts(plan)
+    require_at_least(plan.config, "max_samples", "num_sim_steps", "batch_size")
     wanted = np.arange(plan.num_samples)
     missing = wanted[~np.isin(wanted, _samples_present(plan, folder))]
     require_free_space(folder, len(missing) * _bytes_per_sample(plan), "--data_save_dir")
     return missing
-
-
-def _check_counts(plan: SamplingPlan) -> None:
-    for name in ("max_samples", "num_sim_steps", "batch_size"):
-        if getattr(plan.config, name) < 1:
-            raise UserError(f"--{name} {getattr(plan.config, name)}: at least 1 is needed")
 
 
 def _write_samples(plan: SamplingPlan, folder: Path, sample_ids: NDArray[np.int64]) -> None:

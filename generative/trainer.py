@@ -17,7 +17,7 @@ from agents.checkpoint import LoadedAgent, load_agent
 from environments.factory import environment_name
 from experiment.command_line import apply_values
 from experiment.devices import resolve_device
-from experiment.errors import UserError
+from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.progress import Progress
 from experiment.provenance import Provenance, collect_provenance
@@ -496,18 +496,14 @@ def _resolve(config: SimulatorTrainingConfig) -> SimulatorTrainingConfig:
 
 
 def _require_sensible(config: SimulatorTrainingConfig) -> None:
-    optimiser = config.optimiser
-    for name, value, least in (
-        ("num_initializing_steps", config.simulator.num_init_steps, 2),
-        ("num_sim_steps", optimiser.num_sim_steps, 1),
-        ("batch_size", optimiser.batch_size, 1),
-        ("epochs", optimiser.epochs, 1),
-        ("num_training_steps", optimiser.num_training_steps or 1, 1),
-        ("log_interval", config.log_interval, 1),
-        ("save_interval", config.save_interval, 1),
-    ):
-        if value < least:
-            raise UserError(f"--{name} {value}: must be at least {least}")
+    optimiser, num_init_steps = config.optimiser, config.simulator.num_init_steps
+    # Its flag is not called like the field.
+    if num_init_steps < 2:
+        raise UserError(f"--num_initializing_steps {num_init_steps}: must be at least 2")
+    require_at_least(optimiser, "num_sim_steps", "batch_size", "epochs")
+    if optimiser.num_training_steps:
+        require_at_least(optimiser, "num_training_steps")
+    require_at_least(config, "log_interval", "save_interval")
     if optimiser.lr_schedule not in ("constant", "cosine"):
         raise UserError(f"--lr_schedule {optimiser.lr_schedule}: constant or cosine is expected")
     if optimiser.max_minutes is not None and optimiser.max_minutes <= 0:

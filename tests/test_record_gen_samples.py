@@ -113,7 +113,7 @@ def test_it_works_without_mistakes(workplace, monkeypatch):
         ("--data_dir short", "none of the 1 episodes has the 3 frames"),
         ("--env_name maze", "--env_name maze: the simulator simulator imitates coinrun"),
         ("--recording_rand_init", "--agent_file: needed with --recording_rand_init"),
-        ("--max_samples 0", "--max_samples 0: at least 1 is needed"),
+        ("--max_samples 0", "--max_samples 0: must be at least 1"),
         ("--data_save_dir agent/agent.json/x", "--data_save_dir: folder"),
         ("--swap_directions_from 1", "--swap_directions_from has 1 directions"),
         ("--swap_directions_from 1 --swap_directions_to 2", "hx_analysis_precomp/projection"),

@@ -258,7 +258,7 @@ def test_more_samples_than_windows(informed_plan, tmp_path, capsys):
 def test_senseless_counts_are_refused(informed_plan, tmp_path):
     for name in ("max_samples", "num_sim_steps", "batch_size"):
         plan = replace(informed_plan, config=replace(CONFIG, **{name: 0}))
-        with pytest.raises(UserError, match=f"--{name} 0: at least 1 is needed"):
+        with pytest.raises(UserError, match=f"--{name} 0: must be at least 1"):
             record_samples(plan, tmp_path / "samples")
     assert not (tmp_path / "samples").exists()
 
