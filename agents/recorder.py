@@ -9,6 +9,7 @@ Many processes may record one dataset: process I of N plays the episodes e ≡ I
 shards under a name of its own. Their union is the dataset that one process would have made.
 """
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -29,15 +31,23 @@ from environments.protocol import (
     VectorEnvironment,
 )
 from experiment.errors import UserError
+from experiment.files import require_free_space
 from experiment.progress import Progress
 from experiment.provenance import collect_provenance, to_plain
 from experiment.randomness import keyed_uniform
 from rollouts.schema import DatasetMetadata
+from rollouts.shards import list_shards
 from rollouts.store import METADATA_FILE, RolloutDataset, RolloutWriter, read_metadata
 from rollouts.types import EpisodeInfo, Rollout
 
 SECONDS_BETWEEN_SEALS = 60.0
 """A killed recorder loses at most the work of this time."""
+
+EXPECTED_COMPRESSION = 5.0
+"""How many times smaller than its arrays a dataset is on disk, to estimate its size: CoinRun is
+stored 6 (with backgrounds or in short recordings) to 10 times smaller, StarPilot 11 times."""
+
+_EPISODES_THAT_TELL_THE_LENGTH = 10
 
 
 @dataclass(frozen=True)
@@ -76,9 +86,12 @@ class RecordingConfig:
     num_shards: int | None = None
     """Number of parts. Default: SLURM_ARRAY_TASK_COUNT where it is set, otherwise 1. Submit arrays
     that count from 0, and name this number when only some of the tasks are submitted again."""
+    shard_megabytes: int = 268
+    """Size of a shard file, in MB (10^6 bytes) before compression, which makes it 5 to 10 times
+    smaller; bounds the memory. A shard is also finished after a minute, and at the end."""
 
     def __post_init__(self) -> None:
-        for name in ("max_episodes", "num_envs", "max_steps", "num_shards"):
+        for name in ("max_episodes", "num_envs", "max_steps", "num_shards", "shard_megabytes"):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"--{name} {count}: at least 1 is needed")
@@ -189,8 +202,8 @@ def record_episodes(
         device: where the network runs.
 
     Raises:
-        UserError: the folder holds a dataset of another agent, environment or recording, or the
-            shard does not exist.
+        UserError: the folder holds a dataset of another agent, environment or recording, the
+            shard does not exist, or the disk surely has too little room.
     """
     folder, share = Path(folder), config.share
     require_levels(environment, config.start_level, config.num_levels)
@@ -199,10 +212,13 @@ def record_episodes(
     behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
     player = Player(agent.policy, behaviour, device)
     start, new_rows = time.perf_counter(), 0
-    with RolloutWriter(folder, metadata, writer=str(share.index)) as writer:
+    recorded = _recorded_episodes(folder)
+    remaining, missing = _what_remains(config, recorded)
+    _require_space(folder, metadata, estimate_rows(remaining, len(missing), recorded, environment))
+    shard_bytes = config.shard_megabytes * 10**6
+    with RolloutWriter(folder, metadata, str(share.index), shard_bytes) as writer:
         # Again, since another shard may have created the dataset in the meantime.
         _require_same_settings(folder, metadata)
-        remaining, missing = _what_remains(config, folder, writer.episode_ids)
         last_sealed = time.monotonic()
         for rollout in play_episodes(player, agent.hash, environment, remaining, missing):
             writer.write(rollout)
@@ -423,26 +439,77 @@ def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
     )
 
 
+def _recorded_episodes(folder: Path) -> pd.DataFrame:
+    """The table of the episodes that are there already."""
+    if (folder / METADATA_FILE).exists() and list_shards(folder):
+        return RolloutDataset(folder).episodes
+    none = np.zeros(0, np.int64)
+    return pd.DataFrame({"episode_id": none, "length": none, "cut": none.astype(bool)})
+
+
 def _what_remains(
-    config: RecordingConfig, folder: Path, present: frozenset[int]
+    config: RecordingConfig, recorded: pd.DataFrame
 ) -> tuple[RecordingConfig, list[int]]:
     """The settings with what is left of the budget, and the share's episodes that are missing."""
-    share = config.share
+    share, episode_ids = config.share, recorded["episode_id"].to_numpy()
+    present = set(episode_ids.tolist())
     missing = [e for e in share.episode_ids(_available_episodes(config)) if e not in present]
     if config.max_steps is None:
         return config, missing
-    recorded = _rows_of_share(folder, share) if present else 0
-    steps_left = share.part_of(config.max_steps) - recorded
+    mine = episode_ids % share.count == share.index
+    steps_left = share.part_of(config.max_steps) - int(recorded["length"].to_numpy()[mine].sum())
     if steps_left <= 0:
         return config, []
     # It is the budget of this process alone now, no longer one to be divided.
     return replace(config, max_steps=steps_left, shard_index=None, num_shards=None), missing
 
 
-def _rows_of_share(folder: Path, share: Share) -> int:
-    episodes = RolloutDataset(folder).episodes
-    mine = episodes["episode_id"].to_numpy() % share.count == share.index
-    return int(episodes["length"].to_numpy()[mine].sum())
+@dataclass(frozen=True)
+class RowEstimate:
+    """How many rows a call will record."""
+
+    rows: int
+    is_loose: bool
+    """A bound that episodes rarely come near: every one as long as the time limit lets it be."""
+
+
+def estimate_rows(
+    config: RecordingConfig, num_episodes: int, recorded: pd.DataFrame, environment: EnvironmentSpec
+) -> RowEstimate | None:
+    """Rows of the episodes to come; None where nothing bounds them.
+
+    Args:
+        config: with what is left of the budget.
+        num_episodes: number of episodes to play.
+        recorded: table of the episodes that are there already; enough of them tell the length.
+        environment: its time limit bounds the length.
+    """
+    estimates = []
+    whole = recorded["length"].to_numpy()[~recorded["cut"].to_numpy()]
+    if len(whole) >= _EPISODES_THAT_TELL_THE_LENGTH:
+        estimates.append(RowEstimate(math.ceil(num_episodes * whole.mean()), is_loose=False))
+    elif environment.time_limit is not None:
+        estimates.append(RowEstimate(num_episodes * environment.time_limit, is_loose=True))
+    if config.max_steps is not None and num_episodes > 0:
+        estimates.append(RowEstimate(config.max_steps + config.num_envs, is_loose=False))
+    return min(estimates, key=lambda estimate: estimate.rows, default=None)
+
+
+def _require_space(folder: Path, metadata: DatasetMetadata, estimate: RowEstimate | None) -> None:
+    """Print what the recording will take; raise `UserError` where the disk has not got it.
+
+    A loose bound is no reason to refuse: a disk that fills up leaves the sealed shards intact.
+    """
+    if estimate is None:
+        print("size of the recording unknown: nothing bounds its episodes (--max_steps would)")
+        return
+    if estimate.rows == 0:
+        return
+    size = math.ceil(estimate.rows * metadata.row_bytes / EXPECTED_COMPRESSION)
+    kind = "at most" if estimate.is_loose else "about"
+    print(f"recording {kind} {estimate.rows} rows, {kind} {size / 1e9:.2f} GB in {folder}")
+    if not estimate.is_loose:
+        require_free_space(folder, size, "--data_dir")
 
 
 def _available_episodes(config: RecordingConfig) -> int:

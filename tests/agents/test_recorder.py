@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -18,8 +20,11 @@ from agents.environment_match import environment_of_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.player import BehaviourConfig, Player
 from agents.recorder import (
+    EXPECTED_COMPRESSION,
     RecordingConfig,
+    RowEstimate,
     apply_slurm_defaults,
+    estimate_rows,
     level_seeds,
     play_episodes,
     record_episodes,
@@ -205,7 +210,7 @@ def test_shards_make_the_dataset_of_one_process(tmp_path) -> None:
     for episode_id, rollout in whole.items():
         assert_same_rollout(rollout, parts[episode_id])
     episodes = RolloutDataset(tmp_path / "parts").episodes
-    assert (episodes["episode_id"] % 3 == episodes["shard"]).all()
+    np.testing.assert_array_equal(episodes["episode_id"].to_numpy() % 3, episodes["shard"])
     names = {path.name for path in (tmp_path / "parts").iterdir()}
     assert names == {"dataset.json", *(f"shard-{index}-00000.h5" for index in range(3))}
 
@@ -254,6 +259,56 @@ def test_job_array_names_the_shard_where_no_flag_does() -> None:
     assert apply_slurm_defaults(named, {"SLURM_ARRAY_TASK_ID": "x"}) == named
     with pytest.raises(UserError, match=r"SLURM_ARRAY_TASK_ID=x: .*--shard_index"):
         apply_slurm_defaults(SMALL, {"SLURM_ARRAY_TASK_ID": "x"})
+
+
+def leave_free(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
+    usage = shutil.disk_usage("/")._replace(free=num_bytes)
+    monkeypatch.setattr("experiment.files.shutil.disk_usage", lambda path: usage)
+
+
+def test_a_disk_too_small_for_the_step_budget_is_refused(tmp_path, monkeypatch, capsys) -> None:
+    agent, config = make_agent(FAKE), replace(SMALL, max_steps=100)
+    row_bytes = 64 * 64 * 3 + 4 * (16 + 15 + 4) + 1
+    needed = math.ceil((100 + 4) * row_bytes / EXPECTED_COMPRESSION)
+    leave_free(monkeypatch, needed - 1)
+    with pytest.raises(UserError, match=r"--data_dir: .* are needed"):
+        record_episodes(agent, FAKE, tmp_path / "data", config)
+    assert not (tmp_path / "data").exists()
+    leave_free(monkeypatch, needed)
+    record_episodes(agent, FAKE, tmp_path / "data", config)
+    assert capsys.readouterr().out.count("recording about 104 rows, about 0.00 GB in") == 2
+
+
+def test_rows_to_come_are_estimated_from_what_is_known() -> None:
+    limited, unlimited = replace(FAKE, time_limit=50), replace(FAKE, time_limit=None)
+    recorded = pd.DataFrame({"length": [7, 8] * 5 + [1], "cut": [False] * 10 + [True]})
+    none, few = recorded.head(0), recorded.tail(9)
+    budget = replace(SMALL, max_steps=30, num_envs=4)
+    assert estimate_rows(SMALL, 6, none, unlimited) is None
+    assert estimate_rows(SMALL, 6, none, limited) == RowEstimate(300, is_loose=True)
+    assert estimate_rows(SMALL, 6, few, limited) == RowEstimate(300, is_loose=True)
+    assert estimate_rows(SMALL, 6, recorded, limited) == RowEstimate(45, is_loose=False)
+    assert estimate_rows(budget, 6, recorded, unlimited) == RowEstimate(34, is_loose=False)
+    assert estimate_rows(budget, 1, recorded, unlimited) == RowEstimate(8, is_loose=False)
+
+
+def test_a_loose_bound_is_told_and_does_not_refuse(tmp_path, monkeypatch, capsys) -> None:
+    leave_free(monkeypatch, 0)
+    record_episodes(make_agent(FAKE), FAKE, tmp_path, replace(SMALL, max_episodes=3))
+    assert f"recording at most {3 * (FAKE.time_limit or 0)} rows" in capsys.readouterr().out
+
+
+def test_shards_have_the_size_asked_for(tmp_path) -> None:
+    config = replace(SMALL, max_episodes=12, shard_megabytes=1)
+    summary = record_episodes(make_agent(FAKE), FAKE, tmp_path, config)
+    dataset = RolloutDataset(tmp_path)
+    row_bytes = dataset.metadata.row_bytes
+    shards = dataset.episodes["shard"].to_numpy()
+    rows = [len(dataset.read_episode(index)) for index in range(dataset.num_episodes)]
+    sizes = np.bincount(shards, weights=rows) * row_bytes
+    assert summary.rows * row_bytes > 2e6
+    assert (sizes[:-1] >= 1e6).all()
+    assert (sizes < 1e6 + (FAKE.time_limit or 0) * row_bytes).all()
 
 
 @pytest.mark.parametrize(
@@ -363,7 +418,12 @@ def test_distribution_mode_of_the_flag_wins_and_that_of_the_agent_is_the_default
 
 
 @pytest.mark.parametrize(
-    ("change", "flag"), [({"max_episodes": 0}, "--max_episodes"), ({"num_envs": 0}, "--num_envs")]
+    ("change", "flag"),
+    [
+        ({"max_episodes": 0}, "--max_episodes"),
+        ({"num_envs": 0}, "--num_envs"),
+        ({"shard_megabytes": 0}, "--shard_megabytes"),
+    ],
 )
 def test_counts_below_one_are_refused(change, flag) -> None:
     with pytest.raises(UserError, match=flag):
