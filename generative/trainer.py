@@ -49,6 +49,7 @@ from generative.objective import (
     term_names,
     to_window_tensors,
 )
+from generative.reference_flags import CommonReferenceFlags
 from generative.simulator import (
     Simulator,
     SimulatorConfig,
@@ -104,29 +105,15 @@ class OptimiserConfig:
 
 
 @dataclass(frozen=True)
-class UnusedFlags:
-    """Flags that the reference system has, accepted so that its command lines work as typed."""
+class TrainingReferenceFlags(CommonReferenceFlags):
+    """Flags of the reference system's simulator training without effect here."""
 
-    exp_name: str = "test"
-    """Without effect: --gen_mod_exp_name names the training."""
     param_name: str = "hard-rec"
     """Without effect: an agent file says what network it holds."""
-    agent_param_name: str = "hard-rec"
-    """Without effect: an agent file says what network it holds."""
-    start_level: int = 0
-    """Without effect: the levels are those of DATA_DIR."""
-    num_levels: int = 0
-    """Without effect: the levels are those of DATA_DIR."""
-    distribution_mode: str = "easy"
-    """Without effect: the environment is that of DATA_DIR."""
-    num_threads: int = 8
-    """Without effect: no real environment is stepped."""
     num_timesteps: int = 0
     """Without effect: --epochs, --num_training_steps and --max_minutes say how long to train."""
     num_checkpoints: int = 1
     """Without effect: --save_interval says how often a simulator is kept."""
-    log_level: int = 40
-    """Without effect."""
     recording_rand_init: bool = False
     """Without effect: nothing is recorded."""
     generated_data_dir: Path | None = None
@@ -184,7 +171,9 @@ class SimulatorTrainingConfig:
     """Folder to which the trained simulator is copied at the end."""
     report: Path | None = None
     """File for a JSON report of seconds, outputs and metrics."""
-    unused: Annotated[UnusedFlags, tyro.conf.arg(name="")] = field(default_factory=UnusedFlags)
+    unused: Annotated[TrainingReferenceFlags, tyro.conf.arg(name="")] = field(
+        default_factory=TrainingReferenceFlags
+    )
     """Flags of the reference system without effect here."""
 
 
