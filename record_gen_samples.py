@@ -20,7 +20,7 @@ from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
 from projections.hidden import DirectionType
 from projections.interventions import DirectionSwap, SwapOn, make_direction_swap
-from rollouts.store import RolloutDataset
+from rollouts.store import METADATA_FILE, RolloutDataset, read_metadata
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class RecordSamplesConfig:
     """The agent the simulator was trained with: a folder of ours or a reference .pth; by default
     the one that recorded DATA_DIR."""
     data_dir: Path = Path("data")
-    """Real rollouts, whose windows set up the simulator."""
+    """Real rollouts, whose windows set up the simulator; with --recording_rand_init they only name
+    the agent, where no --agent_file does."""
     generated_data_dir: Path | None = None
     """Where the dataset goes; by default generative/rec_gen_mod_data/informed_init, or rand_init
     with --recording_rand_init. A dataset of the same settings is continued."""
@@ -97,7 +98,7 @@ def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
     device = resolve_device(config.device, config.gpu_device)
     needs_dataset = not config.sampling.recording_rand_init
     dataset = RolloutDataset(config.data_dir) if needs_dataset else None
-    agent = load_agent(config.agent_file or _recorded_agent(config, dataset), device)
+    agent = load_agent(config.agent_file or _recorded_agent(config), device)
     model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
     simulator = load_simulator(model_file, agent, device)
     imitated = environment_name(simulator.environment)
@@ -110,10 +111,20 @@ def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
     return SamplingPlan(simulator, agent, source, config.sampling)
 
 
-def _recorded_agent(config: RecordSamplesConfig, dataset: RolloutDataset | None) -> Path:
-    if dataset is None:
-        raise UserError("--agent_file: needed with --recording_rand_init, which reads no dataset")
-    return Path(dataset.metadata.agent_file)
+def _recorded_agent(config: RecordSamplesConfig) -> Path:
+    """The agent that DATA_DIR names."""
+    if not (config.data_dir / METADATA_FILE).is_file():
+        raise UserError(
+            f"--agent_file: none given, and --data_dir {config.data_dir} holds no rollouts that "
+            "would name the agent; give either"
+        )
+    agent_file = Path(read_metadata(config.data_dir).agent_file)
+    if not agent_file.exists():
+        raise UserError(
+            f"--agent_file: none given, and the agent that --data_dir {config.data_dir} names is "
+            f"gone: {agent_file}"
+        )
+    return agent_file
 
 
 def make_swap(config: SwapConfig, agent: LoadedAgent, device: str) -> DirectionSwap | None:

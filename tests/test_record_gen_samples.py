@@ -102,6 +102,15 @@ def test_it_works_without_mistakes(workplace, monkeypatch):
     assert RolloutDataset("samples").num_episodes == LENGTH - 2
 
 
+@pytest.mark.parametrize("flags", ["", "--data_dir data", "--data_dir absent --agent_file agent"])
+def test_random_starts_need_an_agent_and_no_windows(workplace, monkeypatch, flags):
+    flags = f"--recording_rand_init --data_save_dir samples {flags}"
+    assert _type(monkeypatch, *flags.split()) == 0
+    samples = RolloutDataset("samples")
+    assert set(samples.episodes["initialisation"]) == {"random"}
+    assert samples.metadata.agent_hash == RolloutDataset("data").metadata.agent_hash
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
@@ -112,7 +121,14 @@ def test_it_works_without_mistakes(workplace, monkeypatch):
         ("--data_dir foreign", "rollouts of maze"),
         ("--data_dir short", "none of the 1 episodes has the 3 frames"),
         ("--env_name maze", "--env_name maze: the simulator simulator imitates coinrun"),
-        ("--recording_rand_init", "--agent_file: needed with --recording_rand_init"),
+        (
+            "--recording_rand_init --data_dir absent",
+            "--agent_file: none given, and --data_dir absent holds no rollouts",
+        ),
+        (
+            "--recording_rand_init --data_dir orphaned/data",
+            "--agent_file: none given, and the agent that --data_dir orphaned/data names is gone",
+        ),
         ("--max_samples 0", "--max_samples 0: must be at least 1"),
         ("--data_save_dir agent/agent.json/x", "--data_save_dir: folder"),
         ("--swap_directions_from 1", "--swap_directions_from has 1 directions"),
@@ -133,6 +149,7 @@ def test_it_works_without_mistakes(workplace, monkeypatch):
 def test_mistakes_end_in_one_line(workplace, monkeypatch, capsys, flags, complaint):
     _write_dataset(workplace / "foreign", "hash", replace(SPEC, name="maze"), LENGTH)
     _write_dataset(workplace / "short", "hash", SPEC, 2)
+    _write_dataset(workplace / "orphaned/data", "hash", SPEC, LENGTH)
     assert _type(monkeypatch, *flags.split()) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
