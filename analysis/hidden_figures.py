@@ -106,6 +106,9 @@ class PlotTable:
     num_clusters: int
     num_components: int
     """Independent components."""
+    colour_limits: dict[str, tuple[float, float]]
+    """Ends of the colour scale by continuous variable, the same for both sources, so that their
+    figures can be compared by eye."""
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
@@ -216,7 +219,31 @@ def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTabl
     frame["episode_return"] = episode_returns(dataset)[rows]
     names = tuple(str(dataset.attrs["action_names"]).split())
     num_clusters, num_components = int(dataset.attrs["num_clusters"]), picked["ica"].shape[1]
-    return PlotTable(frame, spaces, names, num_clusters, num_components)
+    limits = colour_limits(frame)
+    return PlotTable(frame, spaces, names, num_clusters, num_components, limits)
+
+
+def colour_limits(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Ends of each continuous variable's colour scale, wide enough for either source.
+
+    A source asks for its 1 % and 99 % quantiles, so that a source of few rows counts as much as
+    one of many, or for its extremes where those quantiles coincide.
+    """
+    limits = {}
+    for variable in VARIABLES:
+        if not variable.is_categorical:
+            by_source = rows.groupby("source")[variable.name]
+            ends = [_single_source_limits(values.to_numpy()) for _, values in by_source]
+            lows, highs = zip(*ends, strict=True)
+            limits[variable.name] = (min(lows), max(highs))
+    return limits
+
+
+def _single_source_limits(values: NDArray) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.01, 0.99])
+    if low == high:
+        low, high = values.min(), values.max()
+    return float(low), float(high)
 
 
 def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
@@ -247,9 +274,7 @@ def _draw_variable(axis: Axes, table: PlotTable, space: str, variable: Variable)
 def _draw_continuous(
     axis: Axes, table: PlotTable, space: str, variable: Variable, values: NDArray
 ) -> None:
-    low, high = np.quantile(values, [0.01, 0.99])
-    if low == high:
-        low, high = values.min(), values.max()
+    low, high = table.colour_limits[variable.name]
     # The unusual values on top: few rewards among many zeros would vanish otherwise.
     order = np.argsort(np.abs(values - np.median(values)), kind="stable")
     points = _scatter(

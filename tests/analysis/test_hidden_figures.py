@@ -86,6 +86,27 @@ def test_a_category_has_one_colour_in_all_figures(plotted_result):
         np.testing.assert_array_equal(first(np.arange(first.N)), second(np.arange(first.N)))
 
 
+def test_both_sources_share_their_colour_limits(plotted_result):
+    with read_results(plotted_result) as dataset:
+        # Simulated values are of another size, and their rows are fewer.
+        dataset["value"] = dataset.value + 100.0 * dataset.source
+        table = read_plot_table(dataset, 1000, 0)
+    shown = {}
+    for source in ("real", "simulated"):
+        panels = draw_variables(table.of_source(source), "pca", source).axes
+        shown[source] = {
+            panel.get_title().split(" (n =")[0]: panel.collections[0].get_clim()
+            for panel in panels
+            if panel.get_title()
+        }
+    assert shown["real"] == shown["simulated"]
+    values = table.rows.groupby("source")["value"]
+    low, high = values.quantile(0.01).min(), values.quantile(0.99).max()
+    assert high - low > 90.0
+    np.testing.assert_allclose(shown["real"]["value"], (low, high), rtol=1e-5)
+    assert shown["real"]["reward"] == (0.0, 10.0)
+
+
 def test_drawn_rows_are_rows_of_the_file(plotted_result):
     with read_results(plotted_result) as dataset:
         table = read_plot_table(dataset, 50, seed=1)
