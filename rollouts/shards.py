@@ -274,9 +274,9 @@ def open_shard(path: Path) -> h5py.File:
 
 def stored_array(file: h5py.File, name: str) -> h5py.Dataset:
     """The array of that name; raises `KeyError` where there is none."""
-    array = file[name]
+    array = file.get(name)
     if not isinstance(array, h5py.Dataset):
-        raise KeyError(f"{name} is not an array")
+        raise KeyError(f"no array {name}")
     return array
 
 
@@ -333,11 +333,60 @@ class ShardReader:
         return array
 
 
-def read_table(file: h5py.File, fields: Sequence[FieldSpec]) -> pd.DataFrame:
-    """The scalar columns of one shard's episode table."""
+@dataclass(frozen=True)
+class ShardSummary:
+    """What a dataset must know of a shard before it reads any row."""
+
+    num_rows: int
+    content_hash: str
+    table: pd.DataFrame
+    """The scalar columns of the episode table."""
+
+
+def summarise_shard(file: h5py.File, metadata: DatasetMetadata) -> ShardSummary:
+    """Read the episode table of an open shard and check that the arrays are as it says.
+
+    Raises:
+        UserError: something is absent or does not fit; names the file.
+    """
+    try:
+        summary = ShardSummary(
+            num_rows=read_count(file, "num_rows"),
+            content_hash=_read_hash(file),
+            table=_read_table(file, metadata.episode_fields),
+        )
+        _check_shapes(file, metadata, summary)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file.filename}: malformed shard ({reason})") from None
+    return summary
+
+
+def _read_hash(file: h5py.File) -> str:
+    content_hash = file.attrs["content_hash"]
+    if not isinstance(content_hash, str):
+        raise TypeError("content_hash is not a string")
+    return content_hash
+
+
+def _read_table(file: h5py.File, fields: Sequence[FieldSpec]) -> pd.DataFrame:
     columns = {f.name: read_column(file, f) for f in fields if not f.row_shape}
     texts = {f.name: object for f in fields if f.dtype == STRING}
     return pd.DataFrame(columns).astype(texts)
+
+
+def _check_shapes(file: h5py.File, metadata: DatasetMetadata, summary: ShardSummary) -> None:
+    """Raise `ValueError` where a shard's shapes contradict each other; no row is read."""
+    num_episodes, lengths = read_count(file, "num_episodes"), summary.table["length"].to_numpy()
+    sizes = [(f"steps/{spec.name}", summary.num_rows, spec) for spec in metadata.step_fields]
+    sizes += [(f"episodes/{spec.name}", num_episodes, spec) for spec in metadata.episode_fields]
+    for name, num_rows, spec in sizes:
+        found, expected = stored_array(file, name).shape, (num_rows, *spec.row_shape)
+        if found != expected:
+            raise ValueError(f"{name} has shape {found}, expected {expected}")
+    follow_each_other = np.cumsum(lengths) - lengths == summary.table["offset"].to_numpy()
+    if lengths.sum() != summary.num_rows or not follow_each_other.all():
+        raise ValueError(f"its episodes do not make up its {summary.num_rows} rows")
 
 
 def find_damage(file: h5py.File, metadata: DatasetMetadata) -> str | None:

@@ -31,11 +31,10 @@ from rollouts.shards import (
     list_shards,
     open_shard,
     publish,
-    read_count,
-    read_table,
     remove_stale_partials,
     storage_error,
     stored_array,
+    summarise_shard,
     write_shard,
     write_synced,
 )
@@ -80,7 +79,7 @@ class RolloutWriter:
         self.shard_bytes = shard_bytes
         _create_or_check_metadata(self.folder / METADATA_FILE, metadata)
         remove_stale_partials(self.folder, writer)
-        self._episode_ids = _sealed_episode_ids(self.folder)
+        self._episode_ids = _sealed_episode_ids(self.folder, metadata)
         self._shard: ShardBuilder | None = None
 
     @property
@@ -190,11 +189,11 @@ def read_metadata(folder: Path | str) -> DatasetMetadata:
     return DatasetMetadata.from_dict(read_json(path), path)
 
 
-def _sealed_episode_ids(folder: Path) -> set[int]:
+def _sealed_episode_ids(folder: Path, metadata: DatasetMetadata) -> set[int]:
     ids: set[int] = set()
     for path in list_shards(folder):
         with open_shard(path) as file:
-            ids.update(stored_array(file, "episodes/episode_id")[:].tolist())
+            ids.update(summarise_shard(file, metadata).table["episode_id"].to_list())
     return ids
 
 
@@ -234,7 +233,8 @@ class RolloutDataset:
     Safe to use in forked and spawned workers and from several threads.
 
     Raises:
-        UserError: no dataset, an unknown schema version, or a dataset without any episode.
+        UserError: no dataset, an unknown schema version, a dataset without any episode, or a
+            malformed shard, which it names.
     """
 
     def __init__(self, folder: Path | str):
@@ -247,11 +247,10 @@ class RolloutDataset:
         self._fields = {spec.name: spec for spec in self.metadata.step_fields}
         self._episode_fields = {spec.name: spec for spec in self.metadata.episode_fields}
         files = [self._handles[shard].file for shard in range(len(paths))]
-        fields = self.metadata.episode_fields
-        tables = [read_table(file, fields).assign(shard=i) for i, file in enumerate(files)]
-        self._content_hashes = [str(file.attrs["content_hash"]) for file in files]
-        num_rows = [read_count(file, "num_rows") for file in files]
-        self._shard_starts = [0, *accumulate(num_rows)]
+        summaries = [summarise_shard(file, self.metadata) for file in files]
+        tables = [summary.table.assign(shard=i) for i, summary in enumerate(summaries)]
+        self._content_hashes = [summary.content_hash for summary in summaries]
+        self._shard_starts = [0, *accumulate(summary.num_rows for summary in summaries)]
         self.episodes = pd.concat(tables, ignore_index=True)
         """One row per episode: the scalar columns of the episode table, with `offset` counting
         rows of the whole dataset, plus `shard`, the index of the shard."""

@@ -268,6 +268,54 @@ def test_a_truncated_shard_is_named(write_rollouts, make_rollout):
         RolloutDataset(shard.parent)
 
 
+def remove_attribute(file: h5py.File, name: str) -> None:
+    del file.attrs[name]
+
+
+def set_attribute(file: h5py.File, name: str, value: object) -> None:
+    file.attrs[name] = value
+
+
+def remove_array(file: h5py.File, name: str) -> None:
+    del file[name]
+
+
+def replace_array(file: h5py.File, name: str, values: list[object]) -> None:
+    del file[name]
+    file[name] = values
+
+
+@pytest.mark.parametrize(
+    ("spoil_file", "complaint"),
+    [
+        (lambda f: remove_attribute(f, "content_hash"), "content_hash"),
+        (lambda f: remove_attribute(f, "num_rows"), "num_rows"),
+        (lambda f: remove_attribute(f, "num_episodes"), "num_episodes"),
+        (lambda f: set_attribute(f, "content_hash", 3), "content_hash is not a string"),
+        (lambda f: set_attribute(f, "num_rows", "many"), "many"),
+        (lambda f: remove_array(f, "episodes"), "episodes"),
+        (lambda f: remove_array(f, "episodes/twin_of"), "twin_of"),
+        (lambda f: remove_array(f, "steps/reward"), "reward"),
+        (lambda f: replace_array(f, "episodes/agent_hash", [1, 2]), "string"),
+        (lambda f: replace_array(f, "episodes/cut", [True]), "length"),
+        (lambda f: replace_array(f, "steps/value", [1.0] * 8), r"steps/value has shape \(8,\)"),
+        (lambda f: replace_array(f, "episodes/length", [4, 6]), "do not make up its 9 rows"),
+        (lambda f: replace_array(f, "episodes/offset", [0, 3]), "do not make up its 9 rows"),
+    ],
+)
+def test_a_malformed_shard_is_named(
+    spoil_file, complaint, write_rollouts, make_rollout, make_metadata
+):
+    shard = write_rollouts([make_rollout(0, 4), make_rollout(1, 5)]).shard_paths[0]
+    with h5py.File(shard, "r+") as file:
+        spoil_file(file)
+    expected = rf"^\S*{shard.name}: malformed shard \([^\n]*{complaint}"
+    with pytest.raises(UserError, match=expected):
+        RolloutDataset(shard.parent)
+    with pytest.raises(UserError, match=expected):
+        RolloutWriter(shard.parent, make_metadata())
+
+
 def test_verify_finds_one_changed_number(write_rollouts, make_rollout):
     shard = write_rollouts([make_rollout(0, 40), make_rollout(1, 9)]).shard_paths[0]
     assert verify_dataset(shard.parent) == []
