@@ -1,34 +1,84 @@
-"""Look at a dataset: `python -m rollouts info DIR`, `python -m rollouts verify DIR`."""
+"""Datasets at the command line: `python -m rollouts info|verify|merge|export`."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from experiment.command_line import parse_flags
 from experiment.errors import UserError, run_entry_point
+from rollouts.export import export_npz
+from rollouts.merge import merge_datasets
 from rollouts.store import RolloutDataset, verify_dataset
+
+
+@dataclass(frozen=True)
+class Info:
+    """Print what a dataset holds."""
+
+    folder: Positional[Path]
+    """Folder of the dataset."""
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Read all of a dataset and compare it with the hashes taken when it was written."""
+
+    folder: Positional[Path]
+    """Folder of the dataset."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Copy several datasets into a new one. They must be of the same agent and environment, and
+    their episode ids must differ; each shard is verified before the new dataset appears."""
+
+    out: Positional[Path]
+    """Folder of the new dataset; it must be absent or empty."""
+    folders: Positional[tuple[Path, ...]]
+    """Folders of the datasets to merge; they stay as they are."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write every episode of a dataset to a file of its own, losslessly."""
+
+    folder: Positional[Path]
+    """Folder of the dataset."""
+    out: Path
+    """Folder for the files; it must be absent or empty."""
+    format: Literal["npz"] = "npz"
+    """npz: numpy's archive, named episode-<id>.npz; docs/data_format.md lists the arrays."""
 
 
 @dataclass(frozen=True)
 class Config:
     """What to do with which dataset."""
 
-    command: Positional[Literal["info", "verify"]]
-    """`info` prints what the dataset holds; `verify` reads all of it and compares it with the
-    hashes taken when it was written."""
-    folder: Positional[Path]
-    """Folder of the dataset."""
+    task: OmitSubcommandPrefixes[
+        OmitArgPrefixes[
+            Annotated[Info, subcommand("info")]
+            | Annotated[Verify, subcommand("verify")]
+            | Annotated[Merge, subcommand("merge")]
+            | Annotated[Export, subcommand("export")]
+        ]
+    ]
 
 
 def main() -> None:
     """Entry point."""
-    config = parse_flags(Config, "Look at a dataset of rollouts.")
-    if config.command == "info":
-        print(describe(RolloutDataset(config.folder)))
+    task = parse_flags(Config, "Look at datasets of rollouts, merge and export them.").task
+    if isinstance(task, Info):
+        print(describe(RolloutDataset(task.folder)))
+    elif isinstance(task, Verify):
+        verify(task.folder)
+    elif isinstance(task, Merge):
+        print(describe(merge_datasets(task.out, task.folders)))
     else:
-        verify(config.folder)
+        dataset = RolloutDataset(task.folder)
+        export_npz(dataset, task.out)
+        print(f"{task.out}: {dataset.num_episodes} episodes")
 
 
 def describe(dataset: RolloutDataset) -> str:

@@ -72,7 +72,7 @@ class ShardBuilder:
             dataset.resize(stop, axis=0)
             dataset[start:stop] = rows
             self._hash.update(spec.name, rows)
-        for name, value in _episode_row(rollout, offset=start).items():
+        for name, value in episode_row(rollout, offset=start).items():
             if name in self._columns:
                 self._columns[name].append(value)
         self.num_rows = stop
@@ -129,7 +129,7 @@ def _compression(spec: FieldSpec) -> Any:
     return hdf5plugin.Blosc(cname="lz4hc", clevel=3, shuffle=shuffle)
 
 
-def _episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
+def episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
     """One row of the episode table, by column."""
     info = {name: getattr(rollout.info, name) for name in EpisodeInfo.__dataclass_fields__}
     return {
