@@ -18,7 +18,7 @@ import torch
 from analysis.results import read_results
 from rollouts.store import RolloutDataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.medium, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parent.parent
 TINY = ("--interpreting_params_name", "tiny")
