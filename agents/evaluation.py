@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from agents.collection import sample_actions
 from agents.images import to_float_images
-from agents.networks import RecurrentPolicy
+from agents.protocol import Agent
 from environments.protocol import TRAINING_LEVELS, Transition, VectorEnvironment
 from experiment.randomness import keyed_uniform
 
@@ -30,7 +30,7 @@ def held_out_levels(count: int) -> range:
 
 
 def evaluate(
-    policy: RecurrentPolicy | None,
+    policy: Agent | None,
     environment: VectorEnvironment,
     levels: Sequence[int],
     seed: int,
@@ -55,7 +55,7 @@ class _EvaluationRun:
 
     def __init__(
         self,
-        policy: RecurrentPolicy | None,
+        policy: Agent | None,
         environment: VectorEnvironment,
         levels: Sequence[int],
         seed: int,

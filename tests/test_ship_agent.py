@@ -1,0 +1,50 @@
+import json
+
+import pandas as pd
+import pytest
+
+from agents.checkpoint import load_agent
+from agents.trainer import TrainingConfig, train
+from experiment.command_line import parse_command_line
+from experiment.errors import UserError
+from experiment.report import StageReport
+from ship_agent import ShipConfig, ship
+
+STEPS = 64
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("training") / "run"
+    flags = ["--param_name", "tiny", "--env_name", "fake", "--num_timesteps", str(STEPS)]
+    arguments = [*flags, "--run_dir", str(folder)]
+    train(
+        parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, arguments),
+        StageReport("train"),
+    )
+    return folder
+
+
+def test_an_asset_is_the_agent_its_card_and_its_curve(run, tmp_path):
+    asset = tmp_path / "assets" / "small"
+    ship(ShipConfig(run, asset, machine="an abacus", num_levels=4))
+    shipped, trained = load_agent(asset), load_agent(run / f"model_{STEPS}")
+    assert shipped.hash == trained.hash
+    assert shipped.environment == trained.environment
+    card = json.loads((asset / "card.json").read_text())
+    assert (card["env_steps"], card["num_levels"], card["seed"]) == (STEPS, 4, 1)
+    own, random, script = card["records"]
+    assert script["policy"] == "script: run right and jump"
+    difference = own["mean_return"]["mean"] - random["mean_return"]["mean"]
+    assert random["difference"]["mean"] == pytest.approx(difference)
+    text = (asset / "README.md").read_text()
+    assert "# small" in text
+    assert "an abacus" in text
+    assert str(tmp_path) not in text + (asset / "agent.json").read_text()
+    assert pd.read_csv(asset / "curve.csv")["timesteps"].iloc[-1] == STEPS
+    assert (asset / "curve.png").stat().st_size > 1000
+
+
+def test_only_a_training_with_an_agent_can_be_shipped(tmp_path):
+    with pytest.raises(UserError, match="no run of train"):
+        ship(ShipConfig(tmp_path, tmp_path / "asset"))
