@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from agents.recorder import RecordingConfig, apply_slurm_defaults, record_episodes
+from agents.recorder import record_episodes
+from agents.recording_config import RecordingConfig, apply_slurm_defaults
 from agents.selection import AgentFlags, select_agent
 from experiment.command_line import parse_command_line
 from experiment.errors import run_entry_point

@@ -11,7 +11,7 @@ from PIL import Image
 
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, Decision, Player
-from agents.recorder import RecordingConfig, level_seeds
+from agents.recording_config import RecordingConfig, level_seeds
 from environments.factory import make_environment_from_spec
 from environments.protocol import EnvironmentSpec, VectorEnvironment
 from experiment.errors import UserError, require_at_least

@@ -19,16 +19,9 @@ from agents.checkpoint import LoadedAgent, hash_agent, load_agent, save_agent
 from agents.environment_match import environment_of_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.player import BehaviourConfig, Player
-from agents.recorder import (
-    EXPECTED_COMPRESSION,
-    RecordingConfig,
-    RowEstimate,
-    apply_slurm_defaults,
-    estimate_rows,
-    level_seeds,
-    play_episodes,
-    record_episodes,
-)
+from agents.recorder import play_episodes, record_episodes
+from agents.recording_config import RecordingConfig, apply_slurm_defaults, level_seeds
+from agents.recording_plan import EXPECTED_COMPRESSION, RowEstimate, estimate_rows
 from environments.factory import EnvironmentConfig, environment_spec, make_environment_from_spec
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError

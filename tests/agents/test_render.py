@@ -11,7 +11,8 @@ import render
 from agents.checkpoint import LoadedAgent, hash_agent, save_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.player import BehaviourConfig, Player
-from agents.recorder import RecordingConfig, play_episodes
+from agents.recorder import play_episodes
+from agents.recording_config import RecordingConfig
 from agents.renderer import RenderingConfig, compose_frame, render_episodes
 from environments.factory import EnvironmentConfig, environment_spec
 from experiment.errors import UserError

@@ -1,0 +1,131 @@
+"""What a recording is: how many episodes, which levels, how the agent acts, and whose part."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from environments.factory import DEFAULT_NUM_THREADS
+from environments.protocol import TRAINING_LEVELS
+from experiment.errors import UserError
+from experiment.randomness import keyed_uniform
+
+
+@dataclass(frozen=True)
+class RecordingConfig:
+    """How much to record, where, and how the agent acts."""
+
+    max_episodes: int = 4000
+    """Episodes that the dataset shall have in all; those already there are not played again."""
+    num_envs: int = 64
+    """Environments stepped together; changes the speed only."""
+    start_level: int = 0
+    """First level seed. Levels from 1000000000 on are held out: training never sees them."""
+    num_levels: int = 0
+    """Number of levels from the first on; 0 means 1000000000."""
+    sequential_levels: bool = False
+    """Play the levels in order, each exactly once, instead of drawing one per episode."""
+    greedy: bool = False
+    """Take the most probable action instead of drawing one."""
+    action_noise: bool = False
+    """Explore as the reference's recorder does; logits are recorded without the noise."""
+    max_steps: int | None = None
+    """Stop when the dataset has about this many rows in all; running episodes are cut and kept.
+    Of several shards each counts the rows of its own episodes, up to its equal part of the total.
+    """
+    max_hours: float | None = None
+    """Stop after this time; running episodes are cut and kept."""
+    seed: int = 0
+    """Decides levels and actions."""
+    num_threads: int = DEFAULT_NUM_THREADS
+    """Threads that step the environments."""
+    shard_index: int | None = None
+    """Which part of the dataset this process records, 0 to num_shards − 1: the episodes whose
+    number leaves this remainder when divided by num_shards. Any number of processes may record
+    their parts into one folder at the same time. Default: SLURM_ARRAY_TASK_ID where it is set,
+    otherwise 0."""
+    num_shards: int | None = None
+    """Number of parts. Default: SLURM_ARRAY_TASK_COUNT where it is set, otherwise 1. Submit arrays
+    that count from 0, and name this number when only some of the tasks are submitted again."""
+    shard_megabytes: int = 268
+    """Size of a shard file, in MB (10^6 bytes) before compression, which makes it 5 to 10 times
+    smaller; bounds the memory. A shard is also finished after a minute, and at the end."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_episodes", "num_envs", "max_steps", "num_shards", "shard_megabytes"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UserError(f"--{name} {count}: at least 1 is needed")
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise UserError(f"--max_hours {self.max_hours}: a positive number is needed")
+        if self.num_threads < 0:
+            raise UserError(f"--num_threads {self.num_threads}: below 0")
+        if self.shard_index is not None and self.shard_index < 0:
+            raise UserError(f"--shard_index {self.shard_index}: below 0")
+
+    @property
+    def share(self) -> "Share":
+        """The part of the dataset to record; all of it where no flag says otherwise.
+
+        Raises:
+            UserError: there is no such part, or nothing would be left for it to record.
+        """
+        share = Share(self.shard_index or 0, self.num_shards or 1)
+        if share.index >= share.count:
+            raise UserError(
+                f"--shard_index {share.index}: expected 0 to {share.count - 1}, since --num_shards "
+                f"is {share.count} (an array of N tasks counts from 0 to N-1)"
+            )
+        for name in ("max_episodes", "max_steps"):
+            total = getattr(self, name)
+            if total is not None and total < share.count:
+                raise UserError(f"--num_shards {share.count}: more than --{name} {total}")
+        return share
+
+
+@dataclass(frozen=True)
+class Share:
+    """The episodes e ≡ index (mod count) of a dataset."""
+
+    index: int
+    count: int
+
+    def episode_ids(self, num_episodes: int) -> range:
+        """Those of the dataset's first `num_episodes` episodes that belong to it."""
+        return range(self.index, num_episodes, self.count)
+
+    def part_of(self, total: int) -> int:
+        """Its part of a total; the parts of all shares add up to the total."""
+        return len(self.episode_ids(total))
+
+
+def apply_slurm_defaults(config: RecordingConfig, environ: Mapping[str, str]) -> RecordingConfig:
+    """Take the shard from a SLURM job array where the flags do not name it.
+
+    Args:
+        config: as the command line gave it.
+        environ: environment variables.
+
+    Raises:
+        UserError: a variable that is needed is not a number.
+    """
+    names = {"shard_index": "SLURM_ARRAY_TASK_ID", "num_shards": "SLURM_ARRAY_TASK_COUNT"}
+    found = {
+        flag: environ[variable]
+        for flag, variable in names.items()
+        if getattr(config, flag) is None and environ.get(variable)
+    }
+    for flag, text in found.items():
+        if not text.isdecimal():
+            raise UserError(f"{names[flag]}={text}: expected a number; give --{flag} instead")
+    return replace(config, **{flag: int(text) for flag, text in found.items()})
+
+
+def level_seeds(config: RecordingConfig, episode_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) levels of (N,) episodes."""
+    if config.sequential_levels:
+        return config.start_level + episode_ids
+    uniform = keyed_uniform(config.seed, "level", episode_ids)[:, 0]
+    offset = np.floor(uniform * (config.num_levels or TRAINING_LEVELS))
+    return config.start_level + offset.astype(np.int64)
