@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from agents.checkpoint import LoadedAgent, load_agent
+from agents.checkpoint import load_agent
 from environments.factory import environment_name
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
@@ -18,29 +18,8 @@ from generative.reference_flags import ReferenceFlags
 from generative.sample_starts import InformedStarts, RandomStarts
 from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
-from projections.hidden import DirectionType
-from projections.interventions import DirectionSwap, SwapOn, make_direction_swap
+from projections.swap_flags import SwapConfig, make_swap, twin_folder
 from rollouts.store import METADATA_FILE, RolloutDataset, read_metadata
-
-
-@dataclass(frozen=True)
-class SwapConfig:
-    """Which directions of the agent's hidden state to redirect, and how."""
-
-    swap_directions_from: tuple[int, ...] = ()
-    """Directions to redirect or drop, e.g. `10 5`. The unmodified twin of the recording is written
-    beside it, to DATA_SAVE_DIR_twin."""
-    swap_directions_to: tuple[int | None, ...] = ()
-    """For each of them the direction that receives what it loses, or None to drop it, e.g.
-    `12 None`. An exchange of two directions needs both pairs."""
-    direction_type: DirectionType = "ica"
-    """What a direction is: a component of the projection (ica, nmf), one of its standardised
-    principal components (pca), or a single hidden unit (unit)."""
-    swap_on: SwapOn = "updates"
-    """Redirect what each step adds to the state (updates), or the state itself (states)."""
-    projection: Path | None = None
-    """Fitted projection that defines the directions, made by hidden_analysis_precompute.py; by
-    default analysis/hx_analysis_precomp/projection, or projection_nmf for --direction_type nmf."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +106,6 @@ def _recorded_agent(config: RecordSamplesConfig) -> Path:
     return agent_file
 
 
-def make_swap(config: SwapConfig, agent: LoadedAgent, device: str) -> DirectionSwap | None:
-    """The intervention that the flags ask for; None when they ask for none."""
-    if not config.swap_directions_from and not config.swap_directions_to:
-        return None
-    name = "projection_nmf" if config.direction_type == "nmf" else "projection"
-    return make_direction_swap(
-        config.projection or Path("analysis/hx_analysis_precomp") / name,
-        config.swap_directions_from,
-        config.swap_directions_to,
-        agent.policy.hidden_slice,
-        config.direction_type,
-        config.swap_on,
-    ).to(device)
-
-
 def main() -> None:
     """Record the samples, and where an intervention is asked for, its unmodified twin."""
     config = parse_command_line(
@@ -152,11 +116,11 @@ def main() -> None:
         preset_file="sampling.yml",
     )
     plan = make_plan(config)
-    swap = make_swap(config.swap, plan.agent, str(plan.device))
+    swap = make_swap(config.swap, plan.agent.policy.hidden_slice, plan.device)
     folder = config.output_folder
     recordings = {folder: plan}
     if swap is not None:
-        twin = folder.with_name(f"{folder.name}_twin")
+        twin = twin_folder(folder)
         recordings[folder] = replace(plan, intervention=swap, twin_dataset=twin.name)
         recordings[twin] = plan
     for destination, recording in recordings.items():

@@ -1,4 +1,8 @@
-"""Acting with an agent: from frames to actions, with every draw keyed by episode and row."""
+"""Acting with an agent: from frames to actions, with every draw keyed by episode and row.
+
+An intervention acts where the simulator's does: on the state that the agent has just computed,
+before the heads read it and before it is carried on.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.images import to_float_images
-from agents.protocol import Agent
+from agents.protocol import Agent, AgentOutput
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform, sample_categorical
+from projections.intervention import Intervention
 
 NUM_PROCGEN_ACTIONS = 15
 NOISE_TEMPERATURE = 0.7
@@ -32,7 +37,7 @@ class BehaviourConfig:
     action_noise: bool = False
     """Explore as the reference's recorder does: flatten the policy, keep `right` probable."""
     seed: int = 0
-    """Keys every draw, together with the episode's number and the row."""
+    """Keys every draw, together with a number of the episode's own and the row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +55,47 @@ class Decision:
     action: NDArray[np.int32]
     """(B,)"""
     behaviour_log_prob: NDArray[np.float32]
-    """(B,) under the policy that acted; 0 for a greedy one."""
+    """(B,) under the policy that acted; 0 for a greedy one and for a forced action."""
+
+
+NOT_GIVEN = -1
+"""In place of an action: the agent chooses."""
+
+
+@dataclass(frozen=True, eq=False)
+class GivenActions:
+    """Actions settled beforehand: forced, or replayed."""
+
+    action: NDArray[np.int32]
+    """(B,) what is done whatever the agent would choose; `NOT_GIVEN` where it chooses."""
+    log_prob: NDArray[np.float32]
+    """(B,) their log-probability under what settled them; read only where they are given."""
+
+    @property
+    def is_given(self) -> NDArray[np.bool_]:
+        """(B,)"""
+        return self.action != NOT_GIVEN
 
 
 class Player:
-    """An agent that acts."""
+    """An agent that acts.
+
+    Args:
+        policy: the agent.
+        behaviour: how actions follow from it.
+        device: where the network runs.
+        intervention: changes the agent's state at every decision.
+
+    Raises:
+        UserError: a behaviour or an intervention that this agent does not allow.
+    """
 
     def __init__(
-        self, policy: Agent, behaviour: BehaviourConfig, device: torch.device | str = "cpu"
+        self,
+        policy: Agent,
+        behaviour: BehaviourConfig,
+        device: torch.device | str = "cpu",
+        intervention: Intervention | None = None,
     ) -> None:
         if behaviour.action_noise and policy.num_actions != NUM_PROCGEN_ACTIONS:
             raise UserError(
@@ -67,6 +105,7 @@ class Player:
         self.policy = policy
         self.behaviour = behaviour
         self.device = torch.device(device)
+        self.intervention = intervention
 
     def initial_state(self, batch_size: int) -> Tensor:
         """(B, state_dim) state before the first frame of an episode."""
@@ -76,47 +115,71 @@ class Player:
         self,
         frames: NDArray[np.uint8],
         state: Tensor,
-        episode_ids: NDArray[np.int64],
+        noise_ids: NDArray[np.int64],
         rows: NDArray[np.int64],
+        given: GivenActions | None = None,
     ) -> Decision:
         """Act on B frames.
 
         Args:
             frames: (B, H, W, C).
             state: (B, state_dim) after the frame before; replaced where the row is 0.
-            episode_ids: (B,) the episodes' numbers.
+            noise_ids: (B,) what keys the draws, with seed and row: as a rule the episode's number.
             rows: (B,) index of the decision within its episode.
+            given: actions that are not the agent's to choose.
         """
         with torch.inference_mode(), full_float32():
-            images = to_float_images(frames, self.device)
-            first = torch.as_tensor(rows == 0).to(self.device)
-            output = self.policy.step(images, state, first)
+            output = self._respond(to_float_images(frames, self.device), state, rows)
             # One transfer instead of three.
             packed = [output.state, output.action_logits, output.value[:, None]]
             numbers = torch.cat(packed, dim=1).cpu().numpy()
         hidden, logits, value = np.split(numbers, np.cumsum([p.shape[1] for p in packed])[:-1], 1)
         log_probs = behaviour_log_probs(logits, self.behaviour)
-        action = self._choose(log_probs, episode_ids, rows)
+        action = self._choose(log_probs, noise_ids, rows)
+        log_prob = np.take_along_axis(log_probs, action[:, None], axis=1)[:, 0]
+        if given is not None:
+            action = np.where(given.is_given, given.action, action)
+            log_prob = np.where(given.is_given, given.log_prob, log_prob)
         return Decision(
             state=output.state,
             agent_hidden=hidden,
             action_logits=logits,
             value=value[:, 0],
             action=action.astype(np.int32),
-            behaviour_log_prob=np.take_along_axis(log_probs, action[:, None], axis=1)[:, 0].astype(
-                np.float32
-            ),
+            behaviour_log_prob=log_prob.astype(np.float32),
         )
+
+    def _respond(self, images: Tensor, state: Tensor, rows: NDArray[np.int64]) -> AgentOutput:
+        """(B, C, H, W), (B, state_dim), (B,) → what the agent makes of the images."""
+        first = torch.as_tensor(rows == 0).to(self.device)
+        if self.intervention is None:
+            return self.policy.step(images, state, first)
+        previous = torch.where(first[:, None], self.initial_state(len(state)), state)
+        proposed = self.policy.advance(self.policy.embed(images), state, first)
+        modified = self._intervene(self.intervention, previous, proposed, rows)
+        readout = self.policy.read_out(modified)
+        return AgentOutput(modified, readout.action_logits, readout.value)
+
+    @staticmethod
+    def _intervene(
+        intervention: Intervention, previous: Tensor, proposed: Tensor, rows: NDArray[np.int64]
+    ) -> Tensor:
+        """(B, state_dim) state to carry on; episodes at the same row are changed together."""
+        modified = proposed.clone()
+        for row in np.unique(rows).tolist():
+            members = torch.as_tensor(np.flatnonzero(rows == row), device=proposed.device)
+            modified[members] = intervention(previous[members], proposed[members], row)
+        return modified
 
     def _choose(
         self,
         log_probs: NDArray[np.float64],
-        episode_ids: NDArray[np.int64],
+        noise_ids: NDArray[np.int64],
         rows: NDArray[np.int64],
     ) -> NDArray[np.int64]:
         if self.behaviour.greedy:
             return log_probs.argmax(axis=1)
-        uniform = keyed_uniform(self.behaviour.seed, "action", episode_ids, rows)[:, 0]
+        uniform = keyed_uniform(self.behaviour.seed, "action", noise_ids, rows)[:, 0]
         return sample_categorical(np.exp(log_probs), uniform)
 
 
