@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
 from analysis.saliency_targets import Target, evaluate_targets
 from experiment.randomness import keyed_uniform
+from generative.bottleneck import Bottleneck
 from generative.simulator import SimulationNoise, Simulator
 from generative.types import LatentChoice, SimulatedSteps
 from projections.intervention import Intervention
@@ -72,11 +72,16 @@ class Attributions:
 
 
 def perturbed_copies(
-    latent: Tensor, ids: NDArray[np.integer], settings: CopySettings, seed: int
+    bottleneck: Bottleneck,
+    latent: Tensor,
+    ids: NDArray[np.integer],
+    settings: CopySettings,
+    seed: int,
 ) -> Tensor:
-    """Copies of each latent, adjacent, the clean one first; the others perturbed, of norm one.
+    """Copies of each latent, adjacent, the clean one first; the others perturbed.
 
     Args:
+        bottleneck: knows which latents can occur.
         latent: (S, latent_dim)
         ids: (S,) sample ids; noise is keyed by them, so it does not depend on the batch.
         settings: number of copies and size of the noise.
@@ -89,7 +94,8 @@ def perturbed_copies(
     uniform = keyed_uniform(seed, "saliency-copies", ids[:, None], copies, latent.shape[-1])
     # Half a step of the 32-bit grid keeps the normal quantile finite.
     noise = torch.from_numpy(ndtri(uniform + 2.0**-33)).to(latent)
-    perturbed = F.normalize(latent[:, None] + settings.perturbation_scale * noise, dim=-1)
+    shifted = latent[:, None] + settings.perturbation_scale * noise
+    perturbed = bottleneck.project(shifted)
     return torch.cat([latent[:, None], perturbed], dim=1).flatten(0, 1)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -138,7 +137,8 @@ def _batch(
 
 
 def _combined(plan: SaliencyPlan, rollouts: list[Rollout]) -> SampleBatch:
-    mean = F.normalize(_latents(rollouts, plan.device).mean(dim=0, keepdim=True), dim=-1)
+    latents = _latents(rollouts, plan.device)
+    mean = plan.simulator.simulator.bottleneck.project(latents.mean(dim=0, keepdim=True))
     # The draws of a combined sample are those of its first member.
     return SampleBatch(
         ids=np.array([rollouts[0].info.episode_id], np.int64),
@@ -178,10 +178,13 @@ def _attribute(
     """Simulate the copies of a batch again and take the gradients of all targets."""
     config, settings = plan.config, plan.config.targets
     num_copies = config.copies.num_copies
-    latent = perturbed_copies(batch.latent, batch.ids, config.copies, config.seed)
+    simulator = plan.simulator.simulator
+    latent = perturbed_copies(
+        simulator.bottleneck, batch.latent, batch.ids, config.copies, config.seed
+    )
     latent.requires_grad_(True)
     steps = resimulate(
-        plan.simulator.simulator,
+        simulator,
         latent,
         batch.ids.repeat(num_copies),
         settings.num_sim_steps,

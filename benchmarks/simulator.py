@@ -82,9 +82,9 @@ def _training_step(
 ) -> Callable[[], object]:
     parameters = list(simulator_parameters(simulator).values())
     optimiser = torch.optim.Adam(parameters, fused=True)
-    size = training.simulator.num_categoricals
     num_steps, num_windows = windows.valid.shape
-    noise = draw_training_noise(num_steps, num_windows, size, 0).to(windows.valid.device)
+    noise = draw_training_noise(num_steps, num_windows, training.simulator, 0)
+    noise = noise.to(windows.valid.device)
 
     def step() -> None:
         optimiser.zero_grad()

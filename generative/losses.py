@@ -7,13 +7,15 @@ Per-step terms are summed over the valid steps of a window and averaged over win
 so that padded rows, which follow the end of an episode, count in none of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor
+
+from generative.bottleneck import BottleneckKind, LatentDistribution
 
 
 def _flag(name: str) -> Any:
@@ -46,7 +48,14 @@ class LossWeights:
     initial_action: Annotated[float, _flag("loss_scale_initial_action")] = 1.0
     """Cross-entropy of the action before the first simulated step."""
     spread: Annotated[float, _flag("loss_scale_spread")] = 100.0
-    """Nearness of the latents of a batch to one another."""
+    """Nearness of the latents of a batch to one another; of the bottleneck `sphere`."""
+    latent_kl: Annotated[float, _flag("loss_scale_latent_kl")] = 1.0
+    """Divergence of the latent's distribution from the standard normal; of the bottleneck `vae`."""
+
+    def of_bottleneck(self, kind: BottleneckKind) -> "LossWeights":
+        """The same weights, zero for the term that this bottleneck has no use for."""
+        unused = {"sphere": "latent_kl", "vae": "spread"}[kind]
+        return replace(self, **{unused: 0.0})
 
 
 def over_window(per_step: Tensor, valid: Tensor) -> Tensor:
@@ -155,3 +164,14 @@ def spread_loss(latent: Tensor) -> Tensor:
     exponents = 2 * (latent @ latent.T) - 2
     pairs = exponents[~torch.eye(batch_size, dtype=torch.bool, device=latent.device)]
     return torch.logsumexp(pairs, dim=0) - torch.log(pairs.new_tensor(len(pairs)))
+
+
+def latent_kl_loss(latent: LatentDistribution) -> Tensor:
+    """KL(N(μ, σ²) ‖ N(0, 1)) = ½ Σ (μ² + σ² − 1) − log σ, mean over windows.
+
+    Kingma and Welling, "Auto-Encoding Variational Bayes" (2014), appendix B.
+    """
+    assert latent.log_std is not None
+    variance = (2 * latent.log_std).exp()
+    per_window = (0.5 * (latent.mode.square() + variance - 1) - latent.log_std).sum(-1)
+    return per_window.mean()

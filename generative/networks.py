@@ -65,7 +65,7 @@ class ResidualDownBlock(nn.Module):
 
 
 class InitialFramesEncoder(nn.Module):
-    """The given frames → a latent on the unit sphere.
+    """The given frames → what the bottleneck makes a latent of.
 
     With `downsampling` above one, frames are first averaged over squares of that many pixels.
     """
@@ -75,7 +75,7 @@ class InitialFramesEncoder(nn.Module):
         channels: Sequence[int],
         rnn_dim: int,
         mlp_dims: Sequence[int],
-        latent_dim: int,
+        num_outputs: int,
         downsampling: int = 1,
     ) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ class InitialFramesEncoder(nn.Module):
         )
         final_size = image_size >> len(channels)
         self.rnn = nn.GRUCell(channels[-1] * final_size**2, rnn_dim)
-        self.head = make_mlp([rnn_dim, *mlp_dims, latent_dim])
+        self.head = make_mlp([rnn_dim, *mlp_dims, num_outputs])
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(num_init, B, C, H, W) → (B, latent_dim) of norm one."""
+        """(num_init, B, C, H, W) → (B, num_outputs)."""
         num_init, batch_size = frames.shape[:2]
         images = frames.flatten(0, 1)
         if self.downsampling > 1:
@@ -102,7 +102,7 @@ class InitialFramesEncoder(nn.Module):
         state = embedded.new_zeros(batch_size, self.rnn.hidden_size)
         for step in embedded:
             state = self.rnn(step, state)
-        return F.normalize(self.head(state), dim=-1, eps=1e-8)
+        return self.head(state)
 
 
 class FrameEncoder(nn.Module):

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from agents.images import to_float_images
 from generative import losses
+from generative.bottleneck import BottleneckKind
 from generative.losses import LossWeights
 from generative.networks import in_one_batch
-from generative.simulator import EnvironmentSteps, Simulator
+from generative.simulator import EnvironmentSteps, Simulator, SimulatorConfig
 from generative.straight_through import clamp_to_image
 from generative.types import EnvironmentState, LatentChoice
 from rollouts.types import WindowBatch
@@ -85,11 +86,16 @@ class TrainingNoise:
     """(K, B, num_categoricals)"""
     imagined: Tensor
     """(K, B, num_categoricals)"""
+    latent: Tensor
+    """(B, latent_dim) standard normal draws; read where the bottleneck is a distribution."""
 
     def to(self, device: torch.device | str) -> "TrainingNoise":
         """The same draws on another device."""
         return TrainingNoise(
-            self.initial.to(device), self.posterior.to(device), self.imagined.to(device)
+            self.initial.to(device),
+            self.posterior.to(device),
+            self.imagined.to(device),
+            self.latent.to(device),
         )
 
 
@@ -125,20 +131,22 @@ def to_window_tensors(
 
 
 def draw_training_noise(
-    num_steps: int, num_windows: int, num_categoricals: int, seed: int
+    num_steps: int, num_windows: int, config: SimulatorConfig, seed: int
 ) -> TrainingNoise:
     """Draws that depend on the arguments alone, so that a resumed training repeats them."""
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.rand(2 * num_steps + 1, num_windows, num_categoricals, generator=generator)
-    return TrainingNoise(draws[0], draws[1 : num_steps + 1], draws[num_steps + 1 :])
+    draws = torch.rand(2 * num_steps + 1, num_windows, config.num_categoricals, generator=generator)
+    normal = torch.randn(num_windows, config.latent_dim, generator=generator)
+    return TrainingNoise(draws[0], draws[1 : num_steps + 1], draws[num_steps + 1 :], normal)
 
 
 def compute_losses(
     simulator: Simulator, windows: WindowTensors, config: ObjectiveConfig, noise: TrainingNoise
 ) -> Losses:
     """All terms of non-zero weight, and their weighted sum."""
-    weights = config.weights
-    latent = simulator.encode(windows.initial_frames)
+    weights = config.weights.of_bottleneck(simulator.config.bottleneck)
+    distribution = simulator.encode_distribution(windows.initial_frames)
+    latent = distribution.draw(noise.latent.to(simulator.dtype))
     initial = simulator.decode_initial(latent, config.training_latents, noise.initial).environment
     targets = to_float_images(windows.frames).to(simulator.dtype)
     actions = simulator.one_hot_actions(windows.action)
@@ -151,6 +159,8 @@ def compute_losses(
         **_environment_terms(simulator, initial, steps, actions, windows, config),
         **_image_terms(simulator, steps, targets, windows, config),
     }
+    if weights.latent_kl:
+        terms["latent_kl"] = losses.latent_kl_loss(distribution)
     if weights.imagined_image:
         imagined = simulator.imagine(
             initial, initial_action, actions, config.imagination_latents, noise.imagined
@@ -161,8 +171,9 @@ def compute_losses(
     return Losses(total, terms)
 
 
-def term_names(weights: LossWeights) -> tuple[str, ...]:
+def term_names(weights: LossWeights, bottleneck: BottleneckKind) -> tuple[str, ...]:
     """Names of the terms that are computed under these weights."""
+    weights = weights.of_bottleneck(bottleneck)
     return tuple(f.name for f in fields(weights) if getattr(weights, f.name))
 
 

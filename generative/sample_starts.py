@@ -5,7 +5,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -113,7 +112,7 @@ def _require_same_environment(dataset: RolloutDataset, simulator: LoadedSimulato
 
 
 class RandomStarts:
-    """Starts drawn uniformly from the unit sphere of latents."""
+    """Starts drawn from all latents: uniformly on the sphere, or from the standard normal."""
 
     initialisation: Initialisation = "random"
     num_available: int | None = None
@@ -130,5 +129,5 @@ class RandomStarts:
         normal = torch.special.ndtri(torch.from_numpy(uniform + 2.0**-33))
         device = next(simulator.parameters()).device
         nowhere = np.full(len(sample_ids), -1, np.int64)
-        latent = F.normalize(normal, dim=-1)
+        latent = simulator.bottleneck.from_normal(normal)
         return Starts(latent.to(device, simulator.dtype), nowhere, nowhere)

@@ -54,7 +54,7 @@ class SamplingConfig:
     batch_size: int = 64
     """Samples simulated together; changes the speed only."""
     recording_rand_init: bool = False
-    """Start from random latents on the unit sphere instead of windows of real rollouts."""
+    """Start from random latents instead of windows of real rollouts."""
     latents: LatentChoice = "mode"
     """How the simulated environment's latents are picked: mode or sample."""
     agent_actions: LatentChoice = "mode"

@@ -23,6 +23,7 @@ from agents.images import to_float_images
 from agents.protocol import Agent
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
+from generative.bottleneck import BottleneckKind, LatentDistribution, make_bottleneck
 from generative.networks import (
     IMAGE_CHANNELS,
     IMAGE_SIZE,
@@ -45,8 +46,11 @@ class SimulatorConfig:
 
     num_init_steps: Annotated[int, tyro.conf.arg(name="num_initializing_steps")] = 3
     """Frames given to the encoder, at least 2."""
+    bottleneck: BottleneckKind = "sphere"
+    """Where the bottleneck vector lies: on the unit `sphere`, or, with a standard normal prior,
+    anywhere (`vae`)."""
     latent_dim: int = 128
-    """Size of the bottleneck vector, which has norm one."""
+    """Size of the bottleneck vector."""
     deter_dim: int = 512
     """Size of the deterministic part of the environment state."""
     num_categoricals: int = 32
@@ -130,11 +134,12 @@ class Simulator(nn.Module):
         _freeze(agent)
         stoch_dim = config.num_categoricals * config.num_classes
         features_dim = config.deter_dim + stoch_dim
+        self.bottleneck = make_bottleneck(config.bottleneck, config.latent_dim)
         self.encoder = InitialFramesEncoder(
             config.encoder_channels,
             config.encoder_rnn_dim,
             config.encoder_mlp,
-            config.latent_dim,
+            self.bottleneck.num_outputs,
             config.encoder_downsampling,
         )
         self.initial_environment = make_mlp(
@@ -167,8 +172,13 @@ class Simulator(nn.Module):
         return sum(p.numel() for p in simulator_parameters(self).values())
 
     def encode(self, frames: Tensor) -> Tensor:
-        """uint8 (num_init, B, H, W, C) → latent (B, latent_dim) of norm one."""
-        return self.encoder(to_float_images(frames).to(self.dtype))
+        """uint8 (num_init, B, H, W, C) → the most probable latent, (B, latent_dim)."""
+        return self.encode_distribution(frames).mode
+
+    def encode_distribution(self, frames: Tensor) -> LatentDistribution:
+        """uint8 (num_init, B, H, W, C) → what they tell of the latent."""
+        outputs = self.encoder(to_float_images(frames).to(self.dtype))
+        return self.bottleneck.distribution(outputs)
 
     def decode_initial(
         self, latent: Tensor, latents: LatentChoice = "mode", uniform: Tensor | None = None

@@ -288,7 +288,7 @@ class SimulatorTrainer:
         self._sums: dict[str, Tensor] = {}
         self._restore(load_training_state(run.state_file))
         self._steps_before, self._start = self.step, time.perf_counter()
-        terms = ("total", *term_names(config.objective.weights))
+        terms = ("total", *term_names(config.objective.weights, config.simulator.bottleneck))
         columns = ("step", "seconds", "lr", *terms, *(f"heldout_{name}" for name in terms))
         self.log = MetricLog(run.path, columns, self.step if run.continued else None)
 
@@ -371,10 +371,9 @@ class SimulatorTrainer:
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
 
     def _losses(self, windows: WindowTensors, step: int) -> Losses:
-        num_categoricals = self.config.simulator.num_categoricals
         num_steps, num_windows = windows.valid.shape
         noise = draw_training_noise(
-            num_steps, num_windows, num_categoricals, seed=(self.seed << 32) + step
+            num_steps, num_windows, self.config.simulator, seed=(self.seed << 32) + step
         )
         return compute_losses(self.simulator, windows, self.config.objective, noise.to(self.device))
 

@@ -8,6 +8,7 @@ from analysis.saliency import CopySettings, attribute, perturbed_copies, resimul
 from analysis.saliency import SimulationChoices as Choices
 from analysis.saliency_targets import TargetContext, greedy_log_prob, make_targets
 from experiment.errors import UserError
+from generative.bottleneck import SphereBottleneck
 from generative.types import EnvironmentState, InitialState, SimulatedSteps
 from projections.hidden import HiddenProjection, TorchProjection
 
@@ -102,7 +103,9 @@ def latents(num_samples, num_copies=1, scale=0.0, seed=0):
     raw = torch.randn(num_samples, LATENT, generator=generator, dtype=torch.float64)
     latent = torch.nn.functional.normalize(raw, dim=-1)
     ids = np.arange(num_samples)
-    copies = perturbed_copies(latent, ids, CopySettings(num_copies, scale), seed)
+    copies = perturbed_copies(
+        SphereBottleneck(LATENT), latent, ids, CopySettings(num_copies, scale), seed
+    )
     return copies.requires_grad_(True)
 
 
@@ -210,8 +213,10 @@ def test_impossible_targets_are_refused(projection, capsys):
 def test_copies_are_perturbed_by_sample_not_by_batch():
     settings, ids = CopySettings(4, 1e-3), np.array([7, 2, 9])
     latent = torch.nn.functional.normalize(torch.randn(3, 2000, dtype=torch.float64), dim=-1)
-    together = perturbed_copies(latent, ids, settings, seed=1).unflatten(0, (3, 4))
-    alone = perturbed_copies(latent[1:2], ids[1:2], settings, seed=1)
+    together = perturbed_copies(SphereBottleneck(2000), latent, ids, settings, seed=1).unflatten(
+        0, (3, 4)
+    )
+    alone = perturbed_copies(SphereBottleneck(2000), latent[1:2], ids[1:2], settings, seed=1)
     torch.testing.assert_close(together[1], alone, rtol=0, atol=0)
     torch.testing.assert_close(together[:, 0], latent, rtol=0, atol=0)
     torch.testing.assert_close(together.norm(dim=-1), torch.ones(3, 4, dtype=torch.float64))

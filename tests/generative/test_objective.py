@@ -16,7 +16,7 @@ from generative.objective import (
     term_names,
     to_window_tensors,
 )
-from generative.simulator import Simulator, simulator_parameters
+from generative.simulator import Simulator, SimulatorConfig, simulator_parameters
 from generative.straight_through import clamp_to_image, onehot_from_logits
 from generative.types import EnvironmentState
 from rollouts.types import WindowBatch
@@ -24,21 +24,31 @@ from rollouts.types import WindowBatch
 ALL_TERMS = ObjectiveConfig(weights=LossWeights(imagined_image=0.5, action_log_prob=0.3, spread=7))
 
 
-def test_every_weight_makes_a_term(small_simulator, padded_batch):
-    terms = _losses(small_simulator, padded_batch, ALL_TERMS).terms
-    assert set(terms) == {field.name for field in fields(LossWeights)}
-    assert set(terms) == set(term_names(ALL_TERMS.weights))
+@pytest.fixture(params=["sphere", "vae"])
+def either_simulator(request, small_simulator) -> Simulator:
+    """The same sizes with either bottleneck."""
+    config = replace(small_simulator.config, bottleneck=request.param)
+    torch.manual_seed(1)
+    return Simulator(config, small_simulator.agent).eval()
+
+
+def test_every_weight_makes_a_term_of_one_of_the_bottlenecks(either_simulator, padded_batch):
+    terms = _losses(either_simulator, padded_batch, ALL_TERMS).terms
+    kind = either_simulator.config.bottleneck
+    without = {"sphere": {"latent_kl"}, "vae": {"spread"}}[kind]
+    assert set(terms) == {field.name for field in fields(LossWeights)} - without
+    assert set(terms) == set(term_names(ALL_TERMS.weights, kind))
 
 
 def test_terms_without_weight_are_not_computed(small_simulator, padded_batch):
     weights = replace(LossWeights(), agent_hidden=0.0, spread=0.0, kl=0.0)
     losses = _losses(small_simulator, padded_batch, ObjectiveConfig(weights=weights))
-    assert set(losses.terms) == set(term_names(weights))
+    assert set(losses.terms) == set(term_names(weights, "sphere"))
     assert "agent_hidden" not in losses.terms
 
 
-def test_losses_and_gradients_equal_a_plain_step_by_step_reference(small_simulator, padded_batch):
-    simulator = small_simulator.double()
+def test_losses_and_gradients_equal_a_plain_step_by_step_reference(either_simulator, padded_batch):
+    simulator = either_simulator.double()
     batched = _losses(simulator, padded_batch, ALL_TERMS)
     plain = _plain_terms(simulator, padded_batch)
     for name, value in plain.items():
@@ -128,8 +138,8 @@ def test_a_share_of_the_windows_is_shown_to_the_agent(small_simulator, padded_ba
 
 
 def test_noise_depends_on_its_arguments_alone():
-    first, again = (draw_training_noise(3, 2, 4, seed=7) for _ in range(2))
-    other = draw_training_noise(3, 2, 4, seed=8)
+    first, again = (draw_training_noise(3, 2, SimulatorConfig(), seed=7) for _ in range(2))
+    other = draw_training_noise(3, 2, SimulatorConfig(), seed=8)
     assert torch.equal(first.posterior, again.posterior)
     assert not torch.equal(first.posterior, other.posterior)
     assert not torch.equal(first.posterior, first.imagined)
@@ -146,8 +156,7 @@ def _losses(simulator: Simulator, batch: WindowBatch, config: ObjectiveConfig):
 
 def _noise(simulator: Simulator, batch: WindowBatch):
     num_steps = len(batch.valid) - batch.num_init_steps + 1
-    size = simulator.config.num_categoricals
-    return draw_training_noise(num_steps, batch.valid.shape[1], size, seed=3)
+    return draw_training_noise(num_steps, batch.valid.shape[1], simulator.config, seed=3)
 
 
 def _observed(simulator: Simulator, batch: WindowBatch):
@@ -188,6 +197,8 @@ def _plain_terms(simulator: Simulator, batch: WindowBatch) -> dict[str, Tensor]:
     num_windows, noise = batch.valid.shape[1], _noise(simulator, batch)
     latents = [_plain_window(simulator, batch, b, noise, add) for b in range(num_windows)]
     terms = {name: value / num_windows for name, value in sums.items()}
+    if simulator.config.bottleneck == "vae":
+        return terms
     pairs = [
         torch.exp(2 * latents[i] @ latents[j] - 2)
         for i in range(num_windows)
@@ -203,7 +214,13 @@ def _plain_window(simulator, batch, b, noise, add) -> Tensor:
     hidden = torch.as_tensor(batch.agent_hidden[:, b : b + 1]).double()
     action = torch.as_tensor(batch.action[:, b : b + 1])
     onehot = F.one_hot(action, 5).double()
-    latent = simulator.encode(frames[:3])
+    distribution = simulator.encode_distribution(frames[:3])
+    latent = distribution.mode
+    if simulator.config.bottleneck == "vae":
+        gaussian = torch.distributions.Normal(distribution.mode, distribution.log_std.exp())
+        latent = gaussian.mean + gaussian.stddev * noise.latent[b : b + 1].double()
+        standard = torch.distributions.Normal(torch.zeros_like(latent), 1.0)
+        add("latent_kl", torch.distributions.kl_divergence(gaussian, standard).sum())
     initial = simulator.decode_initial(latent, "sample", noise.initial[b : b + 1])
     detached = latent.detach()
     add(
