@@ -1,23 +1,68 @@
 """Environments stepped together, and the rows of the episode that runs in each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from agents.player import Decision, Player
+from agents.player import NOT_GIVEN, Decision, GivenActions, Player
 from environments.protocol import VectorEnvironment
+from experiment.errors import UserError
 from rollouts.types import EpisodeInfo, Rollout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class BranchPoint:
+    """A row of a recorded episode, and all that is needed to go on from it."""
+
+    source_episode_id: int
+    source_row: int
+    frame: NDArray[np.uint8]
+    """(H, W, C) recorded frame of that row, which the restored environment has to show."""
+    environment_state: bytes
+    """As `VectorEnvironment.get_state` tells it when that frame is shown."""
+    agent_state: NDArray[np.float32]
+    """(state_dim,) recurrent state before that frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """How an episode goes on from a branch point."""
+
+    point: BranchPoint
+    noise_id: int
+    """What keys the draws of its actions, with seed and row of the source episode."""
+    action: NDArray[np.int32]
+    """(K,) settled actions of its first K rows; `NOT_GIVEN` where the agent chooses."""
+    log_prob: NDArray[np.float32]
+    """(K,) their log-probabilities; read only where the action is given."""
+    max_rows: int | None = None
+    """It is cut after as many rows."""
+
+
+@dataclass(frozen=True, eq=False)
 class EpisodeStart:
-    """Where an episode begins."""
+    """Where an episode begins, and what is settled about it beforehand."""
 
     episode_id: int
     level_seed: int
+    branch: Branch | None = None
+    """None begins at the level's first frame."""
+    interventions: tuple[dict[str, Any], ...] = ()
+    twin_of: int = -1
+
+    @property
+    def first_row(self) -> int:
+        """Row of the source episode, or of the episode itself, at which it begins."""
+        return 0 if self.branch is None else self.branch.point.source_row
+
+    @property
+    def noise_id(self) -> int:
+        """What keys its draws."""
+        return self.episode_id if self.branch is None else self.branch.noise_id
 
 
 @dataclass
@@ -40,6 +85,22 @@ class _OpenEpisode:
 
     def __len__(self) -> int:
         return len(self.decided["action"])
+
+    @property
+    def next_row(self) -> int:
+        """Index of the next decision, in the source episode where there is one."""
+        return self.start.first_row + len(self)
+
+    @property
+    def is_at_its_limit(self) -> bool:
+        return self.start.branch is not None and len(self) == self.start.branch.max_rows
+
+    def given_action(self) -> tuple[int, float]:
+        """Settled action of the next decision and its log-probability."""
+        branch = self.start.branch
+        if branch is None or len(self) >= len(branch.action):
+            return NOT_GIVEN, 0.0
+        return int(branch.action[len(self)]), float(branch.log_prob[len(self)])
 
     def append(self, frame: NDArray[np.uint8], decision: Decision, index: int) -> None:
         # Copies: a view would keep the whole batch in memory until the episode ends.
@@ -103,6 +164,9 @@ class EpisodeSlots:
                     truncated=bool(outcome.truncated[index]),
                 )
                 yield episode.finish(info)
+            elif episode.is_at_its_limit:
+                self._episodes[index] = None
+                yield episode.finish(replace(self._info(episode), cut=True))
 
     def cut(self) -> Iterator[Rollout]:
         """Complete the rows that await their outcome, then yield every episode begun."""
@@ -113,14 +177,38 @@ class EpisodeSlots:
                 yield episode.finish(replace(self._info(episode), cut=True))
 
     def begin_episodes(self, starts: Sequence[EpisodeStart]) -> None:
-        """Put episodes, at most `num_free` of them, into free slots."""
+        """Put episodes, at most `num_free` of them, into free slots.
+
+        Raises:
+            UserError: the environment does not show a branch point's frame.
+        """
         if not starts:
             return
         free = [index for index, episode in enumerate(self._episodes) if episode is None]
-        slots = free[: len(starts)]
-        self.environment.start_level(slots, [start.level_seed for start in starts])
-        for index, start in zip(slots, starts, strict=True):
+        placed = dict(zip(free, starts, strict=False))
+        whole = {index: start for index, start in placed.items() if start.branch is None}
+        if whole:
+            self.environment.start_level(list(whole), [s.level_seed for s in whole.values()])
+        branches = {index: s.branch for index, s in placed.items() if s.branch is not None}
+        if branches:
+            self._restore(branches)
+        for index, start in placed.items():
             self._episodes[index] = _OpenEpisode(start)
+
+    def _restore(self, branches: Mapping[int, Branch]) -> None:
+        """Put environment and agent of the given slots where their branches begin."""
+        states: list[bytes | None] = [None] * self.environment.num_envs
+        for index, branch in branches.items():
+            states[index] = branch.point.environment_state
+            self._state[index] = torch.as_tensor(branch.point.agent_state).to(self._state)
+        self.environment.set_state(states)
+        frames = self.environment.observe().obs
+        for index, branch in branches.items():
+            if not np.array_equal(frames[index], branch.point.frame):
+                raise UserError(
+                    f"--branch_from: restoring the environment at row {branch.point.source_row} of "
+                    f"episode {branch.point.source_episode_id} does not show the recorded frame"
+                )
 
     def act(self) -> None:
         """Decide in every slot that plays, and start the step."""
@@ -132,8 +220,9 @@ class EpisodeSlots:
         decision = self._player.decide(
             frames,
             self._state[indices],
-            np.array([episode.start.episode_id for _, episode in playing], np.int64),
-            np.array([len(episode) for _, episode in playing], np.int64),
+            np.array([episode.start.noise_id for _, episode in playing], np.int64),
+            np.array([episode.next_row for _, episode in playing], np.int64),
+            _given_actions([episode for _, episode in playing]),
         )
         self._state[indices] = decision.state
         actions = np.full(self.environment.num_envs, self.environment.spec.null_action, np.int32)
@@ -145,9 +234,30 @@ class EpisodeSlots:
             episode.append(frames[position], decision, position)
 
     def _info(self, episode: _OpenEpisode) -> EpisodeInfo:
-        return EpisodeInfo(
-            episode_id=episode.start.episode_id,
+        start, branch = episode.start, episode.start.branch
+        info = EpisodeInfo(
+            episode_id=start.episode_id,
             agent_hash=self._agent_hash,
             agent_initial_state=self._initial_state,
-            level_seed=episode.start.level_seed,
+            level_seed=start.level_seed,
+            interventions=start.interventions,
+            twin_of=start.twin_of,
         )
+        if branch is None:
+            return info
+        return replace(
+            info,
+            initialisation="branched",
+            agent_initial_state=branch.point.agent_state,
+            source_episode_id=branch.point.source_episode_id,
+            source_row=branch.point.source_row,
+        )
+
+
+def _given_actions(episodes: Sequence[_OpenEpisode]) -> GivenActions | None:
+    """What is settled about the next decision of each; None where nothing is."""
+    given = [episode.given_action() for episode in episodes]
+    if all(action == NOT_GIVEN for action, _ in given):
+        return None
+    actions, log_probs = zip(*given, strict=True)
+    return GivenActions(np.array(actions, np.int32), np.array(log_probs, np.float32))

@@ -10,9 +10,9 @@ shards under a name of its own. Their union is the dataset that one process woul
 """
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -80,22 +80,28 @@ def record_episodes(
     _require_same_settings(folder, metadata)
     behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
     player = Player(agent.policy, behaviour, device)
-    start, new_rows = time.perf_counter(), 0
-    recorded = _recorded_episodes(folder)
+    start = time.perf_counter()
+    recorded = recorded_episodes(folder)
     remaining, missing = what_remains(config, recorded)
     require_space(folder, metadata, estimate_rows(remaining, len(missing), recorded, environment))
-    shard_bytes = config.shard_megabytes * 10**6
-    with RolloutWriter(folder, metadata, str(share.index), shard_bytes) as writer:
+    with RolloutWriter(folder, metadata, str(share.index), config.shard_bytes) as writer:
         # Again, since another shard may have created the dataset in the meantime.
         _require_same_settings(folder, metadata)
-        last_sealed = time.monotonic()
-        for rollout in play_episodes(player, agent.hash, environment, remaining, missing):
-            writer.write(rollout)
-            new_rows += len(rollout)
-            if time.monotonic() - last_sealed > SECONDS_BETWEEN_SEALS:
-                writer.seal()
-                last_sealed = time.monotonic()
-    return _summarise(folder, new_rows, time.perf_counter() - start)
+        episodes = play_episodes(player, agent.hash, environment, remaining, missing)
+        new_rows = write_rollouts(writer, episodes)
+    return summarise(folder, new_rows, time.perf_counter() - start)
+
+
+def write_rollouts(writer: RolloutWriter, rollouts: Iterable[Rollout]) -> int:
+    """Write rollouts as they come, sealing a shard now and then; returns the number of rows."""
+    num_rows, last_sealed = 0, time.monotonic()
+    for rollout in rollouts:
+        writer.write(rollout)
+        num_rows += len(rollout)
+        if time.monotonic() - last_sealed > SECONDS_BETWEEN_SEALS:
+            writer.seal()
+            last_sealed = time.monotonic()
+    return num_rows
 
 
 def play_episodes(
@@ -105,15 +111,35 @@ def play_episodes(
     config: RecordingConfig,
     episode_ids: Iterable[int],
 ) -> Iterator[Rollout]:
-    """Play the given episodes and yield each when it ends, in the order of their ends.
+    """Play the given episodes and yield each when it ends, in the order of their ends."""
+    ids = np.fromiter(episode_ids, np.int64)
+    levels = level_seeds(config, ids)
+    starts = map(EpisodeStart, ids.tolist(), levels.tolist())
+    return play_starts(player, agent_hash, environment, config, starts, len(ids))
+
+
+def play_starts(
+    player: Player,
+    agent_hash: str,
+    environment: EnvironmentSpec,
+    config: RecordingConfig,
+    starts: Iterable[EpisodeStart],
+    count: int,
+) -> Iterator[Rollout]:
+    """Play episodes from where they start and yield each when it ends, in the order of their ends.
 
     Two halves of the environments take turns, so that stepping one overlaps inference for the
     other.
+
+    Args:
+        player: who plays.
+        agent_hash: hash of the agent.
+        environment: in what.
+        config: how many environments, and what ends the recording before all is played.
+        starts: `count` episodes; taken one by one as slots become free.
+        count: their number.
     """
-    queue = deque(int(episode_id) for episode_id in episode_ids)
-    if not queue:
-        return
-    num_envs = min(config.num_envs, len(queue))
+    num_envs = min(config.num_envs, count)
     sizes = [size for size in (num_envs - num_envs // 2, num_envs // 2) if size]
     halves = [
         EpisodeSlots(
@@ -131,8 +157,8 @@ def play_episodes(
     ]
     num_rows = 0
     try:
-        with Progress(len(queue), "episode") as progress:
-            for rollout in _take_turns(halves, queue, config):
+        with Progress(count, "episode") as progress:
+            for rollout in _take_turns(halves, iter(starts), config):
                 num_rows += len(rollout)
                 progress.advance(f"{num_rows} rows")
                 yield rollout
@@ -142,27 +168,20 @@ def play_episodes(
 
 
 def _take_turns(
-    halves: list[EpisodeSlots], queue: deque[int], config: RecordingConfig
+    halves: list[EpisodeSlots], starts: Iterator[EpisodeStart], config: RecordingConfig
 ) -> Iterator[Rollout]:
     budget = _Budget(config)
-    while queue or any(half.is_playing for half in halves):
+    while True:
         for half in halves:
             yield from half.collect()
             if budget.is_spent(halves):
                 for unfinished in halves:
                     yield from unfinished.cut()
                 return
-            half.begin_episodes(_next_starts(queue, half.num_free, config))
+            half.begin_episodes(list(islice(starts, half.num_free)))
             half.act()
-
-
-def _next_starts(queue: deque[int], count: int, config: RecordingConfig) -> list[EpisodeStart]:
-    """Take the next `count` episodes, or all that are left, from the queue."""
-    episode_ids = [queue.popleft() for _ in range(min(count, len(queue)))]
-    if not episode_ids:
-        return []
-    levels = level_seeds(config, np.array(episode_ids, np.int64)).tolist()
-    return [EpisodeStart(*pair) for pair in zip(episode_ids, levels, strict=True)]
+        if not any(half.is_playing for half in halves):
+            return
 
 
 class _Budget:
@@ -178,7 +197,8 @@ class _Budget:
         return self._max_steps is not None and sum(h.num_steps for h in halves) >= self._max_steps
 
 
-def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
+def summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
+    """What the dataset `folder` holds after `new_rows` rows were recorded in `seconds`."""
     episodes = RolloutDataset(folder).episodes
     return RecordingSummary(
         episodes=len(episodes),
@@ -190,7 +210,7 @@ def _summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:
     )
 
 
-def _recorded_episodes(folder: Path) -> pd.DataFrame:
+def recorded_episodes(folder: Path) -> pd.DataFrame:
     """The table of the episodes that are there already."""
     if (folder / METADATA_FILE).exists() and list_shards(folder):
         return RolloutDataset(folder).episodes

@@ -65,6 +65,11 @@ class RecordingConfig:
             raise UserError(f"--shard_index {self.shard_index}: below 0")
 
     @property
+    def shard_bytes(self) -> int:
+        """Size of a shard before compression."""
+        return self.shard_megabytes * 10**6
+
+    @property
     def share(self) -> "Share":
         """The part of the dataset to record; all of it where no flag says otherwise.
 

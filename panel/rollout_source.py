@@ -22,7 +22,7 @@ STEP_FIELDS_SHOWN = (
     "action_logits",
     "behaviour_log_prob",
 )
-INITIALISATIONS = ("real", "informed", "random", "interpolated")
+INITIALISATIONS = ("real", "informed", "random", "interpolated", "branched")
 """Codes of the column `initialisation` of the episode table are positions in this tuple."""
 TABLE_COLUMNS = (
     "episode_id",

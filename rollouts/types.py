@@ -13,9 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Initialisation = Literal["real", "informed", "random", "interpolated"]
-"""How an episode began: in the real environment, or in the simulator from a latent that was
-encoded from a window, drawn at random, or interpolated between two others."""
+Initialisation = Literal["real", "informed", "random", "interpolated", "branched"]
+"""How an episode began: in the real environment, at a level's first frame (`real`) or at a row of a
+recorded episode (`branched`); or in the simulator from a latent that was encoded from a window,
+drawn at random, or interpolated between two others."""
+
+REAL_INITIALISATIONS: tuple[Initialisation, ...] = ("real", "branched")
+"""Those of the real environment."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +41,10 @@ class EpisodeInfo:
     """The recorder stopped it; the environment had not ended it."""
     initialisation: Initialisation = "real"
     source_episode_id: int = -1
-    """Simulated: the real episode whose window set up the simulator; −1 without one."""
+    """Simulated: the real episode whose window set up the simulator. Branched: the episode that it
+    branches from. −1 without one."""
     source_row: int = -1
-    """Simulated: the row of the source episode that simulated row 0 reconstructs."""
+    """The row of the source episode that is row 0 here: in simulated rollouts a reconstruction."""
     simulator_hash: str = ""
     latent: NDArray[np.float32] | None = None
     """Simulated: (latent_dim,) bottleneck vector."""
@@ -85,7 +90,7 @@ class Rollout:
     @property
     def is_simulated(self) -> bool:
         """Whether the simulator made it."""
-        return self.info.initialisation != "real"
+        return self.info.initialisation not in REAL_INITIALISATIONS
 
 
 SIMULATED_STEP_FIELDS = ("env_deter", "env_stoch", "terminal_prob")
