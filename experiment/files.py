@@ -1,9 +1,11 @@
 """Writing files so that a reader never sees half of one, and hashing them."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,25 +33,44 @@ def atomic_file(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary folder; on success it replaces the folder `path` as a whole."""
+def atomic_folder(path: Path | str, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder; on success it replaces the folder `path` as a whole.
+
+    Without `replace`, `path` must be absent or empty: `UserError` where another process has
+    filled it in the meantime.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     temporary.mkdir()
     try:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _fsync(file)
-        replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(temporary, path)
-        shutil.rmtree(replaced, ignore_errors=True)
+        if replace:
+            _replace_folder(temporary, path)
+        else:
+            _name_new_folder(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    replaced = path.with_name(f".{path.name}.{uuid.uuid4().hex}.replaced")
+    if path.exists():
+        os.replace(path, replaced)
+    os.replace(temporary, path)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _name_new_folder(temporary: Path, path: Path) -> None:
+    try:
+        os.rename(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise UserError(f"{path}: another process has filled it in the meantime") from None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -102,7 +123,8 @@ def require_writable_folder(path: Path | str, flag: str) -> Path:
     Raises `UserError` naming `flag` when it cannot be created or written.
     """
     path = Path(path)
-    probe = path / f".writable.{os.getpid()}"
+    # Processes of several machines that start together may have the same id.
+    probe = path / f".writable.{uuid.uuid4().hex}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()

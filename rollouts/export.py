@@ -1,6 +1,7 @@
 """Writes a dataset in a format that other programs read, one file per episode."""
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from experiment.errors import UserError
 from experiment.files import atomic_folder, require_free_space, write_json
 from rollouts.merge import require_new_folder
-from rollouts.schema import STRING, DatasetMetadata
+from rollouts.schema import STRING, DatasetMetadata, check_rollout
 from rollouts.shards import episode_row, storage_error
 from rollouts.store import RolloutDataset
 from rollouts.types import EpisodeInfo, Rollout
@@ -34,7 +35,7 @@ def export_npz(dataset: RolloutDataset, out: Path) -> None:
     require_new_folder(out)
     require_free_space(out, sum(path.stat().st_size for path in dataset.shard_paths), "--out")
     try:
-        with atomic_folder(out) as temporary:
+        with atomic_folder(out, replace=False) as temporary:
             write_json(temporary / DESCRIPTION_FILE, dataset.metadata.to_dict())
             indices = range(dataset.num_episodes)
             for index in tqdm(indices, desc="export", unit="episode", disable=None):
@@ -65,9 +66,11 @@ def read_npz(path: Path, metadata: DatasetMetadata) -> Rollout:
     try:
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        return _from_arrays(arrays, metadata)
-    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
+        rollout = _from_arrays(arrays, metadata)
+        check_rollout(rollout, metadata)
+    except (OSError, EOFError, BadZipFile, zlib.error, ValueError, KeyError) as error:
         raise UserError(f"{path}: not an exported episode ({error})") from None
+    return rollout
 
 
 def _from_arrays(arrays: dict[str, NDArray[Any]], metadata: DatasetMetadata) -> Rollout:

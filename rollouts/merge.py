@@ -38,7 +38,7 @@ def merge_datasets(out: Path, folders: Sequence[Path]) -> RolloutDataset:
     paths = [path for dataset in datasets for path in dataset.shard_paths]
     require_free_space(out, sum(path.stat().st_size for path in paths), "merge")
     try:
-        with atomic_folder(out) as temporary:
+        with atomic_folder(out, replace=False) as temporary:
             _copy(datasets, temporary)
     except OSError as error:
         raise storage_error(error, out) from error

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -141,10 +141,14 @@ def episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
     }
 
 
-def list_shards(folder: Path | str) -> list[Path]:
-    """Sealed shards, ordered by writer and number (`2` before `10`)."""
+def list_shards(folder: Path | str, writer: str | None = None) -> list[Path]:
+    """Sealed shards, of one writer or of all, ordered by writer and number (`2` before `10`)."""
     found = ((_SHARD_NAME.fullmatch(path.name), path) for path in Path(folder).iterdir())
-    keyed = [((len(m["writer"]), m["writer"], int(m["number"])), p) for m, p in found if m]
+    keyed = [
+        ((len(m["writer"]), m["writer"], int(m["number"])), path)
+        for m, path in found
+        if m and writer in (None, m["writer"])
+    ]
     return [path for _, path in sorted(keyed)]
 
 
@@ -156,18 +160,25 @@ def remove_stale_partials(folder: Path, writer: str) -> None:
             path.unlink()
 
 
-def write_shard(folder: Path, writer: str, image: bytes) -> None:
-    """Seal a finished shard under the writer's next free number.
+def write_shard(
+    folder: Path, writer: str, image: bytes, check_rivals: Callable[[], None] = lambda: None
+) -> Path:
+    """Seal a finished shard under the writer's next free number, and return its path.
 
     A shard that is there already is never replaced, even if another process goes by the same
-    writer's name.
+    writer's name. `check_rivals` is called after the number is chosen and before it is taken, so
+    that it sees every shard of that name with a lower number, and may raise.
 
     Raises:
         UserError: the disk is full; nothing is left of the shard.
     """
-    number = _next_number(folder, writer)
-    while not _seal(folder / f"shard-{writer}-{number:05d}.h5", image):
+    number = -1
+    while True:
         number = max(number + 1, _next_number(folder, writer))
+        check_rivals()
+        path = folder / f"shard-{writer}-{number:05d}.h5"
+        if _seal(path, image):
+            return path
 
 
 def _next_number(folder: Path, writer: str) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+import uuid
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -79,7 +80,10 @@ class RolloutWriter:
         self.shard_bytes = shard_bytes
         _create_or_check_metadata(self.folder / METADATA_FILE, metadata)
         remove_stale_partials(self.folder, writer)
-        self._episode_ids = _sealed_episode_ids(self.folder, metadata)
+        sealed = list_shards(self.folder)
+        self._known_shards = set(sealed)
+        self._episode_ids = _sealed_episode_ids(sealed, metadata)
+        self._open_ids: set[int] = set()
         self._shard: ShardBuilder | None = None
 
     @property
@@ -105,22 +109,47 @@ class RolloutWriter:
             self._shard = ShardBuilder(self.metadata)
         self._shard.append(rollout)
         self._episode_ids.add(episode_id)
+        self._open_ids.add(episode_id)
         if self._shard.num_rows * self.metadata.row_bytes >= self.shard_bytes:
             self.seal()
 
     def seal(self) -> None:
-        """Make what was written so far a finished shard, visible to readers."""
+        """Make what was written so far a finished shard, visible to readers.
+
+        Raises:
+            UserError: the disk is full, or another process of the same writer's name has sealed
+                one of these episodes; the open shard is dropped, sealed ones are intact.
+        """
         if self._shard is None:
             return
         image = self._shard.finish()
         self._shard = None
-        write_shard(self.folder, self.writer, image)
+        try:
+            path = write_shard(self.folder, self.writer, image, self._check_rivals)
+            self._known_shards.add(path)
+        finally:
+            self._open_ids.clear()
+
+    def _check_rivals(self) -> None:
+        """A job that was requeued while it still ran would else leave every episode twice."""
+        for path in list_shards(self.folder, self.writer):
+            if path in self._known_shards:
+                continue
+            sealed_ids = _sealed_episode_ids([path], self.metadata)
+            if twice := self._open_ids & sealed_ids:
+                raise UserError(
+                    f"{path}: another process that records the same part has sealed episode_id "
+                    f"{min(twice)} meanwhile; this one stops and drops its unsealed episodes"
+                )
+            self._known_shards.add(path)
+            self._episode_ids |= sealed_ids
 
     def discard(self) -> None:
         """Drop the open shard."""
         if self._shard is not None:
             self._shard.close()
             self._shard = None
+            self._open_ids.clear()
 
     def __enter__(self) -> "RolloutWriter":
         return self
@@ -139,7 +168,8 @@ class RolloutWriter:
 
 def _create_or_check_metadata(path: Path, metadata: DatasetMetadata) -> None:
     """Create `dataset.json` whole and exclusively; where it exists, compare it instead."""
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    # Containers of a cluster may well agree in host name and process id.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         write_synced(temporary, (json.dumps(metadata.to_dict(), indent=2) + "\n").encode())
         publish(temporary, path)
@@ -189,9 +219,9 @@ def read_metadata(folder: Path | str) -> DatasetMetadata:
     return DatasetMetadata.from_dict(read_json(path), path)
 
 
-def _sealed_episode_ids(folder: Path, metadata: DatasetMetadata) -> set[int]:
+def _sealed_episode_ids(paths: list[Path], metadata: DatasetMetadata) -> set[int]:
     ids: set[int] = set()
-    for path in list_shards(folder):
+    for path in paths:
         with open_shard(path) as file:
             ids.update(summarise_shard(file, metadata).table["episode_id"].to_list())
     return ids

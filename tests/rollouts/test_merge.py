@@ -117,6 +117,32 @@ def test_export_writes_all_or_nothing(tmp_path, monkeypatch, write_rollouts, mak
             read_npz(tmp_path / "other.npz", dataset.metadata)
 
 
+@pytest.mark.parametrize("make", ["merge", "export"])
+def test_a_folder_that_fills_up_in_the_meantime_is_left_alone(
+    make, tmp_path, monkeypatch, write_rollouts, make_rollout
+):
+    dataset, out = write_rollouts([make_rollout(0, 4)]), tmp_path / "out"
+
+    def fill_meanwhile(*arguments: object) -> None:
+        out.mkdir()
+        (out / "precious").touch()
+
+    monkeypatch.setattr("rollouts.merge.require_free_space", fill_meanwhile)
+    monkeypatch.setattr("rollouts.export.require_free_space", fill_meanwhile)
+    with pytest.raises(UserError, match=r"out: another process has filled it"):
+        merge_datasets(out, [dataset.folder]) if make == "merge" else export_npz(dataset, out)
+    assert [path.name for path in out.iterdir()] == ["precious"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_an_exported_episode_of_another_dataset_is_refused(tmp_path, write_rollouts, make_rollout):
+    dataset = write_rollouts([make_rollout(0, 4)])
+    export_npz(dataset, tmp_path / "out")
+    other = replace(dataset.metadata, agent_hash="another")
+    with pytest.raises(UserError, match="agent_hash"):
+        read_npz(tmp_path / "out" / "episode-00000000.npz", other)
+
+
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: Path | str) -> None:
     monkeypatch.setattr("sys.argv", ["rollouts", *map(str, arguments)])
     command.main()

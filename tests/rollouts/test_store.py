@@ -402,6 +402,28 @@ def test_writers_of_one_name_never_replace_a_sealed_shard(
     assert len(list(tmp_path.iterdir())) == 4, "partial files and claims are gone"
 
 
+def test_a_second_process_of_one_part_drops_what_the_first_has_sealed(
+    disk_kind, tmp_path, make_metadata, make_rollout
+):
+    early, late = (RolloutWriter(tmp_path, make_metadata()) for _ in range(2))
+    for writer in (early, late):
+        writer.write(make_rollout(0, 4))
+    late.write(make_rollout(1, 4))
+    early.seal()
+    with pytest.raises(UserError, match=r"shard-0-00000\.h5: another process .* episode_id 0 "):
+        late.seal()
+    assert RolloutDataset(tmp_path).episodes["episode_id"].tolist() == [0]
+    late.write(make_rollout(2, 4))
+    late.seal()
+    assert RolloutDataset(tmp_path).episodes["episode_id"].tolist() == [0, 2]
+    early.write(make_rollout(3, 4))
+    early.seal()
+    with pytest.raises(UserError, match="episode_id 2 exists already"):
+        early.write(make_rollout(2, 4))
+    assert verify_dataset(tmp_path) == []
+    assert len(list(tmp_path.glob("*"))) == 4, "no partial file or claim is left"
+
+
 def test_a_writer_survives_the_cleaning_of_another_of_its_name(
     disk_kind, tmp_path, monkeypatch, make_metadata, make_rollout
 ):
