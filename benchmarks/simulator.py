@@ -20,7 +20,7 @@ from experiment.command_line import apply_values, load_preset, parse_flags
 from experiment.devices import resolve_device
 from experiment.errors import run_entry_point
 from experiment.report import stage_report
-from generative.networks import IMAGE_SIZE, in_one_batch
+from generative.networks import in_one_batch
 from generative.objective import WindowTensors, compute_losses, draw_training_noise
 from generative.simulator import Simulator, simulator_parameters
 from generative.trainer import SimulatorTrainingConfig
@@ -108,7 +108,8 @@ def _batched_parts(
     simulator: Simulator, windows: WindowTensors
 ) -> list[tuple[str, Callable[[Tensor], Tensor], Tensor]]:
     shape = tuple(windows.valid.shape)
-    images = torch.rand(*shape, 3, IMAGE_SIZE, IMAGE_SIZE, device=windows.valid.device)
+    height, width, channels = simulator.obs_shape
+    images = torch.rand(*shape, channels, height, width, device=windows.valid.device)
     size = simulator.image_decoder.linear.in_features
     features = torch.rand(*shape, size, device=windows.valid.device)
     return [
@@ -123,7 +124,7 @@ def _random_windows(
 ) -> WindowTensors:
     num_init, num_steps = training.simulator.num_init_steps, training.optimiser.num_sim_steps
     batch_size, agent = training.optimiser.batch_size, simulator.agent
-    shape = (num_init + num_steps - 1, batch_size, IMAGE_SIZE, IMAGE_SIZE, 3)
+    shape = (num_init + num_steps - 1, batch_size, *simulator.obs_shape)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     steps = (num_steps, batch_size)
     return WindowTensors(

@@ -80,11 +80,12 @@ def load_simulator(
             f"but {agent.path} is agent {agent.hash[:12]}"
         )
     config = apply_values(SimulatorConfig, description["config"], str(path / DESCRIPTION_NAME))
-    simulator = Simulator(config, agent.policy)
+    environment = EnvironmentSpec.from_dict(description["environment"])
+    simulator = Simulator(config, agent.policy, environment.obs_shape)
     load_weights(simulator, path)
     return LoadedSimulator(
         simulator=simulator.to(device).eval(),
-        environment=EnvironmentSpec.from_dict(description["environment"]),
+        environment=environment,
         hash=simulator_hash(path),
         path=path,
         step=description["step"],
@@ -111,6 +112,11 @@ def read_description(path: Path | str) -> dict[str, Any]:
             f"{file}: version {description['version']}, this code reads {FORMAT_VERSION}"
         )
     return description
+
+
+def read_environment(path: Path | str) -> EnvironmentSpec:
+    """The environment that a saved simulator imitates; raises as `read_description`."""
+    return EnvironmentSpec.from_dict(read_description(path)["environment"])
 
 
 def load_weights(simulator: Simulator, path: Path | str) -> None:

@@ -1,17 +1,17 @@
 """Building blocks of the simulator: encoders, decoders, the recurrent cell.
 
-Images are channels-first tensors in channels-last memory, 64 × 64 × 3, floats in [0, 1].
+Images are channels-first tensors in channels-last memory, floats in [0, 1]. Their size decides how
+many convolutions read and make them; sizes named in comments are those of Procgen's 64 × 64 × 3.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-IMAGE_SIZE = 64
-IMAGE_CHANNELS = 3
 LAYER_NORM_EPS = 1e-3
 
 
@@ -30,16 +30,33 @@ def make_mlp(sizes: Sequence[int], normalise: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+LARGEST_DECODER_BASE = 7
+"""Longest side of the small image that the decoder's matrix product makes, except where the image
+is so oblong that no other layer fits."""
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Pixels of an image or of a layer's output."""
+
+    height: int
+    width: int
+
+    def divided_by(self, divisor: int) -> "ImageSize":
+        """Rounded down, as pooling does."""
+        return ImageSize(self.height // divisor, self.width // divisor)
+
+
 class ImageNorm(nn.Module):
     """Layer normalisation over (C, H, W) with a scale and shift per element.
 
     Computed as group normalisation with one group, which keeps channels-last memory as it is.
     """
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: ImageSize) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels, size, size))
-        self.bias = nn.Parameter(torch.zeros(channels, size, size))
+        self.weight = nn.Parameter(torch.ones(channels, size.height, size.width))
+        self.bias = nn.Parameter(torch.zeros(channels, size.height, size.width))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → the same shape."""
@@ -49,7 +66,7 @@ class ImageNorm(nn.Module):
 class ResidualDownBlock(nn.Module):
     """Two normalised 3 × 3 convolutions beside a 1 × 1 shortcut, then halving by max-pooling."""
 
-    def __init__(self, inputs: int, outputs: int, size: int) -> None:
+    def __init__(self, inputs: int, outputs: int, size: ImageSize) -> None:
         super().__init__()
         self.norm1 = ImageNorm(inputs, size)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
@@ -58,7 +75,7 @@ class ResidualDownBlock(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, inputs, S, S) → (B, outputs, S/2, S/2)."""
+        """(B, inputs, H, W) → (B, outputs, ⌊H/2⌋, ⌊W/2⌋)."""
         hidden = self.conv1(self.norm1(images))
         hidden = self.conv2(F.leaky_relu(self.norm2(hidden)))
         return F.max_pool2d(hidden + self.shortcut(images), 2)
@@ -72,6 +89,8 @@ class InitialFramesEncoder(nn.Module):
 
     def __init__(
         self,
+        image_channels: int,
+        image_size: ImageSize,
         channels: Sequence[int],
         rnn_dim: int,
         mlp_dims: Sequence[int],
@@ -80,16 +99,13 @@ class InitialFramesEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.downsampling = downsampling
-        image_size = IMAGE_SIZE // downsampling
-        sizes = [IMAGE_CHANNELS, *channels]
-        self.blocks = nn.Sequential(
-            *(
-                ResidualDownBlock(inputs, outputs, image_size >> position)
-                for position, (inputs, outputs) in enumerate(pairwise(sizes))
-            )
-        )
-        final_size = image_size >> len(channels)
-        self.rnn = nn.GRUCell(channels[-1] * final_size**2, rnn_dim)
+        size = image_size.divided_by(downsampling)
+        blocks = []
+        for inputs, outputs in pairwise([image_channels, *channels]):
+            blocks.append(ResidualDownBlock(inputs, outputs, size))
+            size = size.divided_by(2)
+        self.blocks = nn.Sequential(*blocks)
+        self.rnn = nn.GRUCell(channels[-1] * size.height * size.width, rnn_dim)
         self.head = make_mlp([rnn_dim, *mlp_dims, num_outputs])
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -106,16 +122,21 @@ class InitialFramesEncoder(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """A frame → the embedding that the posterior reads: 64-31-14-6-2 pixels."""
+    """A frame → the embedding that the posterior reads: 64-31-14-6-2 pixels.
 
-    def __init__(self, depth: int) -> None:
+    Convolutions of 4 × 4 pixels and stride 2 follow each other as long as they fit.
+    """
+
+    def __init__(self, image_channels: int, image_size: ImageSize, depth: int) -> None:
         super().__init__()
-        sizes = [IMAGE_CHANNELS, depth, 2 * depth, 4 * depth, 8 * depth]
         layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(sizes):
+        inputs, outputs, size = image_channels, depth, image_size
+        while min(size.height, size.width) >= 4:
             layers += [nn.Conv2d(inputs, outputs, 4, stride=2), nn.ELU()]
+            size = ImageSize((size.height - 2) // 2, (size.width - 2) // 2)
+            inputs, outputs = outputs, 2 * outputs
         self.layers = nn.Sequential(*layers)
-        self.embedding_dim = 8 * depth * 2 * 2
+        self.embedding_dim = inputs * size.height * size.width
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) → (B, embedding_dim)."""
@@ -126,25 +147,45 @@ class ImageDecoder(nn.Module):
     """Features → image by transposed convolutions: 1-5-13-30-64 pixels.
 
     The first of them acts on a single pixel, where it is a matrix product; written as one it is
-    several times faster. The output is centred on 0.5 and not clamped.
+    several times faster. The others have stride 2, and kernels of 6 pixels along an even side, of 5
+    along an odd one, so that they end at exactly the image's size. The output is centred on 0.5 and
+    not clamped.
     """
 
-    def __init__(self, features_dim: int, depth: int) -> None:
+    def __init__(
+        self, features_dim: int, image_channels: int, image_size: ImageSize, depth: int
+    ) -> None:
         super().__init__()
+        kernels: list[tuple[int, int]] = []
+        size = image_size
+        while max(size.height, size.width) > LARGEST_DECODER_BASE <= min(size.height, size.width):
+            kernel = ImageSize(_kernel_onto(size.height), _kernel_onto(size.width))
+            kernels.insert(0, (kernel.height, kernel.width))
+            size = ImageSize(
+                (size.height - kernel.height) // 2 + 1, (size.width - kernel.width) // 2 + 1
+            )
+        channels = [depth << doublings for doublings in reversed(range(len(kernels)))]
+        base = channels[0] * size.height * size.width
         self.linear = nn.Linear(features_dim, 32 * depth)
-        self.first = nn.Linear(32 * depth, 4 * depth * 5 * 5)
-        sizes = [4 * depth, 2 * depth, depth, IMAGE_CHANNELS]
+        self.first = nn.Linear(32 * depth, base)
+        self._base_shape = (channels[0], size.height, size.width)
         self.transposed = nn.ModuleList(
             nn.ConvTranspose2d(inputs, outputs, kernel, stride=2)
-            for (inputs, outputs), kernel in zip(pairwise(sizes), (5, 6, 6), strict=True)
+            for (inputs, outputs), kernel in zip(
+                pairwise([*channels, image_channels]), kernels, strict=True
+            )
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, features_dim) → (B, C, H, W)."""
-        hidden = self.first(self.linear(features)).unflatten(1, (-1, 5, 5))
+        hidden = self.first(self.linear(features)).unflatten(1, self._base_shape)
         for layer in self.transposed:
             hidden = layer(F.elu(hidden))
         return hidden + 0.5
+
+
+def _kernel_onto(size: int) -> int:
+    return 6 if size % 2 == 0 else 5
 
 
 class ScalarHead(nn.Module):

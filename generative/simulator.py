@@ -25,10 +25,10 @@ from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
 from generative.bottleneck import BottleneckKind, LatentDistribution, make_bottleneck
 from generative.networks import (
-    IMAGE_CHANNELS,
-    IMAGE_SIZE,
+    LARGEST_DECODER_BASE,
     FrameEncoder,
     ImageDecoder,
+    ImageSize,
     InitialFramesEncoder,
     ScalarHead,
     in_one_batch,
@@ -38,6 +38,8 @@ from generative.rssm import Rssm
 from generative.straight_through import clamp_to_image, onehot_from_logits, round_to_8_bits
 from generative.types import EnvironmentState, InitialState, LatentChoice, SimulatedSteps
 from projections.intervention import Intervention
+
+PROCGEN_SHAPE = (64, 64, 3)
 
 
 @dataclass(frozen=True)
@@ -125,17 +127,30 @@ class EnvironmentSteps:
 
 
 class Simulator(nn.Module):
-    """Latent-variable model of the environment with the frozen agent inside."""
+    """Latent-variable model of the environment with the frozen agent inside.
 
-    def __init__(self, config: SimulatorConfig, agent: Agent) -> None:
+    Args:
+        config: sizes.
+        agent: the agent; its parameters are frozen.
+        obs_shape: (H, W, C) of the environment's frames.
+    """
+
+    def __init__(
+        self, config: SimulatorConfig, agent: Agent, obs_shape: tuple[int, ...] = PROCGEN_SHAPE
+    ) -> None:
         super().__init__()
         self.config = config
         self.agent = agent
+        self.obs_shape = obs_shape
+        height, width, image_channels = obs_shape
+        image_size = ImageSize(height, width)
         _freeze(agent)
         stoch_dim = config.num_categoricals * config.num_classes
         features_dim = config.deter_dim + stoch_dim
         self.bottleneck = make_bottleneck(config.bottleneck, config.latent_dim)
         self.encoder = InitialFramesEncoder(
+            image_channels,
+            image_size,
             config.encoder_channels,
             config.encoder_rnn_dim,
             config.encoder_mlp,
@@ -147,7 +162,7 @@ class Simulator(nn.Module):
         )
         self.initial_agent = make_mlp([config.latent_dim, *config.agent_mlp, agent.state_dim])
         self.initial_action = make_mlp([config.latent_dim, *config.action_mlp, agent.num_actions])
-        self.frame_encoder = FrameEncoder(config.embedding_depth)
+        self.frame_encoder = FrameEncoder(image_channels, image_size, config.embedding_depth)
         self.rssm = Rssm(
             config.deter_dim,
             config.num_categoricals,
@@ -156,10 +171,19 @@ class Simulator(nn.Module):
             agent.num_actions,
             self.frame_encoder.embedding_dim,
         )
-        self.image_decoder = ImageDecoder(features_dim, config.decoder_depth)
+        self.image_decoder = ImageDecoder(
+            features_dim, image_channels, image_size, config.decoder_depth
+        )
         self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def train(self, mode: bool = True) -> "Simulator":
+        """As `nn.Module.train`, but the frozen agent stays in evaluation mode."""
+        super().train(mode)
+        if isinstance(self.agent, nn.Module):
+            self.agent.eval()
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -376,8 +400,14 @@ def simulator_parameters(simulator: Simulator) -> dict[str, nn.Parameter]:
     }
 
 
-def require_simulable(obs_shape: tuple[int, ...], source: str) -> None:
-    """Raise `UserError` naming `source` unless frames have the size that the simulator makes."""
-    expected = (IMAGE_SIZE, IMAGE_SIZE, IMAGE_CHANNELS)
-    if tuple(obs_shape) != expected:
-        raise UserError(f"{source}: frames are {tuple(obs_shape)}, the simulator makes {expected}")
+def require_simulable(config: SimulatorConfig, obs_shape: tuple[int, ...], source: str) -> None:
+    """Raise `UserError` naming `source` unless its frames are large enough for the encoder."""
+    smallest = config.encoder_downsampling << len(config.encoder_channels)
+    smallest = max(smallest, LARGEST_DECODER_BASE + 1)
+    if len(obs_shape) != 3 or min(obs_shape[:2]) < smallest:
+        raise UserError(
+            f"{source}: frames are {tuple(obs_shape)}; an encoder of "
+            f"{len(config.encoder_channels)} blocks (--encoder_channels) after averaging over "
+            f"{config.encoder_downsampling} pixels (--encoder_downsampling) needs images of at "
+            f"least {smallest} × {smallest}"
+        )

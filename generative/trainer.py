@@ -13,7 +13,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from agents.checkpoint import LoadedAgent, load_agent
+from agents.checkpoint import LoadedAgent, load_chosen_agent
+from agents.probe import require_differentiable
+from agents.protocol import has_bounded_state
 from environments.factory import environment_name
 from experiment.command_line import apply_values
 from experiment.devices import resolve_device
@@ -132,8 +134,8 @@ class SimulatorTrainingConfig:
     """Rollouts to learn from, as record.py makes them."""
     heldout_data_dir: Path | None = None
     """Rollouts on other levels, on which the loss is measured but not minimised."""
-    agent_file: Path | None = None
-    """The agent that made the rollouts: a folder of ours or a reference .pth; by default the one
+    agent_file: str | None = None
+    """The agent that made the rollouts, as record.py's --model_file takes it; by default the one
     that DATA_DIR names."""
     model_file: Path | None = None
     """Simulator whose weights to begin with; of the same sizes and the same agent."""
@@ -226,21 +228,25 @@ def load_inputs(config: SimulatorTrainingConfig, device: torch.device) -> Traini
         UserError: one of them is missing, or they do not belong together.
     """
     dataset = RolloutDataset(config.data_dir)
-    agent = load_agent(config.agent_file or Path(dataset.metadata.agent_file), device)
-    require_usable_rollouts(dataset, agent, config.simulator.num_init_steps, "--data_dir")
-    name = environment_name(dataset.metadata.environment)
+    metadata = dataset.metadata
+    environment = metadata.environment
+    agent = load_chosen_agent(
+        config.agent_file, metadata.agent_file, f"--data_dir {config.data_dir}", environment, device
+    )
+    require_differentiable(agent.policy, environment.obs_shape, agent.reference, device)
+    require_usable_rollouts(dataset, agent, config.simulator, "--data_dir")
+    name = environment_name(environment)
     if config.env_name not in (None, name):
         raise UserError(f"--env_name {config.env_name}: {config.data_dir} holds rollouts of {name}")
     heldout = None
     if config.heldout_data_dir is not None:
         heldout = RolloutDataset(config.heldout_data_dir)
-        num_init_steps = config.simulator.num_init_steps
-        require_usable_rollouts(heldout, agent, num_init_steps, "--heldout_data_dir")
+        require_usable_rollouts(heldout, agent, config.simulator, "--heldout_data_dir")
     return TrainingInputs(agent, dataset, heldout)
 
 
 def require_usable_rollouts(
-    dataset: RolloutDataset, agent: LoadedAgent, num_init_steps: int, flag: str
+    dataset: RolloutDataset, agent: LoadedAgent, config: SimulatorConfig, flag: str
 ) -> None:
     """Raise `UserError` naming `flag` unless windows of this agent's play can be cut from it."""
     metadata, folder = dataset.metadata, f"{flag} {dataset.folder}"
@@ -249,14 +255,14 @@ def require_usable_rollouts(
             f"{folder}: recorded by agent {metadata.agent_hash[:12]}, "
             f"but {agent.path} is agent {agent.hash[:12]}"
         )
-    require_simulable(metadata.environment.obs_shape, folder)
+    require_simulable(config, metadata.environment.obs_shape, folder)
     if dataset.num_episodes == 0:
         raise UserError(f"{folder}: holds no episode")
     longest = int(dataset.episodes["length"].to_numpy().max())
-    if longest <= num_init_steps:
+    if longest <= config.num_init_steps:
         raise UserError(
             f"{folder}: the longest episode has {longest} rows; more than the "
-            f"{num_init_steps} initial frames are needed"
+            f"{config.num_init_steps} initial frames are needed"
         )
 
 
@@ -500,14 +506,15 @@ def _require_sensible(config: SimulatorTrainingConfig) -> None:
 
 def _settings_of_run(config: SimulatorTrainingConfig, folder: Path) -> SimulatorTrainingConfig:
     saved = read_run_config(folder, "--resume")
-    paths = ("agent_file", "data_dir", "heldout_data_dir", "model_file")
+    paths = ("data_dir", "heldout_data_dir", "model_file")
+    artefacts = ("agent_file", *paths)
     settings = {
         name: None if value is None else Path(value) if name in paths else value
         for name, value in saved.items()
-        if name not in OPERATIONAL or name in paths
+        if name not in OPERATIONAL or name in artefacts
     }
     restored = apply_values(SimulatorTrainingConfig, settings, str(folder))
-    given = {name: getattr(config, name) for name in OPERATIONAL if name not in paths}
+    given = {name: getattr(config, name) for name in OPERATIONAL if name not in artefacts}
     return dataclasses.replace(restored, **{**given, "run_dir": folder})
 
 
@@ -520,11 +527,11 @@ def _run_path(config: SimulatorTrainingConfig) -> Path:
 
 def _make_simulator(config: SimulatorTrainingConfig, inputs: TrainingInputs) -> Simulator:
     assert config.seed is not None
-    # A feed-forward agent's state is its features, which are not bounded by one.
-    bounded = config.simulator.bounded_agent_state and inputs.agent.policy.config.recurrent
+    # A feed-forward agent's features and an LSTM's c are not bounded by one.
+    bounded = config.simulator.bounded_agent_state and has_bounded_state(inputs.agent.policy)
     sizes = dataclasses.replace(config.simulator, bounded_agent_state=bounded)
     seed_everything(config.seed)
-    simulator = Simulator(sizes, inputs.agent.policy)
+    simulator = Simulator(sizes, inputs.agent.policy, inputs.dataset.metadata.environment.obs_shape)
     if config.model_file is not None:
         description = read_description(config.model_file)
         if description["agent_hash"] != inputs.agent.hash:

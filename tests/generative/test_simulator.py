@@ -1,6 +1,7 @@
 """What `simulate` promises: keyed noise, replay, the cut edge, interventions."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from agents.images import to_float_images
 from agents.networks import NetworkConfig, make_policy
+from experiment.errors import UserError
 from generative.simulator import (
     SimulationNoise,
     Simulator,
     SimulatorConfig,
+    require_simulable,
     simulator_parameters,
 )
 from generative.types import InitialState, SimulatedSteps
@@ -225,3 +228,23 @@ def _leaves(initial: InitialState) -> InitialState:
 
 def _gradient(target: Tensor, source: Tensor) -> tuple[Tensor | None]:
     return torch.autograd.grad(target, source, retain_graph=True, allow_unused=True)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("bottleneck", ["sphere", "vae"])
+def test_any_size_of_frame_can_be_simulated(small_simulator, bottleneck):
+    shape = (24, 40, 1)
+    policy = make_policy(NetworkConfig(width=0.25, num_features=6, obs_shape=shape, num_actions=5))
+    config = replace(small_simulator.config, encoder_channels=(2, 4), bottleneck=bottleneck)
+    simulator = Simulator(config, policy, shape).eval()
+    frames = torch.randint(0, 256, (3, 2, *shape), dtype=torch.uint8)
+    latent = simulator.encode(frames)
+    assert latent.shape == (2, config.latent_dim)
+    steps = simulator.simulate(simulator.decode_initial(latent), 2)
+    assert steps.images[1].shape == (2, 1, 24, 40)
+
+
+def test_frames_too_small_for_the_encoder_are_refused():
+    config = SimulatorConfig(encoder_channels=(2, 2, 4, 4))
+    require_simulable(config, (16, 16, 3), "--data_dir data")
+    with pytest.raises(UserError, match=r"--data_dir data: frames are \(15, 64, 3\).* 16 × 16"):
+        require_simulable(config, (15, 64, 3), "--data_dir data")
