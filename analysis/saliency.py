@@ -15,11 +15,10 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from analysis.saliency_targets import Target, evaluate_targets
-from experiment.randomness import keyed_uniform
+from experiment.randomness import keyed_normal
 from generative.bottleneck import Bottleneck
 from generative.simulator import SimulationNoise, Simulator
 from generative.types import LatentChoice, SimulatedSteps
@@ -91,9 +90,8 @@ def perturbed_copies(
         (S · num_copies, latent_dim)
     """
     copies = np.arange(1, settings.num_copies)
-    uniform = keyed_uniform(seed, "saliency-copies", ids[:, None], copies, latent.shape[-1])
-    # Half a step of the 32-bit grid keeps the normal quantile finite.
-    noise = torch.from_numpy(ndtri(uniform + 2.0**-33)).to(latent)
+    normal = keyed_normal(seed, "saliency-copies", ids[:, None], copies, latent.shape[-1])
+    noise = torch.from_numpy(normal).to(latent)
     shifted = latent[:, None] + settings.perturbation_scale * noise
     perturbed = bottleneck.project(shifted)
     return torch.cat([latent[:, None], perturbed], dim=1).flatten(0, 1)

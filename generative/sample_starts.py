@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiment.errors import UserError
-from experiment.randomness import keyed_uniform
+from experiment.randomness import keyed_normal
 from generative.checkpoint import LoadedSimulator
 from generative.simulator import Simulator
 from rollouts.store import RolloutDataset
@@ -124,10 +124,8 @@ class RandomStarts:
     def starts(self, simulator: Simulator, sample_ids: NDArray[np.int64]) -> Starts:
         """Draw the latents of (B,) samples."""
         latent_dim = simulator.config.latent_dim
-        uniform = keyed_uniform(self._seed, "random-latent", sample_ids, 0, latent_dim)
-        # Half a step of the 32-bit grid keeps the normal quantile finite at 0.
-        normal = torch.special.ndtri(torch.from_numpy(uniform + 2.0**-33))
+        draws = keyed_normal(self._seed, "random-latent", sample_ids, 0, latent_dim)
         device = next(simulator.parameters()).device
         nowhere = np.full(len(sample_ids), -1, np.int64)
-        latent = simulator.bottleneck.from_normal(normal)
+        latent = simulator.bottleneck.from_normal(torch.from_numpy(draws))
         return Starts(latent.to(device, simulator.dtype), nowhere, nowhere)

@@ -58,6 +58,7 @@ from generative.simulator import (
     require_simulable,
     simulator_parameters,
 )
+from generative.training_videos import write_training_video
 from rollouts.store import RolloutDataset
 from rollouts.windows import WindowSampler
 
@@ -74,6 +75,7 @@ OPERATIONAL = (
     "export_dir",
     "report",
     "save_every_seconds",
+    "num_video_windows",
     "unused",
 )
 """Settings that may differ between the processes of one run: they do not change its result. Of
@@ -154,6 +156,9 @@ class SimulatorTrainingConfig:
     """Optimiser steps that one row of log.csv averages over."""
     save_interval: int = 10_000
     """Optimiser steps between two simulators kept; the last one always is."""
+    num_video_windows: int = 4
+    """Windows shown in the video that is made whenever a simulator is kept: the truth beside what
+    the simulator makes of it. 0 makes none."""
     num_heldout_windows: int = 128
     """Windows on which the held-out loss is measured, whenever a simulator is kept."""
     seed: int | None = None
@@ -415,6 +420,16 @@ class SimulatorTrainer:
             self._provenance(),
             self.step,
         )
+        if self.config.num_video_windows > 0:
+            path = self.run_folder.path / "videos" / f"model_{self.step}.mp4"
+            write_training_video(path, self.simulator, self._video_windows(), self.seed)
+
+    def _video_windows(self) -> WindowTensors:
+        """Always the same windows, held-out ones where there are any."""
+        dataset = self.inputs.heldout or self.inputs.dataset
+        count = self.config.num_video_windows
+        sampler = make_sampler(self.config, dataset, count, HELDOUT_SEED)
+        return to_window_tensors(sampler.batch(0), self.device)
 
     def _provenance(self) -> Provenance:
         return collect_provenance(self.config, self.seed, self.inputs.hashes)
@@ -498,6 +513,8 @@ def _require_sensible(config: SimulatorTrainingConfig) -> None:
     if optimiser.num_training_steps:
         require_at_least(optimiser, "num_training_steps")
     require_at_least(config, "log_interval", "save_interval")
+    if config.num_video_windows < 0:
+        raise UserError(f"--num_video_windows {config.num_video_windows}: must not be negative")
     if optimiser.lr_schedule not in ("constant", "cosine"):
         raise UserError(f"--lr_schedule {optimiser.lr_schedule}: constant or cosine is expected")
     if optimiser.max_minutes is not None and optimiser.max_minutes <= 0:

@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from experiment.randomness import keyed_uniform, philox4x32, sample_categorical, seed_everything
+from experiment.randomness import (
+    keyed_normal,
+    keyed_uniform,
+    philox4x32,
+    sample_categorical,
+    seed_everything,
+)
 
 # Random123's known-answer tests for philox4x32-10.
 KNOWN_ANSWERS = [
@@ -87,6 +93,14 @@ def test_ids_and_times_are_broadcast():
     draws = keyed_uniform(0, "noise", np.arange(3)[:, None], np.arange(4))
     assert draws.shape == (3, 4, 1)
     np.testing.assert_array_equal(draws[2, 1], keyed_uniform(0, "noise", 2, 1))
+
+
+def test_normal_draws_have_the_moments_of_the_standard_normal_and_its_tails():
+    draws = keyed_normal(0, "normal", np.arange(50_000), 0, 2)
+    assert draws.shape == (50_000, 2)
+    assert draws.mean() == pytest.approx(0, abs=0.01)
+    assert draws.std() == pytest.approx(1, abs=0.01)
+    assert (np.abs(draws) > 1.96).mean() == pytest.approx(0.05, abs=0.003)
 
 
 def test_categorical_inverts_the_cumulative_distribution():
