@@ -18,6 +18,7 @@ from rollouts.video import VideoWriter, draw_text, enlarge
 FPS = 6.0
 _SCALE = 3
 _TITLE_HEIGHT = 24
+_TITLE_SIZE = 16
 
 COLUMNS = ("true", "observed", "imagined", "simulated", "random")
 """True frames; frames decoded from posterior states; simulated frames under true actions; both
@@ -92,5 +93,5 @@ def _draw_step(frames: dict[str, NDArray[np.uint8]]) -> NDArray[np.uint8]:
         column = enlarge(np.concatenate(list(rows)), _SCALE)
         column = np.broadcast_to(column, (*column.shape[:2], 3))
         title = np.zeros((_TITLE_HEIGHT, column.shape[1], 3), np.uint8)
-        columns.append(np.concatenate([draw_text(title, name), column]))
+        columns.append(np.concatenate([draw_text(title, name, _TITLE_SIZE), column]))
     return np.concatenate(columns, axis=1)

@@ -220,10 +220,16 @@ def draw_box(
     return drawn
 
 
-def draw_text(frame: Frame, text: str) -> Frame:
-    """Copy of `frame` with white, black-rimmed text at the bottom left."""
+def draw_text(frame: Frame, text: str, size: int | None = None) -> Frame:
+    """Copy of `frame` with white, black-rimmed text at the bottom left.
+
+    Args:
+        frame: what to write on.
+        text: one line.
+        size: of the letters, in pixels; by default a sixteenth of the frame's height.
+    """
     image = Image.fromarray(frame)
-    font = ImageFont.load_default(max(8, frame.shape[0] // 16))
+    font = ImageFont.load_default(size or max(8, frame.shape[0] // 16))
     ImageDraw.Draw(image).text(
         (2, frame.shape[0] - 2),
         text,
