@@ -4,16 +4,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
-from agents.checkpoint import load_agent
+from agents.checkpoint import LoadedAgent, load_agent, load_chosen_agent
 from environments.factory import environment_name
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
 from experiment.errors import UserError, run_entry_point
 from experiment.files import require_writable_folder
 from experiment.report import stage_report
-from generative.checkpoint import load_simulator, newest_simulator
+from generative.checkpoint import load_simulator, newest_simulator, read_environment
 from generative.reference_flags import ReferenceFlags
 from generative.sample_starts import InformedStarts, RandomStarts
 from generative.sample_videos import write_sample_videos
@@ -30,8 +31,8 @@ class RecordSamplesConfig:
     """Name of the training whose newest simulator is taken when no --model_file is given."""
     model_file: Path | None = None
     """The simulator's folder; by default the newest of generative/results/GEN_MOD_EXP_NAME/."""
-    agent_file: Path | None = None
-    """The agent the simulator was trained with: a folder of ours or a reference .pth; by default
+    agent_file: str | None = None
+    """The agent the simulator was trained with, as record.py's --model_file takes it; by default
     the one that recorded DATA_DIR."""
     data_dir: Path = Path("data")
     """Real rollouts, whose windows set up the simulator; with --recording_rand_init they only name
@@ -77,8 +78,8 @@ def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
     device = resolve_device(config.device, config.gpu_device)
     needs_dataset = not config.sampling.recording_rand_init
     dataset = RolloutDataset(config.data_dir) if needs_dataset else None
-    agent = load_agent(config.agent_file or _recorded_agent(config), device)
     model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
+    agent = _load_agent(config, model_file, device)
     simulator = load_simulator(model_file, agent, device)
     imitated = environment_name(simulator.environment)
     if config.env_name not in (None, imitated):
@@ -90,20 +91,18 @@ def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
     return SamplingPlan(simulator, agent, source, config.sampling)
 
 
-def _recorded_agent(config: RecordSamplesConfig) -> Path:
-    """The agent that DATA_DIR names."""
+def _load_agent(config: RecordSamplesConfig, model_file: Path, device: torch.device) -> LoadedAgent:
+    """The agent of the flags, or that which DATA_DIR names."""
+    environment = read_environment(model_file)
+    if config.agent_file is not None:
+        return load_agent(config.agent_file, device, environment)
     if not (config.data_dir / METADATA_FILE).is_file():
         raise UserError(
             f"--agent_file: none given, and --data_dir {config.data_dir} holds no rollouts that "
             "would name the agent; give either"
         )
-    agent_file = Path(read_metadata(config.data_dir).agent_file)
-    if not agent_file.exists():
-        raise UserError(
-            f"--agent_file: none given, and the agent that --data_dir {config.data_dir} names is "
-            f"gone: {agent_file}"
-        )
-    return agent_file
+    recorded = read_metadata(config.data_dir).agent_file
+    return load_chosen_agent(None, recorded, f"--data_dir {config.data_dir}", environment, device)
 
 
 def main() -> None:

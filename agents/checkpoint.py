@@ -1,10 +1,11 @@
-"""Agents on disk: our own folders, and checkpoints of the reference system.
+"""Agents to load: our own folders, and those from elsewhere.
 
 An agent folder holds `weights.safetensors` and `agent.json` (network, environment, number of
-environment steps, provenance, hash). A `.pth` of the reference layout is converted on the fly.
+environment steps, provenance, hash). A `.pth` of the reference layout is converted on the fly; a
+`.zip` of sb3-contrib and `module:factory` are the affair of `agents.sb3_policy` and
+`agents.foreign`.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,31 +17,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from agents.foreign import finish_agent, make_agent, parse_reference, require_own_code
+from agents.identity import hash_weights
 from agents.networks import NetworkConfig, RecurrentPolicy, make_policy
+from agents.protocol import Agent
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
-from experiment.files import atomic_folder, hash_bytes, read_json, write_json
-from experiment.provenance import Provenance, to_plain
+from experiment.files import atomic_folder, hash_file, read_json, write_json
+from experiment.provenance import Provenance, collect_provenance, to_plain
 from experiment.runs import load_torch_file
 
 FORMAT = "dreamscope-agent"
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "weights.safetensors"
 DESCRIPTION_FILE = "agent.json"
+SB3_PREFIX = "sb3:"
 
 
 @dataclass(frozen=True)
 class LoadedAgent:
-    """An agent read from disk, ready to act: in evaluation mode, parameters frozen."""
+    """An agent ready to act: in evaluation mode, parameters frozen."""
 
-    policy: RecurrentPolicy
+    policy: Agent
     environment: EnvironmentSpec | None
-    """What it was trained in; None for an imported checkpoint, which does not say."""
+    """What it was trained in; None for an agent from elsewhere, which does not say."""
     hash: str
     """SHA-256 of weights and network shape: the agent's identity."""
-    path: Path
+    path: Path | str
+    """Folder or file it was read from; a string where it is `module:factory`."""
     env_steps: int
     """Environment steps it was trained for; 0 where unknown."""
+
+    @property
+    def reference(self) -> str:
+        """What finds the agent again, from any folder: what a dataset records."""
+        return self.path if isinstance(self.path, str) else str(self.path.resolve())
 
 
 def save_agent(
@@ -51,7 +62,9 @@ def save_agent(
     env_steps: int,
 ) -> Path:
     """Write an agent folder as a whole; an existing one is replaced. Returns its path."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(policy)}
+    weights = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()
+    }
     description = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
@@ -67,18 +80,97 @@ def save_agent(
     return Path(folder)
 
 
-def load_agent(path: Path | str, device: torch.device | str = "cpu") -> LoadedAgent:
-    """Read an agent folder, or a `.pth` of the reference system.
+def load_agent(
+    reference: Path | str,
+    device: torch.device | str = "cpu",
+    environment: EnvironmentSpec | None = None,
+) -> LoadedAgent:
+    """Load an agent from wherever it comes.
+
+    Args:
+        reference: an agent folder, a `.pth` of the reference system, a `.zip` of sb3-contrib (also
+            written `sb3:FILE.zip`), or `module:factory`, whose code is run.
+        device: where the agent is to compute.
+        environment: what it is to play in; a factory may ask for it.
 
     Raises:
-        UserError: nothing there, not an agent, of an unknown version, or damaged.
+        UserError: nothing there, not an agent, of an unknown version, damaged, or unlike the
+            protocol.
     """
-    path = Path(path)
+    path = Path(str(reference).removeprefix(SB3_PREFIX))
+    if path.suffix == ".zip" and path.is_file():
+        return _load_sb3(path, device)
     if not path.exists():
-        raise UserError(f"{path}: no such agent (an agent folder or a reference .pth is expected)")
-    loaded = _load_folder(path) if path.is_dir() else _import_reference(path)
-    loaded.policy.to(device).requires_grad_(False).eval()
-    return loaded
+        return _load_from_code(str(reference), device, environment)
+    return _load_folder(path, device) if path.is_dir() else _import_reference(path, device)
+
+
+def load_chosen_agent(
+    chosen: str | None,
+    recorded: str,
+    source: str,
+    environment: EnvironmentSpec | None,
+    device: torch.device | str = "cpu",
+) -> LoadedAgent:
+    """Load the agent that `--agent_file` names, or else the one that a dataset records.
+
+    Args:
+        chosen: value of `--agent_file`.
+        recorded: the dataset's `agent_file`.
+        source: the dataset as the user named it, as in `--data_dir data`.
+        environment: what the agent is to play in.
+        device: where it is to compute.
+
+    Raises:
+        UserError: as `load_agent`; or the dataset names code that is not the user's own.
+    """
+    if chosen is not None:
+        return load_agent(chosen, device, environment)
+    if not Path(recorded).exists():
+        parsed = parse_reference(recorded)
+        if parsed is None:
+            raise UserError(
+                f"--agent_file: none given, and the agent that {source} names is gone: {recorded}"
+            )
+        require_own_code(parsed, source)
+    return load_agent(recorded, device, environment)
+
+
+def import_agent(
+    file: Path | str, out: Path | str, environment: EnvironmentSpec | None = None
+) -> LoadedAgent:
+    """Turn a `.pth` of the reference system into an agent folder, which appears as a whole.
+
+    Args:
+        file: the checkpoint; code pickled into it is never run.
+        out: the folder to make; it must not exist.
+        environment: what the agent was trained in, which the checkpoint does not say.
+
+    Raises:
+        UserError: not such a checkpoint, or `out` is there already.
+    """
+    file, out = Path(file), Path(out)
+    if out.exists():
+        raise UserError(f"--out {out}: is there already; choose a name that is free")
+    if not file.is_file():
+        raise UserError(f"{file}: no such file (a .pth of train-procgen-pytorch is expected)")
+    loaded = _import_reference(file, "cpu")
+    provenance = collect_provenance(
+        {"file": str(file), "out": str(out)}, seed=0, inputs={"checkpoint": hash_file(file)}
+    )
+    policy = require_recurrent_policy(loaded, "FILE")
+    save_agent(out, policy, environment, provenance, loaded.env_steps)
+    return load_agent(out)
+
+
+def require_recurrent_policy(agent: LoadedAgent, flag: str) -> RecurrentPolicy:
+    """The agent's network, where it must be one of ours; `UserError` naming `flag` otherwise."""
+    if isinstance(agent.policy, RecurrentPolicy):
+        return agent.policy
+    raise UserError(
+        f"{flag} {agent.path}: a {type(agent.policy).__name__} is not a network of ours; an agent "
+        "folder or a .pth of the reference system is expected"
+    )
 
 
 def newest_agent(env_name: str, exp_name: str, logs: Path | str = "logs") -> Path:
@@ -102,15 +194,27 @@ def newest_agent(env_name: str, exp_name: str, logs: Path | str = "logs") -> Pat
 
 def hash_agent(policy: RecurrentPolicy) -> str:
     """SHA-256 over the network's shape and, name by name, its weights."""
-    parts = [json.dumps(asdict(policy.config), sort_keys=True).encode()]
-    for name, tensor in sorted(_weights(policy)):
-        parts.append(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        parts.append(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return hash_bytes(*parts)
+    return hash_weights(asdict(policy.config), policy.state_dict())
 
 
-def _weights(policy: RecurrentPolicy) -> list[tuple[str, Tensor]]:
-    return list(policy.state_dict().items())
+def _load_sb3(file: Path, device: torch.device | str) -> LoadedAgent:
+    from agents.sb3_policy import load_sb3_policy  # an optional dependency, and slow to import
+
+    found = finish_agent(load_sb3_policy(file), str(file), None, device)
+    return LoadedAgent(found.policy, None, found.hash, file, found.env_steps)
+
+
+def _load_from_code(
+    reference: str, device: torch.device | str, environment: EnvironmentSpec | None
+) -> LoadedAgent:
+    parsed = None if reference.startswith(SB3_PREFIX) else parse_reference(reference)
+    if parsed is None:
+        raise UserError(
+            f"{reference}: no such agent (expected an agent folder, a reference .pth, a .zip of "
+            "sb3-contrib, or module:factory)"
+        )
+    found = finish_agent(make_agent(parsed, environment), reference, environment, device)
+    return LoadedAgent(found.policy, None, found.hash, parsed.lasting, found.env_steps)
 
 
 def _steps_in_name(path: Path) -> int:
@@ -118,7 +222,7 @@ def _steps_in_name(path: Path) -> int:
     return int(digits.group(1)) if digits else 0
 
 
-def _load_folder(folder: Path) -> LoadedAgent:
+def _load_folder(folder: Path, device: torch.device | str) -> LoadedAgent:
     description = _read_description(folder)
     network = description["network"]
     config = NetworkConfig(**{**network, "obs_shape": tuple(network["obs_shape"])})
@@ -128,7 +232,7 @@ def _load_folder(folder: Path) -> LoadedAgent:
         raise UserError(f"{folder}: damaged agent; its weights do not have the recorded hash")
     environment = description["environment"]
     spec = EnvironmentSpec.from_dict(environment) if environment is not None else None
-    return LoadedAgent(policy, spec, digest, folder, description["env_steps"])
+    return LoadedAgent(policy.to(device), spec, digest, folder, description["env_steps"])
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -167,10 +271,10 @@ def _policy_with_weights(
     except RuntimeError as error:
         first_line = str(error).splitlines()[-1].strip()
         raise UserError(f"{path}: weights do not fit the network ({first_line})") from None
-    return policy
+    return policy.requires_grad_(False).eval()
 
 
-def _import_reference(file: Path) -> LoadedAgent:
+def _import_reference(file: Path, device: torch.device | str) -> LoadedAgent:
     weights = _read_reference_weights(file)
     _require_reference_layout(weights, file)
     num_features, flat_dim = weights["embedder.fc.weight"].shape
@@ -187,7 +291,7 @@ def _import_reference(file: Path) -> LoadedAgent:
         _our_name(name): tensor.float() for name, tensor in weights.items() if name != "init_hx"
     }
     policy = _policy_with_weights(config, renamed, file)
-    return LoadedAgent(policy, None, hash_agent(policy), file, _steps_in_name(file))
+    return LoadedAgent(policy.to(device), None, hash_agent(policy), file, _steps_in_name(file))
 
 
 def _read_reference_weights(file: Path) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from agents.checkpoint import LoadedAgent
+from agents.protocol import expected_frames
 from environments.factory import EnvironmentConfig, environment_name, environment_spec
 from environments.procgen_adapter import procgen_spec
 from environments.protocol import EnvironmentSpec
@@ -22,7 +23,7 @@ def environment_of_agent(
     """The environment to play in: the agent's own, or what the flags say where it has none.
 
     Args:
-        agent: the agent; an imported reference checkpoint does not know its environment.
+        agent: the agent; one from elsewhere does not know its environment.
         env_name: `--env_name`; None takes the agent's.
         distribution_mode: `--distribution_mode`; None takes the agent's.
         options: fields of `EnvironmentConfig` for an agent that does not know its own
@@ -33,7 +34,7 @@ def environment_of_agent(
             number of actions.
     """
     if agent.environment is None:
-        spec = _spec_from_flags(env_name, distribution_mode, options or {})
+        spec = environment_from_flags(env_name, distribution_mode, options or {})
     else:
         spec = _spec_of_agent(agent, agent.environment, env_name, distribution_mode)
     require_fitting_agent(agent, spec)
@@ -41,11 +42,10 @@ def environment_of_agent(
 
 
 def require_fitting_agent(agent: LoadedAgent, spec: EnvironmentSpec) -> None:
-    """Raise `UserError` unless frames and number of actions are those of the agent's network."""
-    network = agent.policy.config
+    """Raise `UserError` unless frames and number of actions are those that the agent expects."""
     for what, found, expected in (
-        ("frames", spec.obs_shape, tuple(network.obs_shape)),
-        ("number of actions", spec.num_actions, network.num_actions),
+        ("frames", spec.obs_shape, expected_frames(agent.policy) or spec.obs_shape),
+        ("number of actions", spec.num_actions, agent.policy.num_actions),
     ):
         if found != expected:
             raise UserError(
@@ -66,9 +66,19 @@ def _spec_of_agent(
     return procgen_spec(own.name, {**own.options, "distribution_mode": mode})
 
 
-def _spec_from_flags(
+def environment_from_flags(
     env_name: str | None, mode: str | None, options: Mapping[str, Any]
 ) -> EnvironmentSpec:
+    """The environment that the flags name, for an agent that knows none.
+
+    Args:
+        env_name: `--env_name`; CoinRun by default.
+        mode: `--distribution_mode`; None takes that of the options.
+        options: fields of `EnvironmentConfig`, which the flags override.
+
+    Raises:
+        UserError: no such environment.
+    """
     config = EnvironmentConfig(**{"env_name": DEFAULT_ENV_NAME, **options})
     if env_name is not None:
         config = replace(config, env_name=env_name)

@@ -47,6 +47,8 @@ class RecurrentPolicy(nn.Module):
         super().__init__()
         self.config = config
         self.num_actions = config.num_actions
+        self.obs_shape = config.obs_shape
+        self.has_bounded_state = config.recurrent
         self.state_dim = config.num_features
         self.hidden_slice = slice(0, config.num_features)
         self.embedder = ImpalaEmbedder(config)

@@ -33,7 +33,16 @@ class AgentOutput:
 
 
 class Agent(Protocol):
-    """A policy with a recurrent state.
+    """A policy with a recurrent state, deterministic, in which no row depends on another.
+
+    Attributes that an agent may have besides:
+
+    - `obs_shape`, (H, W, C): the only frames that it takes. Without it, whatever size a frame has
+      is the affair of `embed`.
+    - `has_bounded_state`: whether each number of its state lies in [−1, 1], as a GRU's does.
+    - `env_steps`: environment steps it was trained for.
+    - `hash`: a string that identifies it, in place of its `state_dict()`.
+    - `to(device)`: moves it; every `nn.Module` has it.
 
     `step(images, state, first)` equals `read_out(advance(embed(images), state, first))`; the
     parts exist so that convolutions can be batched over time, and so that an intervention can
@@ -70,3 +79,14 @@ class Agent(Protocol):
     def step(self, images: Tensor, state: Tensor, first: Tensor | None = None) -> AgentOutput:
         """One decision for B environments."""
         ...
+
+
+def expected_frames(agent: Agent) -> tuple[int, ...] | None:
+    """(H, W, C) of the only frames that the agent takes; None where it does not say."""
+    shape = getattr(agent, "obs_shape", None)
+    return None if shape is None else tuple(shape)
+
+
+def has_bounded_state(agent: Agent) -> bool:
+    """Whether the agent says that each number of its state lies in [−1, 1]."""
+    return bool(getattr(agent, "has_bounded_state", False))

@@ -1,12 +1,16 @@
 """The flags by which a command that plays chooses its agent and the environment."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from agents.checkpoint import LoadedAgent, load_agent, newest_agent
-from agents.environment_match import DEFAULT_ENV_NAME, environment_of_agent
+from agents.environment_match import (
+    DEFAULT_ENV_NAME,
+    environment_from_flags,
+    environment_of_agent,
+)
+from agents.foreign import names_code
 from environments.factory import require_levels
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import load_preset
@@ -21,9 +25,9 @@ class AgentFlags:
     """Name of the training whose newest agent is taken when no --model_file is given."""
     env_name: str | None = None
     """Game to play; by default the agent's own. Another game than the agent's is refused."""
-    model_file: Path | None = None
-    """The agent: a folder of ours or a reference .pth; by default the newest of
-    logs/procgen/ENV_NAME/EXP_NAME/."""
+    model_file: str | None = None
+    """The agent: a folder of ours, a reference .pth, a .zip of sb3-contrib's RecurrentPPO, or
+    module:factory (docs/agents.md); by default the newest of logs/procgen/ENV_NAME/EXP_NAME/."""
     distribution_mode: str | None = None
     """Procgen's difficulty (easy, hard, extreme, memory); by default the agent's own."""
     param_name: str = "easy-200"
@@ -59,7 +63,10 @@ def select_agent(flags: AgentFlags, start_level: int, num_levels: int) -> Select
     model_file = flags.model_file or newest_agent(
         flags.env_name or DEFAULT_ENV_NAME, flags.exp_name
     )
-    agent = load_agent(model_file, device)
+    played_in = None
+    if names_code(str(model_file)):
+        played_in = environment_from_flags(flags.env_name, flags.distribution_mode, options)
+    agent = load_agent(model_file, device, played_in)
     environment = environment_of_agent(agent, flags.env_name, flags.distribution_mode, options)
     require_levels(environment, start_level, num_levels)
     return Selection(agent, environment, device)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from agents.checkpoint import load_agent, save_agent
+from agents.checkpoint import load_agent, require_recurrent_policy, save_agent
 from agents.collection import Collector
 from agents.evaluation import Evaluation, evaluate, held_out_levels
 from agents.networks import NetworkConfig, RecurrentPolicy, make_policy
@@ -427,12 +427,13 @@ def _initial_policy(
     if config.model_file is None:
         return policy, {}
     loaded = load_agent(config.model_file)
-    if loaded.policy.config != network:
+    initial = require_recurrent_policy(loaded, "--model_file")
+    if initial.config != network:
         raise UserError(
-            f"--model_file {config.model_file}: its network is {loaded.policy.config}, "
+            f"--model_file {config.model_file}: its network is {initial.config}, "
             f"the settings ask for {network}"
         )
-    policy.load_state_dict(loaded.policy.state_dict())
+    policy.load_state_dict(initial.state_dict())
     return policy, {"initial_agent": loaded.hash}
 
 

@@ -62,8 +62,8 @@ class SaliencyConfig:
     """Name of the training whose newest simulator is taken when no --model_file is given."""
     model_file: Path | None = None
     """The simulator's folder; by default the newest of generative/results/GEN_MOD_EXP_NAME/."""
-    agent_file: Path | None = None
-    """The agent that the simulator was trained with: a folder of ours or a reference .pth; by
+    agent_file: str | None = None
+    """The agent that the simulator was trained with, as record.py's --model_file takes it; by
     default the one named in GENERATED_DATA_DIR."""
     generated_data_dir: Path = Path("generative/rec_gen_mod_data/informed_init")
     """Simulated rollouts, made by record_gen_samples.py."""

@@ -1,13 +1,12 @@
 """What saliency needs, loaded and checked before any work."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.checkpoint import LoadedAgent, load_agent
+from agents.checkpoint import LoadedAgent, load_chosen_agent
 from analysis.saliency import SimulationChoices
 from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
 from analysis.saliency_interventions import load_interventions
@@ -52,7 +51,11 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
             f"--generated_data_dir {config.generated_data_dir}: holds real rollouts; expected "
             "simulated ones, made by record_gen_samples.py"
         )
-    agent = load_agent(config.agent_file or Path(dataset.metadata.agent_file), device)
+    metadata = dataset.metadata
+    source = f"--generated_data_dir {config.generated_data_dir}"
+    agent = load_chosen_agent(
+        config.agent_file, metadata.agent_file, source, metadata.environment, device
+    )
     model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
     simulator = load_simulator(model_file, agent, device)
     _check_origin(config, dataset, agent, simulator)

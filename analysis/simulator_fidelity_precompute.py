@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 import xarray as xr
 
-from agents.checkpoint import load_agent
+from agents.checkpoint import load_chosen_agent
 from analysis.results import write_results
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
@@ -40,8 +40,9 @@ class FidelityCommand:
     """The simulator's folder; by default the newest of generative/results/GEN_MOD_EXP_NAME/."""
     gen_mod_exp_name: str = "test_tgm"
     """Name of the training whose newest simulator is taken when no --model_file is given."""
-    agent_file: Path | None = None
-    """The agent that made the rollouts; by default the one that DATA_DIR names."""
+    agent_file: str | None = None
+    """The agent that made the rollouts, as record.py's --model_file takes it; by default the one
+    that DATA_DIR names."""
     output_dir: Path = Path("analysis/simulator_fidelity")
     """Folder for the result."""
     interpreting_params_name: str = "defaults"
@@ -63,7 +64,11 @@ def precompute(config: FidelityCommand, report: StageReport) -> Path:
     require_at_least(config.fidelity, *counts)
     device = resolve_device(config.device, config.gpu_device)
     heldout, train = RolloutDataset(config.data_dir), RolloutDataset(config.train_data_dir)
-    agent = load_agent(config.agent_file or Path(heldout.metadata.agent_file), device)
+    metadata = heldout.metadata
+    source = f"--data_dir {config.data_dir}"
+    agent = load_chosen_agent(
+        config.agent_file, metadata.agent_file, source, metadata.environment, device
+    )
     model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
     loaded = load_simulator(model_file, agent, device)
     for flag, dataset in (("--data_dir", heldout), ("--train_data_dir", train)):

@@ -188,14 +188,19 @@ def load_torch_file(file: Path, kind: str) -> Any:
         UserError: the file cannot be read, or is not what `kind` says.
     """
     try:
-        content = io.BytesIO(file.read_bytes())
+        content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    return load_torch_bytes(content, file, kind)
+
+
+def load_torch_bytes(content: bytes, source: Path | str, kind: str) -> Any:
+    """As `load_torch_file`, for what has been read already; `source` is for the complaint."""
     try:
-        return torch.load(content, map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         # torch's own message goes on to recommend reading the file unsafely.
-        raise UserError(f"{file}: not a readable {kind} ({type(error).__name__})") from None
+        raise UserError(f"{source}: not a readable {kind} ({type(error).__name__})") from None
 
 
 def export_folder(source: Path, destination: Path) -> Path:

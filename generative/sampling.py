@@ -280,7 +280,7 @@ def _dataset_metadata(plan: SamplingPlan) -> DatasetMetadata:
     return DatasetMetadata(
         environment=plan.simulator.environment,
         agent_hash=plan.agent.hash,
-        agent_file=str(plan.agent.path.resolve()),
+        agent_file=plan.agent.reference,
         state_dim=policy.state_dim,
         hidden_slice=(policy.hidden_slice.start, policy.hidden_slice.stop),
         num_actions=policy.num_actions,
