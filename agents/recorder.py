@@ -10,10 +10,11 @@ shards under a name of its own. Their union is the dataset that one process woul
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ import torch
 
 from agents.checkpoint import LoadedAgent
 from agents.episode_slots import EpisodeSlots, EpisodeStart
+from agents.intervening import UNTOUCHED, Intervening
 from agents.player import BehaviourConfig, Player
 from agents.recording_config import RecordingConfig, level_seeds
 from agents.recording_plan import estimate_rows, require_space, what_remains
@@ -57,6 +59,7 @@ def record_episodes(
     folder: Path | str,
     config: RecordingConfig,
     device: torch.device | str = "cpu",
+    intervening: Intervening = UNTOUCHED,
 ) -> RecordingSummary:
     """Play until the dataset `folder` has `config.max_episodes` episodes, or a budget is spent.
 
@@ -69,6 +72,7 @@ def record_episodes(
         folder: dataset folder.
         config: how much and how.
         device: where the network runs.
+        intervening: what is done to the agent's state.
 
     Raises:
         UserError: the folder holds a dataset of another agent, environment or recording, the
@@ -76,19 +80,21 @@ def record_episodes(
     """
     folder, share = Path(folder), config.share
     require_levels(environment, config.start_level, config.num_levels)
-    metadata = _dataset_metadata(agent, environment, config)
-    _require_same_settings(folder, metadata)
+    settings = {**asdict(config), **intervening.settings}
+    metadata = dataset_metadata(agent, environment, settings, config.seed, inputs={})
+    require_same_settings(folder, metadata, SETTINGS_OF_A_DATASET)
     behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
-    player = Player(agent.policy, behaviour, device)
+    player = Player(agent.policy, behaviour, device, intervening.intervention)
     start = time.perf_counter()
     recorded = recorded_episodes(folder)
     remaining, missing = what_remains(config, recorded)
     require_space(folder, metadata, estimate_rows(remaining, len(missing), recorded, environment))
     with RolloutWriter(folder, metadata, str(share.index), config.shard_bytes) as writer:
         # Again, since another shard may have created the dataset in the meantime.
-        _require_same_settings(folder, metadata)
-        episodes = play_episodes(player, agent.hash, environment, remaining, missing)
-        new_rows = write_rollouts(writer, episodes)
+        require_same_settings(folder, metadata, SETTINGS_OF_A_DATASET)
+        starts = _level_starts(remaining, missing, intervening)
+        rollouts = play_starts(player, agent.hash, environment, remaining, starts, len(missing))
+        new_rows = write_rollouts(writer, rollouts)
     return summarise(folder, new_rows, time.perf_counter() - start)
 
 
@@ -112,10 +118,22 @@ def play_episodes(
     episode_ids: Iterable[int],
 ) -> Iterator[Rollout]:
     """Play the given episodes and yield each when it ends, in the order of their ends."""
-    ids = np.fromiter(episode_ids, np.int64)
-    levels = level_seeds(config, ids)
-    starts = map(EpisodeStart, ids.tolist(), levels.tolist())
+    ids = list(episode_ids)
+    starts = _level_starts(config, ids, UNTOUCHED)
     return play_starts(player, agent_hash, environment, config, starts, len(ids))
+
+
+def _level_starts(
+    config: RecordingConfig, episode_ids: Sequence[int], intervening: Intervening
+) -> Iterator[EpisodeStart]:
+    levels = level_seeds(config, np.array(episode_ids, np.int64)).tolist()
+    for episode_id, level in zip(episode_ids, levels, strict=True):
+        yield EpisodeStart(
+            episode_id,
+            level,
+            interventions=intervening.descriptions,
+            twin_of=intervening.twin_of(episode_id),
+        )
 
 
 def play_starts(
@@ -225,19 +243,37 @@ SETTINGS_OF_A_DATASET = (
     "sequential_levels",
     "greedy",
     "action_noise",
+    "interventions",
 )
 """Settings that decide what episode e is: the same for all episodes of a dataset."""
 
+_SETTINGS_BEFORE_THEY_WERE_STORED = {"interventions": []}
+_FLAGS = {"interventions": "swap_directions_from/to", "dataset": "branch_from"}
+"""Flags of what is not called as its flag."""
 
-def _dataset_metadata(
-    agent: LoadedAgent, environment: EnvironmentSpec, config: RecordingConfig
+
+def dataset_metadata(
+    agent: LoadedAgent,
+    environment: EnvironmentSpec,
+    settings: dict[str, Any],
+    seed: int,
+    inputs: dict[str, str],
 ) -> DatasetMetadata:
+    """Describe a dataset of rollouts of the real environment.
+
+    Args:
+        agent: who plays.
+        environment: in what.
+        settings: what decides which episodes there are, for the provenance.
+        seed: keys every draw.
+        inputs: hashes of what the episodes are made from, besides the agent.
+    """
     policy = agent.policy
-    provenance = collect_provenance(asdict(config), config.seed, {"agent": agent.hash})
+    provenance = collect_provenance(settings, seed, {"agent": agent.hash, **inputs})
     return DatasetMetadata(
         environment=environment,
         agent_hash=agent.hash,
-        agent_file=agent.reference,
+        agent_file=str(agent.path.resolve()),
         state_dim=policy.state_dim,
         hidden_slice=(policy.hidden_slice.start, policy.hidden_slice.stop),
         num_actions=policy.num_actions,
@@ -246,15 +282,26 @@ def _dataset_metadata(
     )
 
 
-def _require_same_settings(folder: Path, metadata: DatasetMetadata) -> None:
-    """Raise `UserError` when `folder` holds a dataset whose episode e would be another one."""
+def require_same_settings(
+    folder: Path, metadata: DatasetMetadata, names: Iterable[str], inputs: Iterable[str] = ()
+) -> None:
+    """Raise `UserError` when `folder` holds a dataset whose episode e would be another one.
+
+    Args:
+        folder: the dataset to continue; there may be none yet.
+        metadata: what it is to be.
+        names: settings that must be the same.
+        inputs: inputs that must be the same.
+    """
     if not (folder / METADATA_FILE).exists():
         return
-    earlier = read_metadata(folder).provenance.get("config", {})
-    for name in SETTINGS_OF_A_DATASET:
-        found, expected = metadata.provenance["config"][name], earlier.get(name)
-        if found != expected:
+    earlier, now = read_metadata(folder).provenance, metadata.provenance
+    found = {**_SETTINGS_BEFORE_THEY_WERE_STORED, **earlier.get("config", {})}
+    pairs = {name: (found.get(name), now["config"][name]) for name in names}
+    pairs |= {name: (earlier.get("inputs", {}).get(name), now["inputs"][name]) for name in inputs}
+    for name, (then, asked) in pairs.items():
+        if then != asked:
             raise UserError(
-                f"--{name} {found}: the dataset {folder} was recorded with {expected}; "
-                "choose another --data_dir or the same setting"
+                f"--{_FLAGS.get(name, name)} {asked}: the dataset {folder} was recorded with "
+                f"{then}; choose another --data_dir or the same setting"
             )
