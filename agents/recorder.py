@@ -273,7 +273,7 @@ def dataset_metadata(
     return DatasetMetadata(
         environment=environment,
         agent_hash=agent.hash,
-        agent_file=str(agent.path.resolve()),
+        agent_file=agent.reference,
         state_dim=policy.state_dim,
         hidden_slice=(policy.hidden_slice.start, policy.hidden_slice.stop),
         num_actions=policy.num_actions,
