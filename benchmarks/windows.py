@@ -1,11 +1,14 @@
 """How fast the store writes and how fast random windows are read, on CoinRun frames.
 
 `python benchmarks/windows.py` prints, for one process: frames written per second, the
-compression, frames read per second in random windows of 34 rows from the page cache, and these
-as shares of what decompression alone allows (the same frames read in order). Seconds are
-processor time, so that other load on the machine counts less.
+compression, and frames read per second from the page cache: in order, frames alone, which is what
+decompression allows; in random windows of 34 real rows, with all that a training batch holds; the
+same without the cache of the small fields, as in a dataset beyond its budget; and in windows as
+training draws them, whose padding is work but is not counted. Figures of reading are medians.
+Seconds are processor time, so that other load on the machine counts less: set OMP_NUM_THREADS=1.
 """
 
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,9 +23,10 @@ from environments.factory import EnvironmentConfig, make_environment
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_flags
 from experiment.errors import run_entry_point
+from rollouts.field_cache import DEFAULT_CACHE_BYTES
 from rollouts.schema import DatasetMetadata
 from rollouts.store import RolloutDataset, RolloutWriter
-from rollouts.types import EpisodeInfo, Rollout
+from rollouts.types import EpisodeInfo, Rollout, WindowBatch
 from rollouts.windows import WindowSampler
 
 NUM_ENVS = 64
@@ -41,6 +45,8 @@ class Config:
     """Windows to read."""
     batch_size: int = 32
     """Windows per batch."""
+    repetitions: int = 5
+    """Measurements of reading, of which the median is printed."""
     use_backgrounds: bool = False
     """Draw the game's backgrounds."""
 
@@ -66,13 +72,18 @@ def main() -> None:
         written = measure_writing(Path(folder), frames, spec)
         dataset = RolloutDataset(folder)
         size = sum(path.stat().st_size for path in dataset.shard_paths)
-        in_order = measure_reading_in_order(dataset)
-        windows = measure_windows(dataset, config)
+        in_order = measure_reading_in_order(dataset, config.repetitions)
+        reading = {
+            "windows": measure_windows(dataset, config, are_whole=True),
+            "  without cache": measure_windows(dataset, config, are_whole=True, cache_bytes=0),
+            "  with padding": measure_windows(dataset, config, are_whole=False),
+        }
     raw_size = dataset.num_rows * dataset.metadata.row_bytes
     print(f"written           {written:10,.0f} frames/s")
     print(f"smaller by        {raw_size / size:10.1f} times (all fields)")
     print(f"frames in order   {in_order:10,.0f} frames/s")
-    print(f"random windows    {windows:10,.0f} frames/s, {windows / in_order:.2f} of in order")
+    for name, rate in reading.items():
+        print(f"{name:<17} {rate:10,.0f} frames/s, {rate / in_order:.2f} of in order")
 
 
 def play_coinrun(
@@ -122,24 +133,45 @@ def make_rollout(index: int, obs: NDArray[np.uint8], num_actions: int) -> Rollou
     )
 
 
-def measure_reading_in_order(dataset: RolloutDataset) -> float:
+def measure_reading_in_order(dataset: RolloutDataset, repetitions: int) -> float:
     """Frames per second, `obs` alone, each chunk decompressed once."""
-    stopwatch = Stopwatch()
-    with stopwatch.running():
-        for _ in dataset.iter_field("obs", 1600):
-            pass
-    return dataset.num_rows / stopwatch.seconds
+    seconds = []
+    for _ in range(repetitions):
+        stopwatch = Stopwatch()
+        with stopwatch.running():
+            for _ in dataset.iter_field("obs", 1600):
+                pass
+        seconds.append(stopwatch.seconds)
+    return dataset.num_rows / statistics.median(seconds)
 
 
-def measure_windows(dataset: RolloutDataset, config: Config) -> float:
-    """Frames per second in random windows, with all that a window holds."""
-    sampler = WindowSampler(dataset, 3, 32, config.batch_size, SEED)
+def measure_windows(
+    dataset: RolloutDataset,
+    config: Config,
+    are_whole: bool,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> float:
+    """Real frames per second in random windows, with all that a window holds."""
+    sampler = WindowSampler(dataset, 3, 32, config.batch_size, SEED, cache_bytes=cache_bytes)
     num_batches = max(1, config.num_windows // config.batch_size)
-    sampler.batch(num_batches)
-    stopwatch = Stopwatch()
-    with stopwatch.running():
-        num_rows = sum(int(sampler.batch(step).valid.sum()) for step in range(num_batches))
-    return num_rows / stopwatch.seconds
+    draw = draw_whole_windows if are_whole else WindowSampler.batch
+    rates = []
+    # The first round fills the caches.
+    for _ in range(1 + config.repetitions):
+        stopwatch = Stopwatch()
+        with stopwatch.running():
+            num_rows = sum(int(draw(sampler, step).valid.sum()) for step in range(num_batches))
+        rates.append(num_rows / stopwatch.seconds)
+    return statistics.median(rates[1:])
+
+
+def draw_whole_windows(sampler: WindowSampler, step: int) -> WindowBatch:
+    """Random windows without padding."""
+    rng = np.random.default_rng([SEED, step])
+    lengths = sampler.dataset.episodes["length"].to_numpy()
+    long_enough = np.flatnonzero(lengths >= sampler.num_rows)
+    episodes = rng.choice(long_enough, sampler.batch_size)
+    return sampler.windows_at(episodes, rng.integers(lengths[episodes] - sampler.num_rows + 1))
 
 
 if __name__ == "__main__":

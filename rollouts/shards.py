@@ -31,7 +31,7 @@ from rollouts.schema import (
 )
 from rollouts.types import EpisodeInfo, Rollout
 
-FRAMES_PER_CHUNK = 16
+FRAMES_PER_CHUNK = 8
 _MIN_CHUNK_BYTES = 2**15
 _MAX_CHUNK_BYTES = 2**20
 """What HDF5's chunk cache surely holds: an open chunk beyond it is compressed at every append."""

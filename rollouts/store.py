@@ -296,6 +296,11 @@ class RolloutDataset:
         return list(self._handles.paths)
 
     @property
+    def shard_starts(self) -> list[int]:
+        """First row of each shard, then the number of all rows."""
+        return self._shard_starts
+
+    @property
     def num_episodes(self) -> int:
         """Number of episodes."""
         return len(self.episodes)
@@ -331,7 +336,7 @@ class RolloutDataset:
             (stop − start, *row_shape)
         """
         stop = self.num_rows if stop is None else min(stop, self.num_rows)
-        spec = self._field(name)
+        spec = self.step_field(name)
         out = np.empty((max(0, stop - start), *spec.row_shape), spec.dtype)
         self.read_rows(name, start, out)
         return out
@@ -350,7 +355,7 @@ class RolloutDataset:
 
     def _check_out(self, name: str, start: int, out: NDArray[Any]) -> None:
         """HDF5 writes into the buffer unseen, so it must be what it is taken for."""
-        spec = self._field(name)
+        spec = self.step_field(name)
         if out.dtype != spec.dtype or out.shape[1:] != spec.row_shape or not out.flags.c_contiguous:
             raise ValueError(f"{name}: the buffer is not a contiguous {spec.dtype} array of rows")
         if not 0 <= start <= start + len(out) <= self.num_rows:
@@ -402,7 +407,8 @@ class RolloutDataset:
         scalars["interventions"] = tuple(json.loads(scalars["interventions"]))
         return EpisodeInfo(**scalars, **arrays)
 
-    def _field(self, name: str) -> FieldSpec:
+    def step_field(self, name: str) -> FieldSpec:
+        """Type and shape of a step field; raises `UserError` where there is none."""
         if name not in self._fields:
             known = ", ".join(self._fields)
             raise UserError(f"{self.folder}: no step field {name!r}, it has {known}")

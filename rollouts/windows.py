@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from experiment.errors import UserError
+from rollouts.field_cache import DEFAULT_CACHE_BYTES, FieldCache
 from rollouts.store import RolloutDataset
 from rollouts.types import WindowBatch
 
@@ -32,6 +33,7 @@ class WindowSampler:
         seed: keys the order.
         rank: index of this process.
         world_size: number of processes that draw from the dataset together.
+        cache_bytes: memory for the fields other than frames; it changes the speed only.
 
     Raises:
         UserError: no episode is long enough to initialise a window.
@@ -46,9 +48,11 @@ class WindowSampler:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
     ):
         _check_sizes(num_init_steps, num_sim_steps, batch_size, rank, world_size)
         self.dataset = dataset
+        self._small_fields = FieldCache(dataset, cache_bytes)
         self.num_init_steps = num_init_steps
         self.num_rows = num_init_steps + num_sim_steps - 1
         self.batch_size = batch_size
@@ -134,14 +138,17 @@ class WindowSampler:
         self, name: str, first_rows: NDArray[np.int64], num_real: NDArray[np.int64]
     ) -> NDArray[Any]:
         """(num_rows, B, ...) rows of one field, zero behind the real ones."""
-        spec = next(f for f in self.dataset.metadata.step_fields if f.name == name)
-        shape = (self.num_rows, len(first_rows), *spec.row_shape)
-        windows = np.zeros(shape, spec.dtype)
+        spec = self.dataset.step_field(name)
+        read_rows = self.dataset.read_rows if name == "obs" else self._small_fields.read_rows
+        windows = np.empty((self.num_rows, len(first_rows), *spec.row_shape), spec.dtype)
         # HDF5 is a hundred times slower when it scatters into the strided batch by itself.
         buffer = np.empty((self.num_rows, *spec.row_shape), spec.dtype)
-        for index, (start, count) in enumerate(zip(first_rows, num_real, strict=True)):
-            self.dataset.read_rows(name, int(start), buffer[:count])
+        # In the order of the files, which disks like.
+        for index in np.argsort(first_rows):
+            count = num_real[index]
+            read_rows(name, int(first_rows[index]), buffer[:count])
             windows[:count, index] = buffer[:count]
+            windows[count:, index] = 0
         return windows
 
     def _check_windows(self, episodes: NDArray[np.int64], rows: NDArray[np.int64]) -> None:

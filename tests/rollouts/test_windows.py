@@ -51,11 +51,12 @@ def starts_of(batch: WindowBatch) -> list[tuple[int, int]]:
     return list(zip(batch.episode_id.tolist(), batch.start_row.tolist(), strict=True))
 
 
-def test_every_window_equals_the_slow_reference(dataset):
+@pytest.mark.parametrize("cache_bytes", [0, 300, 10**9])
+def test_every_window_equals_the_slow_reference(dataset, cache_bytes):
     starts = all_starts(dataset)
     assert len(starts) == sum(max(0, length - INIT + 1) for length in LENGTHS)
     indices = [dataset.index_of(episode_id) for episode_id, _ in starts]
-    sampler = WindowSampler(dataset, INIT, SIM, batch_size=1, seed=0)
+    sampler = WindowSampler(dataset, INIT, SIM, batch_size=1, seed=0, cache_bytes=cache_bytes)
     batch = sampler.windows_at(indices, [row for _, row in starts])
     assert starts_of(batch) == starts
     for column, (episode_id, row) in enumerate(starts):
