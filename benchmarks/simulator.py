@@ -7,6 +7,7 @@ does not depend on what is in them. Seconds are processor time on the CPU, so th
 the machine counts less, and wall time on a GPU.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ import torch
 from torch import Tensor
 
 from agents.networks import NetworkConfig, make_policy
+from benchmarks.stepwise import stepwise_losses
 from experiment.command_line import apply_values, load_preset, parse_flags
 from experiment.devices import resolve_device
 from experiment.errors import run_entry_point
 from experiment.report import stage_report
 from generative.networks import in_one_batch
-from generative.objective import WindowTensors, compute_losses, draw_training_noise
+from generative.objective import Losses, WindowTensors, compute_losses, draw_training_noise
 from generative.simulator import Simulator, simulator_parameters
 from generative.trainer import SimulatorTrainingConfig
 
@@ -59,10 +61,12 @@ def measure(config: BenchmarkConfig) -> dict[str, float]:
     num_frames = windows.valid.numel()
     step_seconds = seconds(_training_step(training, simulator, windows))
     simulate_seconds = seconds(_simulation(simulator, windows))
+    stepwise = seconds(_training_step(training, simulator, windows, stepwise_losses))
     figures = {
         "parameters": float(simulator.num_parameters),
         "training_frames_per_second": num_frames / step_seconds,
         "training_step_seconds": step_seconds,
+        "training_step_step_by_step_over_batched": stepwise / step_seconds,
         "simulate_frames_per_second": num_frames / simulate_seconds,
     }
     for name, part, inputs in _batched_parts(simulator, windows):
@@ -78,17 +82,21 @@ def _step_by_step(part: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
 
 
 def _training_step(
-    training: SimulatorTrainingConfig, simulator: Simulator, windows: WindowTensors
+    training: SimulatorTrainingConfig,
+    simulator: Simulator,
+    windows: WindowTensors,
+    objective: Callable[..., Losses] = compute_losses,
 ) -> Callable[[], object]:
     parameters = list(simulator_parameters(simulator).values())
     optimiser = torch.optim.Adam(parameters, fused=True)
     num_steps, num_windows = windows.valid.shape
     noise = draw_training_noise(num_steps, num_windows, training.simulator, 0)
     noise = noise.to(windows.valid.device)
+    whole = dataclasses.replace(training.objective, observed_share=1.0, agent_share=1.0)
 
     def step() -> None:
         optimiser.zero_grad()
-        compute_losses(simulator, windows, training.objective, noise).total.backward()
+        objective(simulator, windows, whole, noise).total.backward()
         torch.nn.utils.clip_grad_norm_(parameters, training.optimiser.max_grad_norm)
         optimiser.step()
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.stepwise import stepwise_losses
 from generative.losses import LossWeights
 from generative.objective import (
     ObjectiveConfig,
@@ -58,6 +59,22 @@ def test_losses_and_gradients_equal_a_plain_step_by_step_reference(either_simula
     torch.testing.assert_close(batched.total, plain_total)
     parameters = simulator_parameters(simulator)
     expected = torch.autograd.grad(plain_total, list(parameters.values()))
+    found = torch.autograd.grad(batched.total, list(parameters.values()))
+    for name, left, right in zip(parameters, found, expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def test_the_benchmarks_stepwise_objective_is_the_same(either_simulator, padded_batch):
+    simulator = either_simulator.double()
+    config = replace(ALL_TERMS, imagination_latents="sample", kl_free_nats=0.5)
+    windows = to_window_tensors(padded_batch, "cpu", simulator.dtype)
+    batched = compute_losses(simulator, windows, config, _noise(simulator, padded_batch))
+    stepwise = stepwise_losses(simulator, windows, config, _noise(simulator, padded_batch))
+    assert stepwise.terms.keys() == batched.terms.keys()
+    for name, term in stepwise.terms.items():
+        torch.testing.assert_close(term, batched.terms[name], msg=name)
+    parameters = simulator_parameters(simulator)
+    expected = torch.autograd.grad(stepwise.total, list(parameters.values()))
     found = torch.autograd.grad(batched.total, list(parameters.values()))
     for name, left, right in zip(parameters, found, expected, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9, msg=name)
