@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from agents.renderer import RenderingConfig, render_episodes
 from agents.selection import AgentFlags, select_agent
+from agents.viewer import LiveWindow
 from experiment.command_line import parse_flags
 from experiment.errors import run_entry_point
 from experiment.files import require_writable_folder
@@ -39,11 +40,17 @@ def main() -> None:
         "Watch an agent play: one video per episode, what the agent sees beside the same scene "
         "in high resolution, with its action, value and reward.",
     )
+    window = LiveWindow("render.py", config.rendering.tps) if config.rendering.view else None
     selection = select_agent(config.who, config.rendering.start_level, config.rendering.num_levels)
     folder = require_writable_folder(config.vid_dir or Path("logs/rendered"), "--vid_dir")
     with stage_report("render", config.report) as report:
         rendering = render_episodes(
-            selection.agent, selection.environment, folder, config.rendering, selection.device
+            selection.agent,
+            selection.environment,
+            folder,
+            config.rendering,
+            selection.device,
+            window,
         )
         episodes = list(
             tqdm(rendering, total=config.rendering.num_eps, unit="episode", disable=None)

@@ -12,6 +12,7 @@ from PIL import Image
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, Decision, Player
 from agents.recording_config import RecordingConfig, level_seeds
+from agents.viewer import LiveWindow
 from environments.factory import make_environment_from_spec
 from environments.protocol import EnvironmentSpec, VectorEnvironment
 from experiment.errors import UserError, require_at_least
@@ -34,6 +35,9 @@ class RenderingConfig:
     """Number of levels from the first on; 0 means 1000000000."""
     greedy: bool = False
     """Take the most probable action instead of drawing one."""
+    view: bool = False
+    """Also show the episodes in a window while they are played, at --tps. Closing it ends the
+    command."""
     seed: int = 0
     """Decides levels and actions: episode e looks as a recording with the same seed has it."""
     num_threads: int = 1
@@ -61,6 +65,7 @@ def render_episodes(
     folder: Path | str,
     config: RenderingConfig,
     device: torch.device | str = "cpu",
+    window: LiveWindow | None = None,
 ) -> Iterator[RenderedEpisode]:
     """Play episode after episode and write each as `<folder>/episode_<e>.mp4`.
 
@@ -81,13 +86,20 @@ def render_episodes(
         for episode_id, level in enumerate(levels.tolist()):
             slot.start_level([0], [level])
             path = Path(folder) / f"episode_{episode_id:05d}.mp4"
-            yield _render_episode(player, slot, episode_id, path, config.tps)
+            yield _render_episode(player, slot, episode_id, path, config.tps, window)
+            if window is not None and not window.is_open:
+                return
     finally:
         slot.close()
 
 
 def _render_episode(
-    player: Player, slot: VectorEnvironment, episode_id: int, path: Path, fps: float
+    player: Player,
+    slot: VectorEnvironment,
+    episode_id: int,
+    path: Path,
+    fps: float,
+    window: LiveWindow | None,
 ) -> RenderedEpisode:
     state, rewards = player.initial_state(1), []
     outcome = slot.observe()
@@ -101,7 +113,10 @@ def _render_episode(
             seen, state, outcome = outcome.obs[0], decision.state, slot.observe()
             rewards.append(float(outcome.reward[0]))
             overlay = _overlay(slot.spec, decision, rewards[-1])
-            video.write(compose_frame(seen, scene, overlay))
+            frame = compose_frame(seen, scene, overlay)
+            video.write(frame)
+            if window is not None and window.is_open:
+                window.show(frame)
     return RenderedEpisode(path, len(rewards), sum(rewards), bool(outcome.level_complete[0]))
 
 
