@@ -1,19 +1,30 @@
-"""Let an agent play and keep its rollouts."""
+"""Let an agent play and keep its rollouts, or what might have happened instead."""
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 
-from agents.recorder import record_episodes
+from agents.branching import BranchConfig, BranchPlan, check_branches, record_branches
+from agents.checkpoint import LoadedAgent, load_chosen_agent
+from agents.intervening import UNTOUCHED, Intervening
+from agents.recorder import RecordingSummary, check_recording, record_episodes
 from agents.recording_config import RecordingConfig, apply_slurm_defaults
 from agents.selection import AgentFlags, select_agent
+from environments.factory import environment_name
+from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_command_line
-from experiment.errors import run_entry_point
+from experiment.devices import resolve_device
+from experiment.errors import UserError, run_entry_point
 from experiment.files import require_writable_folder
 from experiment.report import stage_report
+from projections.swap_flags import SwapConfig, make_swap, twin_folder
+from rollouts.episode_videos import write_episode_videos
+from rollouts.store import RolloutDataset
 
 
 @dataclass(frozen=True)
@@ -25,39 +36,119 @@ class RecordConfig:
     interpreting_params_name: str = "defaults"
     """Preset of hyperparams/recording.yml: defaults (full size), demo, tiny."""
     logdir: Path = Path(".")
-    """The dataset goes to LOGDIR/data/; a dataset that is there already is continued."""
+    """The dataset goes to LOGDIR/data/, one of branches to LOGDIR/branches/; a dataset that is
+    there already is continued."""
     data_dir: Path | None = None
-    """Dataset folder, in place of LOGDIR/data/."""
+    """Dataset folder, in place of that in LOGDIR."""
     recording: Annotated[RecordingConfig, tyro.conf.arg(name="")] = field(
         default_factory=RecordingConfig
     )
     """How much to record, where, and how the agent acts."""
+    branch: Annotated[BranchConfig, tyro.conf.arg(name="")] = field(default_factory=BranchConfig)
+    """Record other continuations of recorded episodes."""
+    swap: Annotated[SwapConfig, tyro.conf.arg(name="")] = field(default_factory=SwapConfig)
+    """Interventions on the agent's hidden state."""
+    num_videos: int = 0
+    """Also write the episodes with ids below this number as MP4, to DATA_DIR/videos/, once the
+    recording is complete."""
     report: Path | None = None
     """Write seconds, outputs and metrics to this JSON file."""
 
+    @property
+    def output_folder(self) -> Path:
+        """Where the dataset goes."""
+        name = "data" if self.branch.branch_from is None else "branches"
+        return self.data_dir or self.logdir / name
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the flags ask for, loaded."""
+
+    agent: LoadedAgent
+    device: torch.device
+    check: Callable[[Path, Intervening], None]
+    """Raises `UserError` for what cannot be recorded to the folder."""
+    record: Callable[[Path, Intervening], RecordingSummary]
+
+
+def make_episode_task(config: RecordConfig, recording: RecordingConfig) -> Task:
+    """Play new episodes."""
+    chosen = select_agent(config.who, recording.start_level, recording.num_levels)
+    who = (chosen.agent, chosen.environment)
+    return Task(
+        chosen.agent,
+        chosen.device,
+        lambda folder, how: check_recording(*who, folder, recording, how),
+        lambda folder, how: record_episodes(*who, folder, recording, chosen.device, how),
+    )
+
+
+def make_branch_task(config: RecordConfig, recording: RecordingConfig, source: Path) -> Task:
+    """Go on with recorded episodes; agent and environment are those of the dataset `source`."""
+    device = resolve_device(config.who.device, config.who.gpu_device)
+    dataset = RolloutDataset(source)
+    environment = dataset.metadata.environment
+    _require_same_environment(config.who, environment, source)
+    recorded, named = dataset.metadata.agent_file, f"--branch_from {source}"
+    agent = load_chosen_agent(config.who.model_file, recorded, named, environment, device)
+
+    def plan(how: Intervening) -> BranchPlan:
+        return BranchPlan(agent, dataset, config.branch, recording, how)
+
+    return Task(
+        agent,
+        device,
+        lambda folder, how: check_branches(plan(how), folder),
+        lambda folder, how: record_branches(plan(how), folder, device),
+    )
+
+
+def _require_same_environment(who: AgentFlags, recorded: EnvironmentSpec, source: Path) -> None:
+    for flag, asked, found in (
+        ("env_name", who.env_name, environment_name(recorded)),
+        ("distribution_mode", who.distribution_mode, recorded.options.get("distribution_mode")),
+    ):
+        if asked not in (None, found):
+            raise UserError(f"--{flag} {asked}: --branch_from {source} was recorded with {found}")
+
 
 def main() -> None:
-    """Record until the dataset has the episodes asked for."""
+    """Record until the dataset has what was asked for, and its unmodified twin where it has one."""
     config = parse_command_line(
         RecordConfig,
         "Let an agent play and keep its rollouts: frames, hidden states, action logits, values, "
-        "actions and rewards of every decision.",
+        "actions and rewards of every decision. With --branch_from, keep other continuations of "
+        "recorded episodes.",
         preset_flag="interpreting_params_name",
         preset_file="recording.yml",
     )
     recording = apply_slurm_defaults(config.recording, os.environ)
-    share = recording.share
-    selection = select_agent(config.who, recording.start_level, recording.num_levels)
-    flag = "--logdir" if config.data_dir is None else "--data_dir"
-    folder = require_writable_folder(config.data_dir or config.logdir / "data", flag)
+    share, source = recording.share, config.branch.branch_from
+    if source is None:
+        task = make_episode_task(config, recording)
+    else:
+        task = make_branch_task(config, recording, source)
+    folder = config.output_folder
+    recordings = {folder: UNTOUCHED}
+    swap = make_swap(config.swap, task.agent.policy.hidden_slice, task.device)
+    if swap is not None:
+        twin = twin_folder(folder)
+        recordings = {folder: Intervening(swap, twin.name), twin: UNTOUCHED}
+    for destination, intervening in recordings.items():
+        task.check(destination, intervening)
+        require_writable_folder(
+            destination, "--logdir" if config.data_dir is None else "--data_dir"
+        )
     if share.count > 1:
         print(f"recording shard {share.index} of {share.count} (counted from 0)")
     with stage_report("record", config.report) as report:
-        summary = record_episodes(
-            selection.agent, selection.environment, folder, recording, selection.device
-        )
-        report.outputs.append(str(folder))
-        report.metrics.update(asdict(summary))
+        for destination, intervening in recordings.items():
+            summary = task.record(destination, intervening)
+            write_episode_videos(destination, share.episode_ids(config.num_videos))
+            report.outputs.append(str(destination))
+            metrics = asdict(summary)
+            report.metrics.update(metrics if destination == folder else {"twin": metrics})
 
 
 if __name__ == "__main__":

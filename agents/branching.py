@@ -140,8 +140,8 @@ class BranchPlan:
         return self.config.branches or each
 
 
-def check_branches(plan: BranchPlan) -> None:
-    """Raise `UserError` for anything in the plan that cannot be done, before anything is done."""
+def check_branches(plan: BranchPlan, folder: Path) -> None:
+    """Raise `UserError` for what cannot be done, or not be written to `folder`."""
     config, metadata = plan.config, plan.dataset.metadata
     if metadata.simulated is not None:
         raise UserError(
@@ -156,6 +156,7 @@ def check_branches(plan: BranchPlan) -> None:
     for point in config.points:
         _check_point(plan.dataset, point)
     _forced_action(plan, 0)
+    require_same_settings(folder, _metadata(plan), _SETTINGS_OF_BRANCHES, inputs=("dataset",))
 
 
 def _check_point(dataset: RolloutDataset, point: SourceRow) -> None:
@@ -183,13 +184,12 @@ def record_branches(
     """Record the branches that the dataset `folder` lacks.
 
     Raises:
-        UserError: see `check_branches`; the folder holds another recording; an episode does not
-            happen again, before anything is written if it is among the first.
+        UserError: see `check_branches`; or an episode does not happen again, before anything is
+            written if its branch point is among the first 64.
     """
-    check_branches(plan)
     folder, recording = Path(folder), plan.recording
+    check_branches(plan, folder)
     metadata = _metadata(plan)
-    require_same_settings(folder, metadata, _SETTINGS_OF_BRANCHES, ("dataset",))
     missing = _missing_episodes(plan, folder)
     require_space(folder, metadata, _estimate_rows(plan, missing))
     begin = time.perf_counter()

@@ -78,24 +78,47 @@ def record_episodes(
         UserError: the folder holds a dataset of another agent, environment or recording, the
             shard does not exist, or the disk surely has too little room.
     """
-    folder, share = Path(folder), config.share
-    require_levels(environment, config.start_level, config.num_levels)
-    settings = {**asdict(config), **intervening.settings}
-    metadata = dataset_metadata(agent, environment, settings, config.seed, inputs={})
-    require_same_settings(folder, metadata, SETTINGS_OF_A_DATASET)
+    folder = Path(folder)
+    check_recording(agent, environment, folder, config, intervening)
+    metadata = _metadata_of_recording(agent, environment, config, intervening)
     behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
     player = Player(agent.policy, behaviour, device, intervening.intervention)
     start = time.perf_counter()
     recorded = recorded_episodes(folder)
     remaining, missing = what_remains(config, recorded)
     require_space(folder, metadata, estimate_rows(remaining, len(missing), recorded, environment))
-    with RolloutWriter(folder, metadata, str(share.index), config.shard_bytes) as writer:
+    writer_name = str(config.share.index)
+    with RolloutWriter(folder, metadata, writer_name, config.shard_bytes) as writer:
         # Again, since another shard may have created the dataset in the meantime.
         require_same_settings(folder, metadata, SETTINGS_OF_A_DATASET)
         starts = _level_starts(remaining, missing, intervening)
         rollouts = play_starts(player, agent.hash, environment, remaining, starts, len(missing))
         new_rows = write_rollouts(writer, rollouts)
     return summarise(folder, new_rows, time.perf_counter() - start)
+
+
+def check_recording(
+    agent: LoadedAgent,
+    environment: EnvironmentSpec,
+    folder: Path,
+    config: RecordingConfig,
+    intervening: Intervening = UNTOUCHED,
+) -> None:
+    """Raise `UserError` where `record_episodes` would refuse these arguments."""
+    _ = config.share
+    require_levels(environment, config.start_level, config.num_levels)
+    metadata = _metadata_of_recording(agent, environment, config, intervening)
+    require_same_settings(folder, metadata, SETTINGS_OF_A_DATASET)
+
+
+def _metadata_of_recording(
+    agent: LoadedAgent,
+    environment: EnvironmentSpec,
+    config: RecordingConfig,
+    intervening: Intervening,
+) -> DatasetMetadata:
+    settings = {**asdict(config), **intervening.settings}
+    return dataset_metadata(agent, environment, settings, config.seed, inputs={})
 
 
 def write_rollouts(writer: RolloutWriter, rollouts: Iterable[Rollout]) -> int:

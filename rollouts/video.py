@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -74,8 +74,8 @@ class VideoWriter:
         except BrokenPipeError:
             self._finish(self._process)
 
-    def write_all(self, frames: Sequence[Frame] | Frame) -> None:
-        """Append (T, H, W, 3) frames."""
+    def write_all(self, frames: Iterable[Frame]) -> None:
+        """Append frames one by one: (T, H, W, 3), or whatever yields them."""
         for frame in frames:
             self.write(frame)
 
