@@ -115,7 +115,7 @@ def _render_episode(
             overlay = _overlay(slot.spec, decision, rewards[-1])
             frame = compose_frame(seen, scene, overlay)
             video.write(frame)
-            if window is not None and window.is_open:
+            if window is not None:
                 window.show(frame)
     return RenderedEpisode(path, len(rewards), sum(rewards), bool(outcome.level_complete[0]))
 

@@ -1,14 +1,15 @@
 """A window in which one sees an agent play, where there is a display."""
 
 import time
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from experiment.errors import UserError
 
-SIZE_INCHES = (12.0, 6.0)
+LONGEST_SLEEP = 0.02
+"""Seconds after which the window answers the user again while it waits."""
 
 
 class LiveWindow:
@@ -18,54 +19,58 @@ class LiveWindow:
         """Open the window.
 
         Raises:
-            UserError: matplotlib finds no display, or no toolkit to draw on it.
+            UserError: there is no display, or no Tk to draw on it.
         """
-        self._pyplot = _interactive_pyplot()
+        try:
+            import tkinter
+
+            from PIL import ImageTk
+        except ImportError as error:
+            raise _no_window(error) from None
+        try:
+            self._root = tkinter.Tk()
+        except tkinter.TclError as error:
+            raise _no_window(error) from None
+        self._root.title(title)
+        self._root.resizable(False, False)
+        self._root.protocol("WM_DELETE_WINDOW", self.close)
+        self._label = tkinter.Label(self._root, borderwidth=0)
+        self._label.pack()
+        self._make_photo = ImageTk.PhotoImage
+        self._photo: ImageTk.PhotoImage | None = None
         self._seconds_per_frame = 1 / fps
         self._due = time.monotonic()
-        self._figure = self._pyplot.figure(title, figsize=SIZE_INCHES, frameon=False)
-        axes = self._figure.add_axes((0.0, 0.0, 1.0, 1.0))
-        axes.set_axis_off()
-        self._axes, self._picture = axes, None
-        self._figure.show()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the window is still there."""
-        return self._pyplot.fignum_exists(self._figure.number)
+        self.is_open = True
 
     def show(self, frame: NDArray[np.uint8]) -> None:
-        """Show a (H, W, 3) frame, after waiting until it is due."""
-        if self._picture is None or self._picture.get_array().shape != frame.shape:
-            self._axes.clear()
-            self._axes.set_axis_off()
-            self._picture = self._axes.imshow(frame)
+        """Show a (H, W, 3) frame and wait for as long as it is to be seen; not when closed."""
+        if not self.is_open:
+            return
+        picture = Image.fromarray(frame)
+        if self._photo is None or (self._photo.width(), self._photo.height()) != picture.size:
+            self._photo = self._make_photo(picture, master=self._root)
+            self._label.configure(image=self._photo)  # pyright: ignore[reportArgumentType]
         else:
-            self._picture.set_data(frame)
-        self._figure.canvas.draw_idle()
-        self._figure.canvas.flush_events()
+            self._photo.paste(picture)
         self._wait()
 
     def close(self) -> None:
-        """Close the window, if the user has not."""
-        self._pyplot.close(self._figure)
+        """Close the window; once is enough."""
+        if self.is_open:
+            self.is_open = False
+            self._photo = None
+            self._root.destroy()
 
     def _wait(self) -> None:
         """Let frames follow each other at the pace; one that came late does not hurry the next."""
+        self._root.update()
         self._due = max(self._due + self._seconds_per_frame, time.monotonic())
         while self.is_open and (remaining := self._due - time.monotonic()) > 0:
-            self._figure.canvas.start_event_loop(min(remaining, 0.05))
+            time.sleep(min(remaining, LONGEST_SLEEP))
+            self._root.update()
 
 
-def _interactive_pyplot() -> Any:
-    import matplotlib
-    from matplotlib import pyplot
-    from matplotlib.backends.registry import BackendFilter, backend_registry
-
-    backend = matplotlib.get_backend()
-    if backend.lower() not in backend_registry.list_builtin(BackendFilter.INTERACTIVE):
-        raise UserError(
-            f"--view: no window can be opened here (matplotlib found no display and toolkit, and "
-            f"draws with {backend}); leave --view out and look at the videos"
-        )
-    return pyplot
+def _no_window(reason: Exception) -> UserError:
+    return UserError(
+        f"--view: no window can be opened here ({reason}); leave --view out and look at the videos"
+    )
