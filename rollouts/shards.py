@@ -37,6 +37,7 @@ _MAX_CHUNK_BYTES = 2**20
 """What HDF5's chunk cache surely holds: an open chunk beyond it is compressed at every append."""
 
 _VERIFY_ROWS = 4096
+_ROWS_PER_WRITE = 512
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _SHARD_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5")
 _PARTIAL_NAME = re.compile(r"shard-(?P<writer>\w+)-(?P<number>\d+)\.h5(\.\w+)?\.partial")
@@ -52,6 +53,8 @@ class ShardBuilder:
 
     def __init__(self, metadata: DatasetMetadata):
         self.num_rows = 0
+        self._num_stored = 0
+        self._waiting: list[Rollout] = []
         self._metadata = metadata
         self._hash = ContentHash(metadata.step_fields + metadata.episode_fields)
         self._columns: dict[str, list[Any]] = {f.name: [] for f in metadata.episode_fields}
@@ -64,21 +67,30 @@ class ShardBuilder:
             _create_step_field(self._file, spec)
 
     def append(self, rollout: Rollout) -> None:
-        """Add one episode, checked already."""
-        start, stop = self.num_rows, self.num_rows + len(rollout)
-        for spec in self._metadata.step_fields:
-            rows = getattr(rollout, spec.name)
-            dataset = stored_array(self._file, f"steps/{spec.name}")
-            dataset.resize(stop, axis=0)
-            dataset[start:stop] = rows
-            self._hash.update(spec.name, rows)
-        for name, value in episode_row(rollout, offset=start).items():
+        """Add one episode, checked already, whose arrays do not change any more."""
+        self._waiting.append(rollout)
+        for name, value in episode_row(rollout, offset=self.num_rows).items():
             if name in self._columns:
                 self._columns[name].append(value)
-        self.num_rows = stop
+        self.num_rows += len(rollout)
+        if self.num_rows - self._num_stored >= _ROWS_PER_WRITE:
+            self._store_waiting()
+
+    def _store_waiting(self) -> None:
+        """Several episodes at once: for a short one HDF5 takes longer than the compression."""
+        for spec in self._metadata.step_fields:
+            rows = np.concatenate([getattr(rollout, spec.name) for rollout in self._waiting])
+            dataset = stored_array(self._file, f"steps/{spec.name}")
+            dataset.resize(self.num_rows, axis=0)
+            dataset[self._num_stored :] = rows
+            self._hash.update(spec.name, rows)
+        self._waiting.clear()
+        self._num_stored = self.num_rows
 
     def finish(self) -> bytes:
         """Write the episode table and return the shard as the bytes of an HDF5 file."""
+        if self._waiting:
+            self._store_waiting()
         table = self._file.create_group("episodes")
         for spec in self._metadata.episode_fields:
             _write_column(table, spec, self._columns[spec.name], self._hash)

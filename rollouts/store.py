@@ -95,7 +95,7 @@ class RolloutWriter:
         return frozenset(self._episode_ids)
 
     def write(self, rollout: Rollout) -> None:
-        """Append one episode.
+        """Append one episode, whose arrays must not be changed afterwards.
 
         Raises:
             SchemaError: a field does not fit the schema; nothing has been written.
