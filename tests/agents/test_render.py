@@ -1,11 +1,16 @@
 """Videos of a playing agent show the episodes that a recording with the same seed has."""
 
 import json
+import os
+import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import ImageGrab
 
 import render
 from agents.checkpoint import LoadedAgent, hash_agent, save_agent
@@ -14,6 +19,7 @@ from agents.player import BehaviourConfig, Player
 from agents.recorder import play_episodes
 from agents.recording_config import RecordingConfig
 from agents.renderer import RenderingConfig, compose_frame, render_episodes
+from agents.viewer import LiveWindow
 from environments.factory import EnvironmentConfig, environment_spec
 from experiment.errors import UserError
 from rollouts.video import StepOverlay, read_video
@@ -69,6 +75,82 @@ def test_one_channel_is_shown_as_grey() -> None:
     seen = np.full((64, 64, 1), 77, np.uint8)
     frame = compose_frame(seen, np.zeros((512, 512, 3), np.uint8), StepOverlay())
     assert (frame[:, :512] == 77).all()
+
+
+class FakeWindow:
+    """Counts what it is shown and is closed by the user at a given frame."""
+
+    def __init__(self, closed_at: int) -> None:
+        self.frames: list[np.ndarray] = []
+        self.closed_at = closed_at
+
+    @property
+    def is_open(self) -> bool:
+        return len(self.frames) < self.closed_at
+
+    def show(self, frame: np.ndarray) -> None:
+        self.frames.append(frame)
+
+
+def test_a_window_shows_what_the_videos_hold_until_it_is_closed(agent, tmp_path) -> None:
+    config = RenderingConfig(num_eps=5, seed=3, view=True)
+    everything = FakeWindow(closed_at=10**6)
+    episodes = list(render_episodes(agent, FAKE, tmp_path, config, window=everything))  # type: ignore[arg-type]
+    assert len(episodes) == 5
+    assert len(everything.frames) == sum(episode.num_steps for episode in episodes)
+    filmed = read_video(episodes[0].path).astype(float)
+    assert np.abs(filmed - np.stack(everything.frames[: len(filmed)])).mean() < 3
+
+    first_two = episodes[0].num_steps + 1
+    closed = FakeWindow(closed_at=first_two)
+    assert len(list(render_episodes(agent, FAKE, tmp_path, config, window=closed))) == 2  # type: ignore[arg-type]
+
+
+def test_without_a_display_the_view_is_refused_before_anything_is_written(
+    agent, tmp_path, monkeypatch
+) -> None:
+    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setattr("sys.argv", ["render.py", "--model_file", "agent", "--view"])
+    with pytest.raises(UserError, match="--view: no window can be opened here"):
+        render.main()
+    assert not Path("logs").exists()
+
+
+@pytest.fixture
+def display(monkeypatch):
+    """A display that nobody sees; there where Xvfb is installed."""
+    server = shutil.which("Xvfb")
+    if server is None:
+        pytest.skip("needs Xvfb")
+    pytest.importorskip("tkinter")
+    read_end, write_end = os.pipe()
+    command = [server, "-displayfd", str(write_end), "-screen", "0", "1200x700x24"]
+    with subprocess.Popen(command, pass_fds=[write_end], stderr=subprocess.DEVNULL) as process:
+        os.close(write_end)
+        with os.fdopen(read_end) as pipe:
+            name = f":{pipe.readline().strip()}"
+        monkeypatch.setenv("DISPLAY", name)
+        yield name
+        process.terminate()
+
+
+def test_a_window_shows_frames_at_the_pace_asked_for(display) -> None:
+    window = LiveWindow("test", fps=10)
+    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * 60 + np.zeros(
+        (4, 96, 128, 3), np.uint8
+    )
+    start = time.monotonic()
+    for frame in frames:
+        window.show(frame)
+    assert time.monotonic() - start >= 0.4
+    screen = np.asarray(ImageGrab.grab(xdisplay=display).convert("RGB"))
+    assert (screen == 180).all(axis=2).sum() == 96 * 128
+    window.close()
+    window.close()
+    window.show(frames[0])
+    assert not window.is_open
 
 
 @pytest.mark.parametrize(("change", "flag"), [({"num_eps": 0}, "--num_eps"), ({"tps": 0}, "--tps")])
