@@ -31,6 +31,7 @@ from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
 from experiment.progress import Progress
 from experiment.provenance import collect_provenance, to_plain
+from rollouts.background import write_in_background
 from rollouts.schema import DatasetMetadata
 from rollouts.shards import list_shards
 from rollouts.store import METADATA_FILE, RolloutDataset, RolloutWriter, read_metadata
@@ -123,14 +124,7 @@ def _metadata_of_recording(
 
 def write_rollouts(writer: RolloutWriter, rollouts: Iterable[Rollout]) -> int:
     """Write rollouts as they come, sealing a shard now and then; returns the number of rows."""
-    num_rows, last_sealed = 0, time.monotonic()
-    for rollout in rollouts:
-        writer.write(rollout)
-        num_rows += len(rollout)
-        if time.monotonic() - last_sealed > SECONDS_BETWEEN_SEALS:
-            writer.seal()
-            last_sealed = time.monotonic()
-    return num_rows
+    return write_in_background(writer, rollouts, SECONDS_BETWEEN_SEALS)
 
 
 def play_episodes(
