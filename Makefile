@@ -4,6 +4,8 @@ PRESET ?= demo
 OUT ?= demo
 PORT ?= 8050
 CORES ?= $(shell nproc)
+# `train`, or the folder of an agent; by default what the preset says.
+AGENT ?=
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3))
 
 VENV := .venv
@@ -21,7 +23,7 @@ LOCKED = mkdir -p $(OUT) && flock --verbose --wait 3600 $(OUT)/.lock
 demo: $(INSTALLED)
 	@$(LOCKED) $(RUN) -m snakemake --snakefile Snakefile --cores $(CORES) --nolock \
 		--rerun-incomplete --quiet rules host progress \
-		--config preset=$(PRESET) out=$(OUT)
+		--config preset=$(PRESET) out=$(OUT) agent=$(AGENT)
 	@$(RUN) -m experiment.summary $(OUT)/summary.json
 
 panel: $(INSTALLED)

@@ -14,6 +14,10 @@ import shlex
 import sys
 
 from experiment.command_line import load_preset
+from experiment.errors import UserError
+from experiment.files import read_json
+from experiment.report import stage_report
+from experiment.runs import export_folder
 from experiment.summary import write_summary
 
 OUT = config.get("out", "demo")
@@ -23,8 +27,12 @@ ROOT = shlex.quote(str(workflow.basedir))
 PYTHON = (
     f"OMP_NUM_THREADS={workflow.cores} OMP_WAIT_POLICY=passive {shlex.quote(sys.executable)}"
 )
+# `train`, or the folder of an agent that is there already.
+AGENT = config.get("agent") or CHAIN["agent"]
+AGENT_STAGE = "train_agent" if AGENT == "train" else "take_agent"
+AGENT_FOLDER = Path(AGENT) if Path(AGENT).exists() else Path(workflow.basedir) / AGENT
 STAGES = (
-    "train_agent",
+    AGENT_STAGE,
     "record_rollouts",
     "record_heldout",
     "train_simulator",
@@ -56,8 +64,13 @@ def working_folder(stage):
 
 
 SETTINGS = {}
-SETTINGS["train_agent"] = settings("agents.yml")
-SETTINGS["record_rollouts"] = settings("recording.yml", SETTINGS["train_agent"])
+if AGENT == "train":
+    SETTINGS[AGENT_STAGE] = settings("agents.yml")
+else:
+    if not (AGENT_FOLDER / "agent.json").is_file():
+        raise UserError(f"AGENT={AGENT}: neither `train` nor the folder of an agent")
+    SETTINGS[AGENT_STAGE] = {"hash": read_json(AGENT_FOLDER / "agent.json")["hash"]}
+SETTINGS["record_rollouts"] = settings("recording.yml", SETTINGS[AGENT_STAGE])
 SETTINGS["record_heldout"] = {
     "recording": SETTINGS["record_rollouts"],
     "num_heldout_episodes": CHAIN["num_heldout_episodes"],
@@ -78,6 +91,19 @@ SETTINGS["figures"] = settings(
 SETTINGS["saliency"] = settings("saliency.yml", SETTINGS["hidden_analysis"])
 
 
+def describe_agent():
+    """What a shipped agent's card says of its play; nothing for another agent."""
+    card = AGENT_FOLDER / "card.json"
+    if not card.exists():
+        return {}
+    own, random, *_ = read_json(card)["records"]
+    return {
+        "mean_return_held_out": own["mean_return"]["mean"],
+        "random_policy_return_held_out": random["mean_return"]["mean"],
+        "held_out_levels": read_json(card)["num_levels"],
+    }
+
+
 def write_chain_summary():
     reports, outputs = {}, {}
     for stage in STAGES:
@@ -90,23 +116,46 @@ onerror:
     write_chain_summary()
 
 
-rule train_agent:
-    output:
-        agent=directory(f"{OUT}/agent"),
-        report=f"{OUT}/reports/train_agent.json",
-    params:
-        settings=SETTINGS["train_agent"],
-        work=working_folder("train_agent"),
-    threads: workflow.cores
-    shell:
-        "{PYTHON} {ROOT}/train.py --param_name {CHAIN[param_name]} --env_name {CHAIN[env_name]}"
-        " --distribution_mode {CHAIN[distribution_mode]} --seed {CHAIN[seed]} --device auto"
-        " {CHAIN[train_flags]} --run_dir {params.work} --export_dir {output.agent} --report {output.report}"
+if AGENT == "train":
+
+    rule train_agent:
+        output:
+            agent=directory(f"{OUT}/agent"),
+            report=f"{OUT}/reports/train_agent.json",
+        params:
+            settings=SETTINGS[AGENT_STAGE],
+            work=working_folder("train_agent"),
+        threads: workflow.cores
+        shell:
+            "{PYTHON} {ROOT}/train.py --param_name {CHAIN[param_name]}"
+            " --env_name {CHAIN[env_name]} --distribution_mode {CHAIN[distribution_mode]}"
+            " --seed {CHAIN[seed]} --device auto {CHAIN[train_flags]}"
+            " --run_dir {params.work} --export_dir {output.agent} --report {output.report}"
+
+else:
+
+    rule take_agent:
+        input:
+            AGENT_FOLDER / "agent.json",
+            AGENT_FOLDER / "weights.safetensors",
+        output:
+            agent=directory(f"{OUT}/agent"),
+            report=f"{OUT}/reports/take_agent.json",
+        params:
+            settings=SETTINGS[AGENT_STAGE],
+        run:
+            with stage_report("take_agent", Path(output.report)) as report:
+                export_folder(AGENT_FOLDER, Path(output.agent))
+                report.outputs.append(output.agent)
+                report.metrics.update(describe_agent())
+
+
+AGENT_RULE = getattr(rules, AGENT_STAGE)
 
 
 rule record_rollouts:
     input:
-        agent=rules.train_agent.output.agent,
+        agent=AGENT_RULE.output.agent,
     output:
         data=directory(f"{OUT}/rollouts"),
         report=f"{OUT}/reports/record_rollouts.json",
@@ -124,7 +173,7 @@ rule record_rollouts:
 
 rule record_heldout:
     input:
-        agent=rules.train_agent.output.agent,
+        agent=AGENT_RULE.output.agent,
     output:
         data=directory(f"{OUT}/heldout_rollouts"),
         report=f"{OUT}/reports/record_heldout.json",
@@ -144,7 +193,7 @@ rule record_heldout:
 
 rule train_simulator:
     input:
-        agent=rules.train_agent.output.agent,
+        agent=AGENT_RULE.output.agent,
         data=rules.record_rollouts.output.data,
         heldout=rules.record_heldout.output.data,
     output:
@@ -165,7 +214,7 @@ rule train_simulator:
 
 rule simulator_fidelity:
     input:
-        agent=rules.train_agent.output.agent,
+        agent=AGENT_RULE.output.agent,
         simulator=rules.train_simulator.output.simulator,
         data=rules.record_rollouts.output.data,
         heldout=rules.record_heldout.output.data,
@@ -184,7 +233,7 @@ rule simulator_fidelity:
 
 rule record_samples:
     input:
-        agent=rules.train_agent.output.agent,
+        agent=AGENT_RULE.output.agent,
         simulator=rules.train_simulator.output.simulator,
         data=rules.record_rollouts.output.data,
     output:
@@ -222,7 +271,7 @@ rule hidden_analysis:
 
 rule saliency:
     input:
-        agent=rules.train_agent.output.agent,
+        agent=AGENT_RULE.output.agent,
         simulator=rules.train_simulator.output.simulator,
         samples=rules.record_samples.output.data,
         hidden_analysis=rules.hidden_analysis.output.results,

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.checkpoint import load_agent
 from rollouts.store import RolloutDataset
 
 ChainCommand = Callable[[Path], list[str]]
@@ -75,6 +76,30 @@ def test_second_run_makes_nothing_again(finished_chain: Path, chain_command: Cha
     assert result.returncode == 0, result.stderr
     assert modification_times(finished_chain) == before
     assert seconds < 20
+
+
+@pytest.mark.medium
+@pytest.mark.timeout(600)
+def test_an_agent_that_is_there_already_takes_the_place_of_the_trained_one(
+    finished_chain: Path, tmp_path: Path, chain_command: ChainCommand
+) -> None:
+    trained = finished_chain / "results" / "agent"
+    shutil.copytree(trained, tmp_path / "asset")
+    result = run([*chain_command(tmp_path), f"agent={tmp_path / 'asset'}", "--until", "take_agent"])
+    assert result.returncode == 0, result.stdout + result.stderr
+    taken = load_agent(tmp_path / "results" / "agent")
+    assert taken.hash == load_agent(trained).hash
+    assert not list((tmp_path / "results").glob("runs/train_agent*"))
+
+
+@pytest.mark.medium
+def test_an_agent_that_is_not_there_is_an_error_before_any_stage(
+    tmp_path: Path, chain_command: ChainCommand
+) -> None:
+    result = run([*chain_command(tmp_path), "agent=nowhere"])
+    assert result.returncode != 0
+    assert "AGENT=nowhere: neither `train` nor the folder of an agent" in result.stderr
+    assert not (tmp_path / "results").exists()
 
 
 def descendants(pid: int) -> list[int]:
