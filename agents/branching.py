@@ -143,6 +143,8 @@ class BranchPlan:
 def check_branches(plan: BranchPlan, folder: Path) -> None:
     """Raise `UserError` for what cannot be done, or not be written to `folder`."""
     config, metadata = plan.config, plan.dataset.metadata
+    if folder.resolve() == plan.dataset.folder.resolve():
+        raise UserError(f"--data_dir {folder}: is the dataset to branch from; choose another")
     if metadata.simulated is not None:
         raise UserError(
             f"--branch_from {config.branch_from}: holds simulated rollouts; only episodes of the "

@@ -188,6 +188,9 @@ export function describeRollout(entry) {
   const parts = [];
   if (entry.dataset.kind === "real") {
     parts.push(`Real episode ${entry.episodeId}`);
+    if (entry.sourceEpisodeId >= 0) {
+      parts.push(`branches from episode ${entry.sourceEpisodeId}, row ${entry.sourceRow}`);
+    }
     if (entry.levelSeed >= 0) parts.push(`level ${entry.levelSeed}`);
     parts.push(OUTCOMES[entry.outcome][1]);
   } else {

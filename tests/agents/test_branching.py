@@ -21,6 +21,7 @@ from environments.factory import EnvironmentConfig, environment_spec
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform, sample_categorical
+from rollouts.schema import SimulatedDims
 from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import Rollout
 
@@ -316,8 +317,17 @@ def test_other_branches_do_not_go_into_the_same_dataset(
 
 
 def test_branches_do_not_go_into_their_source(fake_folder: Path) -> None:
-    with pytest.raises(UserError, match="was recorded with"):
+    with pytest.raises(UserError, match=r"--data_dir .*: is the dataset to branch from"):
         record_branches(make_plan(fake_folder, 1, 2), fake_folder)
+
+
+def test_branches_do_not_go_into_an_ordinary_recording(fake_folder: Path, tmp_path: Path) -> None:
+    record_sources(tmp_path, FAKE)
+    with pytest.raises(UserError, match=r"--episode \[1\]: the dataset .* was recorded with None"):
+        record_branches(make_plan(fake_folder, 1, 2), tmp_path)
+    record_branches(make_plan(fake_folder, 1, 2), tmp_path / "branches")
+    with pytest.raises(UserError, match="was recorded with None"):
+        record_sources(tmp_path / "branches", FAKE)
 
 
 def damaged_copy(source: Path, folder: Path, episode_id: int, name: str, row: int) -> Path:
@@ -390,6 +400,13 @@ def test_another_agent_is_refused(fake_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--model_file agent: this agent .* is not the one"):
         record_branches(plan, tmp_path / "branches")
     assert not (tmp_path / "branches").exists()
+
+
+def test_simulated_rollouts_are_refused(fake_folder: Path, tmp_path: Path) -> None:
+    plan = make_plan(fake_folder, 1, 1)
+    plan.dataset.metadata = replace(plan.dataset.metadata, simulated=SimulatedDims(1, 1, 1, 1))
+    with pytest.raises(UserError, match="holds simulated rollouts"):
+        record_branches(plan, tmp_path / "branches")
 
 
 def test_a_branch_of_a_branch_is_refused(fake_folder: Path, tmp_path: Path) -> None:
