@@ -6,14 +6,21 @@ agent sees 6.5 cells to each side of itself: what lies further away has a distan
 pixels in its frame.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from environments.procgen_state import GameState
+from environments.game_steps import (
+    GameSteps,
+    Variable,
+    nearest_entity,
+    offsets_from_agent,
+    steps_of_states,
+)
+from environments.procgen_state import GameState, StateFormatError
 
 COIN, LAVA, WALL = 1, (17, 18), (15, 16)
 """Cell types of the grid; 100 is space, and 19 keeps enemies back without being drawn."""
@@ -27,15 +34,6 @@ SIGHT = 6.5
 
 _TOUCHING = 0.02
 """Cells within which the agent's feet count as resting on a wall."""
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One column of the table."""
-
-    unit: str
-    """`cells`, `cells/step`, `steps`, `0 or 1` or `1` (a pure number)."""
-    meaning: str
 
 
 VARIABLES: dict[str, Variable] = {
@@ -78,31 +76,36 @@ that float in a pit are no part of it. It is followed as far as the coin's colum
 _NAN = float("nan")
 
 
-def coinrun_variables(state: GameState, start_x: float = START_X) -> dict[str, float]:
-    """The variables of one CoinRun state, by the names of `VARIABLES`.
+def coinrun_columns(steps: GameSteps, start_x: float = START_X) -> dict[str, NDArray[np.float64]]:
+    """(T,) variables of T steps of one CoinRun level, by the names of `VARIABLES`.
 
     Args:
-        state: a parsed state of CoinRun.
+        steps: states of CoinRun.
         start_x: where `progress` is 0, in cells.
 
     Raises:
-        StateFormatError: a state of another game.
+        StateFormatError: states of another game.
     """
-    level = _level_of(state.grid)
-    values = _agent_variables(state, level)
-    x, y = values["agent_x"], values["agent_y"]
-    feet = y - float(state.agent["ry"])
-    values |= _coin_variables(x, y, level, start_x)
-    values |= _terrain_variables(x, feet, level)
-    values |= _entity_variables(state)
-    values |= _lava_variables(x, y, level)
+    if steps.game != "coinrun":
+        raise StateFormatError(
+            f"saved state, name of the game: found {steps.game}, expected coinrun"
+        )
+    level = _level_of(steps.grid)
+    feet = steps.agent("y") - steps.agent("ry")
+    values = {
+        **_agent_variables(steps, level, feet),
+        **_coin_variables(steps, level, start_x),
+        **_terrain_variables(steps.agent("x"), feet, level),
+        **_entity_variables(steps),
+        **_lava_variables(steps, level),
+    }
     return {name: values[name] for name in VARIABLES}
 
 
-def coinrun_table(states: Iterable[GameState], start_x: float = START_X) -> NDArray[np.float32]:
-    """(T, number of variables) of T states; columns by `VARIABLES`, else as `coinrun_variables`."""
-    rows = [tuple(coinrun_variables(state, start_x).values()) for state in states]
-    return np.array(rows, np.float32).reshape(len(rows), len(VARIABLES))
+def coinrun_variables(state: GameState, start_x: float = START_X) -> dict[str, float]:
+    """The variables of one state; otherwise as `coinrun_columns`."""
+    columns = coinrun_columns(steps_of_states([state]), start_x)
+    return {name: float(column[0]) for name, column in columns.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,8 @@ class _Level:
 
     wall: NDArray[np.bool_]
     """(H, W)"""
+    surface_below: NDArray[np.int64]
+    """(H + 1, W) height of the highest wall's top below each row; 0 where there is no wall."""
     coin_x: float
     coin_y: float
     terrain: NDArray[np.int64]
@@ -144,6 +149,7 @@ def _read_level(cells: bytes, height: int) -> _Level:
     lava_top = height - 1 - np.argmax(lava[::-1], axis=0)[lava_columns]
     return _Level(
         wall=wall,
+        surface_below=_surface_below(wall),
         coin_x=coin_x,
         coin_y=coin_y,
         terrain=terrain,
@@ -155,6 +161,11 @@ def _read_level(cells: bytes, height: int) -> _Level:
     )
 
 
+def _surface_below(wall: NDArray[np.bool_]) -> NDArray[np.int64]:
+    tops = np.where(wall, np.arange(1, len(wall) + 1)[:, None], 0)
+    return np.maximum.accumulate(np.vstack([np.zeros_like(tops[:1]), tops]), axis=0)
+
+
 def _centre_of_coin(grid: NDArray[np.int32]) -> tuple[float, float]:
     rows, columns = np.nonzero(grid == COIN)
     if not len(rows):
@@ -162,100 +173,96 @@ def _centre_of_coin(grid: NDArray[np.int32]) -> tuple[float, float]:
     return float(columns[0]) + 0.5, float(rows[0]) + 0.5
 
 
-def _agent_variables(state: GameState, level: _Level) -> dict[str, float]:
-    agent, coinrun = state.agent, state.coinrun
-    x, y, vy = float(agent["x"]), float(agent["y"]), float(agent["vy"])
-    feet, half_width = y - float(agent["ry"]), float(agent["rx"])
-    on_wall = _rests_on_wall(level, x, feet, half_width)
+def _agent_variables(
+    steps: GameSteps, level: _Level, feet: NDArray[np.float64]
+) -> dict[str, NDArray[Any]]:
+    x, vy, on_crate = steps.agent("x"), steps.agent("vy"), steps.flag("on_crate")
     return {
-        "step": state.step.step,
+        "step": steps.step,
         "agent_x": x,
-        "agent_y": y,
-        "agent_vx": float(agent["vx"]),
+        "agent_y": steps.agent("y"),
+        "agent_vx": steps.agent("vx"),
         "agent_vy": vy,
         # The game's own `has_support` tells of the frame before.
-        "on_ground": vy == 0 and (on_wall or coinrun.on_crate),
-        "on_crate": coinrun.on_crate,
-        "facing_right": coinrun.facing_right,
+        "on_ground": (vy == 0) & (_rests_on_wall(level, x, feet, steps.agent("rx")) | on_crate),
+        "on_crate": on_crate,
+        "facing_right": steps.flag("facing_right"),
         "height_above_ground": _height_above_ground(level, x, feet),
     }
 
 
-def _rests_on_wall(level: _Level, x: float, feet: float, half_width: float) -> bool:
-    surface = round(feet)
-    if surface < 1 or abs(feet - surface) > _TOUCHING:
-        return False
-    # The hair's breadth keeps walls out that the agent only stands beside.
-    first, last = int(x - half_width + 1e-3), int(x + half_width - 1e-3)
-    return bool(level.wall[surface - 1, first : last + 1].any())
+def _rests_on_wall(
+    level: _Level, x: NDArray[np.float64], feet: NDArray[np.float64], half_width: NDArray[Any]
+) -> NDArray[np.bool_]:
+    surface = np.rint(feet).astype(np.int64)
+    touching = (surface >= 1) & (np.abs(feet - surface) <= _TOUCHING)
+    row = np.clip(surface - 1, 0, level.wall.shape[0] - 1)
+    # The hair's breadth keeps walls out that the agent only stands beside. The agent is at most a
+    # cell wide, so that it stands on no more than two.
+    left, right = (_column(level, x + side * (half_width - 1e-3)) for side in (-1, 1))
+    return touching & (level.wall[row, left] | level.wall[row, right])
 
 
-def _height_above_ground(level: _Level, x: float, feet: float) -> float:
-    below = level.wall[: max(int(feet + _TOUCHING), 0), int(x)]
-    surfaces = np.flatnonzero(below) + 1
-    return feet - float(surfaces[-1]) if len(surfaces) else _NAN
+def _column(level: _Level, x: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.clip(x.astype(np.int64), 0, level.wall.shape[1] - 1)
 
 
-def _coin_variables(x: float, y: float, level: _Level, start_x: float) -> dict[str, float]:
-    dx, dy = level.coin_x - x, level.coin_y - y
+def _height_above_ground(
+    level: _Level, x: NDArray[np.float64], feet: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    rows_below = np.clip((feet + _TOUCHING).astype(np.int64), 0, level.wall.shape[0])
+    surface = level.surface_below[rows_below, _column(level, x)]
+    return np.where(surface > 0, feet - surface, np.nan)
+
+
+def _coin_variables(
+    steps: GameSteps, level: _Level, start_x: float
+) -> dict[str, NDArray[np.float64]]:
+    dx, dy = level.coin_x - steps.agent("x"), level.coin_y - steps.agent("y")
     return {
         "coin_dx": dx,
         "coin_dy": dy,
-        "coin_distance": float(np.hypot(dx, dy)),
-        "progress": (x - start_x) / (level.coin_x - start_x),
+        "coin_distance": np.hypot(dx, dy),
+        "progress": (steps.agent("x") - start_x) / (level.coin_x - start_x),
     }
 
 
-def _terrain_variables(x: float, feet: float, level: _Level) -> dict[str, float]:
-    names = ("wall_dx", "wall_height", "wall_top_dy", "drop_dx", "drop_height")
-    values: dict[str, float] = dict.fromkeys(names, _NAN)
-    rise = _first_beyond(level.rises, x)
-    if rise is not None:
-        top, before = int(level.terrain[rise]), int(level.terrain[rise - 1])
-        values |= {"wall_dx": rise - x, "wall_height": top - before, "wall_top_dy": top - feet}
-    drop = _first_beyond(level.drops, x)
-    if drop is not None:
-        depth = int(level.terrain[drop - 1]) - int(level.terrain[drop])
-        values |= {"drop_dx": drop - x, "drop_height": depth}
-    return values
+def _terrain_variables(
+    x: NDArray[np.float64], feet: NDArray[np.float64], level: _Level
+) -> dict[str, NDArray[np.float64]]:
+    rise, drop = _first_beyond(level.rises, x), _first_beyond(level.drops, x)
+    terrain = np.append(level.terrain.astype(np.float64), np.nan)
+    top = terrain[rise]
+    return {
+        "wall_dx": np.where(np.isnan(top), np.nan, rise - x),
+        "wall_height": top - terrain[rise - 1],
+        "wall_top_dy": top - feet,
+        "drop_dx": np.where(np.isnan(terrain[drop]), np.nan, drop - x),
+        "drop_height": terrain[drop - 1] - terrain[drop],
+    }
 
 
-def _first_beyond(columns: NDArray[np.int64], x: float) -> int | None:
-    index = int(np.searchsorted(columns, x, side="right"))
-    return int(columns[index]) if index < len(columns) else None
+def _first_beyond(columns: NDArray[np.int64], x: NDArray[np.float64]) -> NDArray[np.int64]:
+    """First of the ascending columns to the right of each x; −1, the last index, without one."""
+    return np.append(columns, -1)[np.searchsorted(columns, x, side="right")]
 
 
-@dataclass(frozen=True)
-class _Neighbour:
-    dx: float = _NAN
-    dy: float = _NAN
-    vx: float = _NAN
-
-
-def _entity_variables(state: GameState) -> dict[str, float]:
-    entities, agent = state.entities, state.agent
-    # In float64, as the positions of the coin and the terrain.
-    dx = entities["x"].astype(np.float64) - float(agent["x"])
-    dy = entities["y"].astype(np.float64) - float(agent["y"])
+def _entity_variables(steps: GameSteps) -> dict[str, NDArray[np.float64]]:
+    dx, dy = offsets_from_agent(steps)
     # Next along x; of several in one place, such as a pile of crates, the nearest in height.
-    order = np.where(dx >= 0, dx + 1e-6 * np.abs(dy), np.inf)
-
-    def nearest_ahead(kind: int) -> _Neighbour:
-        candidates = np.where(entities["type"] == kind, order, np.inf)
-        index = int(np.argmin(candidates))
-        if np.isinf(candidates[index]):
-            return _Neighbour()
-        return _Neighbour(float(dx[index]), float(dy[index]), float(entities["vx"][index]))
-
-    enemy, saw, crate = nearest_ahead(ENEMY), nearest_ahead(SAW), nearest_ahead(CRATE)
+    order, kind = dx + 1e-6 * np.abs(dy), steps.column("type")
+    enemy, saw, crate = (
+        nearest_entity(steps, (kind == wanted) & (dx >= 0), order) for wanted in (ENEMY, SAW, CRATE)
+    )
     return {
         **{"enemy_dx": enemy.dx, "enemy_dy": enemy.dy, "enemy_vx": enemy.vx},
         **{"saw_dx": saw.dx, "saw_dy": saw.dy, "crate_dx": crate.dx, "crate_dy": crate.dy},
     }
 
 
-def _lava_variables(x: float, y: float, level: _Level) -> dict[str, float]:
-    index = int(np.searchsorted(level.lava_x, x))
-    if index == len(level.lava_x):
-        return {"lava_dx": _NAN, "lava_dy": _NAN}
-    return {"lava_dx": float(level.lava_x[index]) - x, "lava_dy": float(level.lava_y[index]) - y}
+def _lava_variables(steps: GameSteps, level: _Level) -> dict[str, NDArray[np.float64]]:
+    index = np.searchsorted(level.lava_x, steps.agent("x"))
+    return {
+        "lava_dx": np.append(level.lava_x, np.nan)[index] - steps.agent("x"),
+        "lava_dy": np.append(level.lava_y, np.nan)[index] - steps.agent("y"),
+    }

@@ -120,11 +120,12 @@ class FakeEnvironment:
             self._reward[index] = 0
             self._complete[index] = self._truncated[index] = False
 
-    def get_state(self) -> list[bytes]:
+    def get_state(self, indices: Sequence[int] | None = None) -> list[bytes]:
         """See `VectorEnvironment.get_state`."""
         self._finish_step()
         columns = [*self._columns(), np.array([level.seed for level in self._levels])]
-        return [row.tobytes() for row in np.stack(columns, axis=1).astype(np.float64)]
+        rows = np.stack(columns, axis=1).astype(np.float64)
+        return [row.tobytes() for row in (rows if indices is None else rows[list(indices)])]
 
     def set_state(self, states: Sequence[bytes | None]) -> None:
         """See `VectorEnvironment.set_state`."""

@@ -156,10 +156,11 @@ class GymnasiumEnvironment:
             slot.reward, slot.level_complete, slot.truncated = 0.0, False, False
             self._begin(index, int(level_seed))
 
-    def get_state(self) -> list[bytes]:
+    def get_state(self, indices: Sequence[int] | None = None) -> list[bytes]:
         """See `VectorEnvironment.get_state`; grows with the length of the episode."""
         self._finish_step()
-        return [json.dumps(asdict(slot)).encode() for slot in self._slots]
+        slots = self._slots if indices is None else [self._slots[index] for index in indices]
+        return [json.dumps(asdict(slot)).encode() for slot in slots]
 
     def set_state(self, states: Sequence[bytes | None]) -> None:
         """See `VectorEnvironment.set_state`; takes as long as playing the episode so far."""

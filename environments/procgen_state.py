@@ -69,6 +69,14 @@ _CAMERA = struct.Struct("<3i6f")
 _GRID = struct.Struct("<3i")
 _COINRUN = struct.Struct("<f4i2f")
 
+FLAG_TAILS = {
+    "climber": {"has_support": 0, "facing_right": 1},
+    "coinrun": {"has_support": 2, "facing_right": 3, "on_crate": 4},
+    "jumper": {"has_support": 3, "facing_right": 4},
+    "ninja": {"has_support": 0, "facing_right": 1},
+}
+"""Numbers of a game's tail that are 0 or 1, and at which place of it, in 4-byte words."""
+
 
 class StateFormatError(ValueError):
     """Bytes that are not a whole saved state; the message says where, and what was expected."""
@@ -190,6 +198,12 @@ class GameState:
     def agent(self) -> np.void:
         """The agent's row of `entities`."""
         return self.entities[0]
+
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """What the tail says by `FLAG_TAILS`; empty for a game that is not named there."""
+        places = FLAG_TAILS.get(self.header.game, {}).values()
+        return tuple(_INT.unpack_from(self.tail, 4 * place)[0] != 0 for place in places)
 
     @cached_property
     def coinrun(self) -> CoinRunState:

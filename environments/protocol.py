@@ -97,8 +97,8 @@ class VectorEnvironment(Protocol):
         """
         ...
 
-    def get_state(self) -> list[bytes]:
-        """One opaque saved state per environment."""
+    def get_state(self, indices: Sequence[int] | None = None) -> list[bytes]:
+        """One opaque saved state for each of the given slots, by default for all."""
         ...
 
     def set_state(self, states: Sequence[bytes | None]) -> None:

@@ -11,9 +11,10 @@ from environments.coinrun_variables import (
     SIGHT,
     START_X,
     VARIABLES,
-    coinrun_table,
+    coinrun_columns,
     coinrun_variables,
 )
+from environments.game_steps import steps_of_states
 from environments.procgen_state import GameState, StateFormatError, parse_state
 
 LEVEL = 21
@@ -25,6 +26,11 @@ cells high."""
 
 def states_of(env) -> list[GameState]:
     return [parse_state(saved) for saved in env.get_state()]
+
+
+def table_of(states: list[GameState]) -> np.ndarray:
+    """A row per state, which may be of different levels."""
+    return np.array([list(coinrun_variables(state).values()) for state in states])
 
 
 def with_agent_at(state: GameState, x: float, feet: float) -> GameState:
@@ -190,9 +196,9 @@ def test_on_ground_is_what_the_game_finds_at_the_next_step(make_env) -> None:
 def test_distances_change_by_the_velocities(make_env) -> None:
     env = make_env("coinrun", 16)
     for _ in range(5):
-        before = coinrun_table(states_of(env))
+        before = table_of(states_of(env))
         env.send(np.full(16, 7))
-        after = coinrun_table(states_of(env))
+        after = table_of(states_of(env))
         column = {name: index for index, name in enumerate(VARIABLES)}
         moved = after[:, column["agent_x"]] - before[:, column["agent_x"]]
         np.testing.assert_allclose(moved, after[:, column["agent_vx"]], atol=1e-5)
@@ -207,7 +213,7 @@ def test_an_episode_that_reaches_the_coin_ends_with_progress_near_one(make_env) 
     num_complete = 0
     progress = np.zeros(32)
     for _ in range(250):
-        progress = coinrun_table(states_of(env))[:, list(VARIABLES).index("progress")]
+        progress = table_of(states_of(env))[:, list(VARIABLES).index("progress")]
         env.send(np.where(rng.random(32) < 0.7, 8, 7))
         complete = env.observe().level_complete
         num_complete += complete.sum()
@@ -217,17 +223,26 @@ def test_an_episode_that_reaches_the_coin_ends_with_progress_near_one(make_env) 
     assert (progress >= 0).all()
 
 
-def test_the_table_has_the_variables_as_columns(make_env) -> None:
-    env = make_env("coinrun", 5)
-    states = states_of(env)
-    table = coinrun_table(states)
-    assert (table.shape, table.dtype) == ((5, len(VARIABLES)), np.float32)
-    rows = [[float(value) for value in coinrun_variables(state).values()] for state in states]
-    np.testing.assert_array_equal(table, np.array(rows, np.float32))
-    assert list(coinrun_variables(states[0])) == list(VARIABLES)
-    assert coinrun_table([]).shape == (0, len(VARIABLES))
-    assert states[0].agent["x"] == START_X
-    assert states[0].camera.visibility == 2 * SIGHT
+def test_all_steps_at_once_are_as_one_by_one(make_env) -> None:
+    env = make_env("coinrun", 6, seed=3)
+    rng = np.random.default_rng(0)
+    episodes: list[list[GameState]] = [[] for _ in range(6)]
+    for _ in range(60):
+        for episode, state in zip(episodes, states_of(env), strict=True):
+            if not episode or not state.step.done:
+                episode.append(state)
+        env.send(rng.choice([4, 5, 7, 8], 6))
+        env.observe()
+    for episode in episodes:
+        same_level = [s for s in episode if s.step.level_seed == episode[0].step.level_seed]
+        columns = coinrun_columns(steps_of_states(same_level))
+        assert list(columns) == list(VARIABLES)
+        np.testing.assert_array_equal(np.stack(list(columns.values()), 1), table_of(same_level))
+
+
+def test_the_level_begins_where_progress_is_counted_from(known_level) -> None:
+    assert known_level.agent["x"] == START_X
+    assert known_level.camera.visibility == 2 * SIGHT
 
 
 def test_progress_counts_from_the_start_that_is_given(known_level) -> None:
