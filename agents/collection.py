@@ -1,8 +1,10 @@
 """Playing: what PPO needs from N environments, collected while they step in the background."""
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.images import to_float_images
+from agents.execution import Execution
 from agents.networks import RecurrentPolicy
 from agents.ppo import PPOConfig, RolloutBatch, generalised_advantages, normalise
 from environments.protocol import Transition, VectorEnvironment
+from experiment.distributed import ALONE, Ranks
 from experiment.randomness import keyed_uniform
 
 EPISODES_REMEMBERED = 40
@@ -144,14 +147,27 @@ class _Group:
 class _Buffer:
     """(T, N) storage that lives as long as the collector; frames stay bytes on the device."""
 
-    def __init__(self, config: PPOConfig, obs_shape: tuple[int, ...], device: torch.device) -> None:
-        shape = (config.num_steps, config.num_envs)
+    def __init__(
+        self, num_steps: int, num_envs: int, obs_shape: tuple[int, ...], device: torch.device
+    ) -> None:
+        shape = (num_steps, num_envs)
         self.obs = torch.empty(*shape, *obs_shape, dtype=torch.uint8, device=device)
-        self.first = torch.empty(config.num_steps + 1, config.num_envs, dtype=torch.bool)
+        self.first = torch.empty(num_steps + 1, num_envs, dtype=torch.bool)
+        self.timed_out = torch.empty(shape, dtype=torch.bool)
         self.action = torch.empty(shape, dtype=torch.int64, device=device)
         self.log_prob = torch.empty(shape, device=device)
         self.value = torch.empty(shape, device=device)
-        self.reward = np.empty(shape, np.float32)
+        self.reward = torch.empty(shape)
+
+
+@dataclass
+class PlayingTime:
+    """Wall seconds since the collector was made."""
+
+    environment: float = 0.0
+    """Handing out actions and waiting for the frames that they lead to."""
+    inference: float = 0.0
+    """Choosing actions and values."""
 
 
 class Collector:
@@ -160,23 +176,47 @@ class Collector:
     The environments form two groups, so that one steps while the policy decides for the other. A
     rollout begins with the very frame whose value ended the one before; the state carried over
     is that *before* this frame, so the recurrence sees every frame once.
+
+    With several processes each plays its share of the environments; statistics of rewards,
+    advantages and episodes are over all of them, and the same in every process.
     """
 
     def __init__(
-        self, policy: RecurrentPolicy, groups: list[VectorEnvironment], config: PPOConfig, seed: int
+        self,
+        policy: RecurrentPolicy,
+        groups: list[VectorEnvironment],
+        config: PPOConfig,
+        seed: int,
+        execution: Execution | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
+        """Begin at the first frames.
+
+        Args:
+            policy: the same weights in every process.
+            groups: this process's environments.
+            config: `num_envs` counts the environments of all processes.
+            seed: keys the draws of the actions.
+            execution: how the network is run; by default as its device suggests.
+            ranks: processes that play for the same learner.
+        """
         self.policy = policy
         self.config = config
         self.seed = seed
-        self.device = next(policy.parameters()).device
+        self.ranks = ranks
+        self.execution = execution or Execution(policy)
+        self.device = self.execution.device
         self.normaliser = RewardNormaliser(config.num_envs)
         self.statistics = EpisodeStatistics(config.num_envs)
-        stops = np.cumsum([0, *(group.num_envs for group in groups)]).tolist()
+        self.seconds = PlayingTime()
+        sizes = [group.num_envs for group in groups]
+        self._own = ranks.share(config.num_envs, "--num_envs")
         self._groups = [
-            _Group(group, slice(start, stop), group.observe(), policy.initial_state(group.num_envs))
-            for group, start, stop in zip(groups, stops[:-1], stops[1:], strict=True)
+            _Group(group, slice(stop - size, stop), group.observe(), policy.initial_state(size))
+            for group, size, stop in zip(groups, sizes, accumulate(sizes), strict=True)
         ]
-        self._buffer = _Buffer(config, groups[0].spec.obs_shape, self.device)
+        obs_shape = groups[0].spec.obs_shape
+        self._buffer = _Buffer(config.num_steps, sum(sizes), obs_shape, self.device)
 
     @torch.inference_mode()
     def collect(self, iteration: int) -> Collected:
@@ -194,17 +234,22 @@ class Collector:
 
     def _draws(self, iteration: int) -> Tensor:
         steps = iteration * self.config.num_steps + np.arange(self.config.num_steps)[:, None]
-        uniform = keyed_uniform(self.seed, "action", np.arange(self.config.num_envs)[None], steps)
+        uniform = keyed_uniform(self.seed, "action", np.asarray(self._own)[None], steps)
         return torch.from_numpy(uniform[..., 0].astype(np.float32)).to(self.device)
 
     def _act(self, group: _Group, t: int, uniform: Tensor) -> None:
+        begin = time.perf_counter()
         buffer, slots = self._buffer, group.slots
         buffer.obs[t, slots] = torch.from_numpy(group.current.obs)
         buffer.first[t, slots] = torch.from_numpy(group.current.first)
         first = buffer.first[t, slots].to(self.device)
-        output = self.policy.step(to_float_images(buffer.obs[t, slots]), group.state, first)
+        output = self.execution.step(buffer.obs[t, slots], group.state, first)
         action = sample_actions(output.action_logits, uniform)
-        group.environment.send(action.cpu().numpy())
+        sent = action.cpu().numpy()
+        chosen = time.perf_counter()
+        group.environment.send(sent)
+        self.seconds.inference += chosen - begin
+        self.seconds.environment += time.perf_counter() - chosen
         log_probs = output.action_logits.log_softmax(-1)
         buffer.action[t, slots] = action
         buffer.log_prob[t, slots] = log_probs.gather(-1, action[:, None]).squeeze(-1)
@@ -213,27 +258,25 @@ class Collector:
 
     def _receive(self, group: _Group, t: int) -> None:
         """Wait for the step that the action at t − 1 began."""
+        begin = time.perf_counter()
         group.current = group.environment.observe()
-        self._buffer.reward[t - 1, group.slots] = group.current.reward
+        self.seconds.environment += time.perf_counter() - begin
+        buffer, slots = self._buffer, group.slots
+        buffer.reward[t - 1, slots] = torch.from_numpy(group.current.reward)
+        buffer.timed_out[t - 1, slots] = torch.from_numpy(group.current.truncated)
         if t == self.config.num_steps:
-            self._buffer.first[t, group.slots] = torch.from_numpy(group.current.first)
+            buffer.first[t, slots] = torch.from_numpy(group.current.first)
 
     def _finish(self, initial_state: Tensor) -> Collected:
         buffer, config = self._buffer, self.config
-        done = buffer.first[1:]
-        self.statistics.add(buffer.reward, done.numpy())
-        reward = (
-            self.normaliser(buffer.reward, done.numpy())
-            if config.normalise_reward
-            else buffer.reward
-        )
         advantage = generalised_advantages(
-            torch.from_numpy(reward).to(self.device),
+            self._take_in_rewards().to(self.device),
             buffer.value,
-            done.to(self.device),
+            buffer.first[1:].to(self.device),
             self._bootstrap(),
             config.gamma,
             config.gae_lambda,
+            buffer.timed_out.to(self.device) if config.bootstrap_timeouts else None,
         )
         batch = RolloutBatch(
             obs=buffer.obs,
@@ -242,52 +285,81 @@ class Collector:
             action=buffer.action,
             log_prob=buffer.log_prob,
             value=buffer.value,
-            advantage=normalise(advantage) if config.normalise_advantage else advantage,
+            advantage=self._normalised(advantage) if config.normalise_advantage else advantage,
             value_target=advantage + buffer.value,
         )
-        return Collected(batch, float(buffer.value.mean()))
+        return Collected(batch, float(self.ranks.concatenate(buffer.value, dim=1).mean()))
+
+    def _take_in_rewards(self) -> Tensor:
+        """Update the statistics of all environments; returns (T, N) own rewards to learn from."""
+        reward, done = self._buffer.reward, self._buffer.first[1:]
+        everywhere = self.ranks.concatenate(
+            torch.stack([reward, done.to(reward.dtype)]).to(self.device), dim=2
+        )
+        all_rewards, all_ends = everywhere[0].cpu().numpy(), everywhere[1].cpu().numpy() > 0
+        self.statistics.add(all_rewards, all_ends)
+        if not self.config.normalise_reward:
+            return reward
+        normalised = self.normaliser(all_rewards, all_ends)
+        return torch.from_numpy(normalised[:, self._own.start : self._own.stop])
+
+    def _normalised(self, advantage: Tensor) -> Tensor:
+        everywhere = normalise(self.ranks.concatenate(advantage, dim=1))
+        return everywhere[:, self._own.start : self._own.stop]
 
     def _bootstrap(self) -> Tensor:
         """(N,) values of the frames after the last action; the states stay as they are."""
         values = []
         for group in self._groups:
-            images = to_float_images(group.current.obs, self.device)
-            first = torch.from_numpy(group.current.first).to(self.device)
-            values.append(self.policy.step(images, group.state, first).value)
+            obs, first = (
+                torch.from_numpy(array).to(self.device)
+                for array in (group.current.obs, group.current.first)
+            )
+            values.append(self.execution.step(obs, group.state, first).value)
         return torch.cat(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs to go on with the very next decision."""
+        """Everything a resumed run needs to go on with the very next decision.
+
+        All processes must ask for it together; each gets the state of all environments.
+        """
+        own = [
+            {
+                "environments": [_to_tensor(s) for s in group.environment.get_state()],
+                "obs": torch.from_numpy(group.current.obs.copy()),
+                "first": torch.from_numpy(group.current.first.copy()),
+                "state": group.state.cpu(),
+            }
+            for group in self._groups
+        ]
         return {
             "normaliser": self.normaliser.state_dict(),
             "statistics": self.statistics.state_dict(),
-            "groups": [
-                {
-                    "environments": [_to_tensor(s) for s in group.environment.get_state()],
-                    "obs": torch.from_numpy(group.current.obs.copy()),
-                    "first": torch.from_numpy(group.current.first.copy()),
-                    "state": group.state.cpu(),
-                }
-                for group in self._groups
-            ],
+            "groups": [group for groups in self.ranks.gather(own) for group in groups],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`, for the same number of environments."""
+        """Inverse of `state_dict`, for as many environments in any number of processes."""
         self.normaliser.load_state_dict(state["normaliser"])
         self.statistics.load_state_dict(state["statistics"])
-        for group, saved in zip(self._groups, state["groups"], strict=True):
-            group.environment.set_state([s.numpy().tobytes() for s in saved["environments"]])
+        groups = state["groups"]
+        environments = [saved for group in groups for saved in group["environments"]]
+        obs, first, agent_state = (
+            torch.cat([group[name] for group in groups]) for name in ("obs", "first", "state")
+        )
+        for group in self._groups:
+            slots = slice(self._own.start + group.slots.start, self._own.start + group.slots.stop)
+            group.environment.set_state([s.numpy().tobytes() for s in environments[slots]])
             # The reward of the last action was taken in before the state was saved.
             group.current = Transition(
-                obs=saved["obs"].numpy(),
-                reward=np.zeros(len(saved["obs"]), np.float32),
-                first=saved["first"].numpy(),
+                obs=obs[slots].numpy(),
+                reward=np.zeros(group.environment.num_envs, np.float32),
+                first=first[slots].numpy(),
                 level_seed=group.current.level_seed,
                 level_complete=group.current.level_complete,
                 truncated=group.current.truncated,
             )
-            group.state = saved["state"].to(self.device)
+            group.state = agent_state[slots].to(self.device)
 
 
 def _to_tensor(content: bytes) -> Tensor:

@@ -6,6 +6,7 @@ Control Using Generalized Advantage Estimation" (2016): the advantages, equation
 loss is clipped like the objective, as in the authors' code.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.execution import Execution
 from agents.networks import RecurrentPolicy
 from agents.protocol import AgentOutput
+from experiment.distributed import ALONE, Ranks
 from experiment.errors import UserError, require_at_least
 from experiment.randomness import keyed_uniform
 
@@ -34,7 +37,8 @@ class PPOConfig:
     """Optimiser steps per epoch."""
     mini_batch_size: int = 2048
     """Frames that go through the network at once; an optimiser step that needs more sums their
-    gradients. At most num_envs · num_steps / num_minibatches frames are used."""
+    gradients. At most num_envs · num_steps / num_minibatches frames are used, and fewer on a CPU,
+    where larger chunks leave the cache; that changes nothing but the rounding."""
     gamma: float = 0.999
     """Discount of future rewards."""
     gae_lambda: float = 0.95
@@ -53,6 +57,9 @@ class PPOConfig:
     """Shift and scale the advantages of an update to mean 0 and deviation 1."""
     normalise_reward: bool = True
     """Divide rewards by the running deviation of their discounted sum."""
+    bootstrap_timeouts: bool = False
+    """Let an episode that the time limit ended go on in the estimates with the value of the last
+    frame seen. This is approximate: the frame after it, whose value is meant, is never shown."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +102,18 @@ class PPOLosses:
 
 
 def generalised_advantages(
-    reward: Tensor, value: Tensor, done: Tensor, last_value: Tensor, gamma: float, lam: float
+    reward: Tensor,
+    value: Tensor,
+    done: Tensor,
+    last_value: Tensor,
+    gamma: float,
+    lam: float,
+    timed_out: Tensor | None = None,
 ) -> Tensor:
     """Advantages: the sum over l of (γλ)^l δ_{t+l}, cut where an episode ends.
 
-    Here δ_t = r_t + γ V(s_{t+1}) − V(s_t), and V after the end of an episode is 0. That holds for
-    time limits too: Procgen never shows the frame whose value would continue the sum.
+    Here δ_t = r_t + γ V(s_{t+1}) − V(s_t), and V after the end of an episode is 0. Where a time
+    limit ended it, V(s_t) can stand for V(s_{t+1}): Procgen never shows that frame.
 
     Args:
         reward: (T, N) paid for the action at t.
@@ -109,13 +122,16 @@ def generalised_advantages(
         last_value: (N,) V(s_T), the bootstrap; not used where `done[T-1]`.
         gamma: discount.
         lam: λ.
+        timed_out: (T, N) bool, ends after which the value of the last frame seen is assumed.
 
     Returns:
         (T, N)
     """
     goes_on = (~done).to(value.dtype)
-    next_value = torch.cat([value[1:], last_value[None]])
-    delta = reward + gamma * goes_on * next_value - value
+    next_value = goes_on * torch.cat([value[1:], last_value[None]])
+    if timed_out is not None:
+        next_value = torch.where(timed_out, value, next_value)
+    delta = reward + gamma * next_value - value
     advantage = torch.empty_like(delta)
     running = torch.zeros_like(last_value)
     for t in reversed(range(len(delta))):
@@ -157,13 +173,55 @@ def normalise(advantage: Tensor) -> Tensor:
     return (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
 
 
+@dataclass(frozen=True)
+class EnvironmentShare:
+    """Which environments of a training a batch holds; the other processes hold the rest."""
+
+    own: range
+    num_envs: int
+    """Environments of all processes."""
+
+    def local(self, envs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in the batch of those of `envs` that it holds."""
+        return envs[(envs >= self.own.start) & (envs < self.own.stop)] - self.own.start
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """The frames of one optimiser step."""
+
+    chunks: list[RolloutBatch]
+    """What this process has of them, in parts that go through the network at once."""
+    num_frames: int
+    """Frames of all processes."""
+
+
 class PPOLearner:
     """A policy, its Adam optimiser, and the update."""
 
-    def __init__(self, policy: RecurrentPolicy, config: PPOConfig, seed: int) -> None:
+    def __init__(
+        self,
+        policy: RecurrentPolicy,
+        config: PPOConfig,
+        seed: int,
+        execution: Execution | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Begin without momentum.
+
+        Args:
+            policy: the same weights in every process.
+            config: `num_envs` counts the environments of all processes.
+            seed: keys the minibatches.
+            execution: how the network is run; by default as its device suggests.
+            ranks: processes that learn together.
+        """
         self.policy = policy
-        self.config = config
+        self.execution = execution or Execution(policy)
+        at_once = min(config.mini_batch_size, self.execution.frames_per_backward)
+        self.config = dataclasses.replace(config, mini_batch_size=at_once)
         self.seed = seed
+        self.ranks = ranks
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
             policy.parameters(), lr=config.learning_rate, eps=1e-5
         )
@@ -172,7 +230,8 @@ class PPOLearner:
         """Improve the policy on one batch.
 
         Args:
-            batch: the frames, on the policy's device, advantages normalised as configured.
+            batch: the frames, on the policy's device, advantages normalised as configured; with
+                several processes, those of this one.
             iteration: number of the update; with the seed it decides the minibatches.
             remaining: share of the training that is left, the factor of the learning rate.
 
@@ -185,65 +244,74 @@ class PPOLearner:
         num_updates = 0
         for epoch in range(self.config.num_epochs):
             key = iteration * self.config.num_epochs + epoch
-            for chunks in self._minibatches(batch, key):
-                sums += self._optimise(chunks)
+            for minibatch in self._minibatches(batch, key):
+                sums += self._optimise(minibatch)
                 num_updates += 1
-        policy_loss, value_loss, entropy = (sums / num_updates).tolist()
+        policy_loss, value_loss, entropy = (self.ranks.sum(sums) / num_updates).tolist()
         return {
             "mean_policy_loss": policy_loss,
             "mean_value_loss": value_loss,
             "mean_entropy_loss": entropy,
         }
 
-    def _optimise(self, chunks: list[RolloutBatch]) -> Tensor:
-        """One step of Adam on the mean over all frames of `chunks`."""
-        num_frames = sum(chunk.action.numel() for chunk in chunks)
-        means = []
+    def _optimise(self, minibatch: Minibatch) -> Tensor:
+        """One step of Adam on the mean over all frames; returns this process's part of it."""
+        terms = torch.zeros(3, device=self.execution.device)
         self.optimiser.zero_grad(set_to_none=True)
-        for chunk in chunks:
-            output = self.policy.unroll(chunk.obs, chunk.initial_state, chunk.first)
+        for chunk in minibatch.chunks:
+            output = self.execution.unroll(chunk.obs, chunk.initial_state, chunk.first)
             losses = ppo_losses(output, chunk, self.config.clip)
-            share = chunk.action.numel() / num_frames
+            share = chunk.action.numel() / minibatch.num_frames
             (share * losses.total(self.config)).backward()
-            terms = torch.stack([losses.policy, losses.value, losses.entropy])
-            means.append(share * terms.detach())
+            terms += share * torch.stack([losses.policy, losses.value, losses.entropy]).detach()
+        self.ranks.sum_gradients(self.policy.parameters())
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
         self.optimiser.step()
-        return torch.stack(means).sum(0)
+        return terms
 
-    def _minibatches(self, batch: RolloutBatch, key: int) -> Iterator[list[RolloutBatch]]:
+    def _minibatches(self, batch: RolloutBatch, key: int) -> Iterator[Minibatch]:
+        num_envs = batch.action.shape[1] * self.ranks.size
+        share = EnvironmentShare(self.ranks.share(num_envs, "--num_envs"), num_envs)
         split = split_trajectories if self.policy.config.recurrent else split_frames
-        return split(batch, self.config, self.seed, key)
+        return split(batch, self.config, self.seed, key, share)
 
 
 def split_trajectories(
-    batch: RolloutBatch, config: PPOConfig, seed: int, key: int
-) -> Iterator[list[RolloutBatch]]:
+    batch: RolloutBatch, config: PPOConfig, seed: int, key: int, share: EnvironmentShare
+) -> Iterator[Minibatch]:
     """Minibatches of whole environment trajectories, for recurrent policies.
 
-    Every minibatch is a list of chunks of at most `mini_batch_size` frames, but at least one
-    trajectory, so that the hidden state can be recomputed from the rollout's start.
+    Of each run of `num_minibatches` neighbouring environments every minibatch gets one, drawn by
+    lot: so that processes, which hold neighbours, have equally much to do. A minibatch comes in
+    chunks of at most `mini_batch_size` frames, but at least one trajectory, so that the hidden
+    state can be recomputed from the rollout's start.
     """
-    num_steps, num_envs = batch.action.shape
+    num_steps = len(batch.action)
     envs_per_chunk = max(1, config.mini_batch_size // num_steps)
-    order = _permutation(num_envs, seed, key)
-    for envs in np.array_split(order, min(config.num_minibatches, num_envs)):
-        chunks = np.array_split(envs, -(-len(envs) // envs_per_chunk))
-        yield [_take_trajectories(batch, torch.from_numpy(chunk)) for chunk in chunks]
+    count = min(config.num_minibatches, share.num_envs)
+    minibatch_of = _lots_within_blocks(share.num_envs, count, seed, key)
+    for number in range(count):
+        envs = np.flatnonzero(minibatch_of == number)
+        chunks = _in_chunks(share.local(envs), envs_per_chunk)
+        yield Minibatch([_take_trajectories(batch, c) for c in chunks], num_steps * len(envs))
 
 
 def split_frames(
-    batch: RolloutBatch, config: PPOConfig, seed: int, key: int
-) -> Iterator[list[RolloutBatch]]:
+    batch: RolloutBatch, config: PPOConfig, seed: int, key: int, share: EnvironmentShare
+) -> Iterator[Minibatch]:
     """Minibatches of single frames in random order, for feed-forward policies.
 
     Each chunk has one time step, and its frames take the place of environments.
     """
-    num_frames = batch.action.numel()
-    order = _permutation(num_frames, seed, key)
+    num_steps, num_own = batch.action.shape
+    num_frames = num_steps * share.num_envs
+    order = np.argsort(_draws(num_frames, seed, key), kind="stable")
     for frames in np.array_split(order, min(config.num_minibatches, num_frames)):
-        chunks = np.array_split(frames, -(-len(frames) // config.mini_batch_size))
-        yield [_take_frames(batch, torch.from_numpy(chunk)) for chunk in chunks]
+        time, env = np.divmod(frames, share.num_envs)
+        is_own = (env >= share.own.start) & (env < share.own.stop)
+        own = time[is_own] * num_own + env[is_own] - share.own.start
+        chunks = _in_chunks(own, config.mini_batch_size)
+        yield Minibatch([_take_frames(batch, c) for c in chunks], len(frames))
 
 
 def require_usable(config: PPOConfig) -> None:
@@ -255,9 +323,24 @@ def require_usable(config: PPOConfig) -> None:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
 
 
-def _permutation(count: int, seed: int, key: int) -> NDArray[np.int64]:
-    uniform = keyed_uniform(seed, "minibatch", np.arange(count), key)[:, 0]
-    return np.argsort(uniform, kind="stable")
+def _draws(count: int, seed: int, key: int) -> NDArray[np.float64]:
+    return keyed_uniform(seed, "minibatch", np.arange(count), key)[:, 0]
+
+
+def _lots_within_blocks(count: int, size: int, seed: int, key: int) -> NDArray[np.int64]:
+    """(count,) lots 0 to size − 1, each once in every block of `size`; a last, shorter block has
+    the lowest ones."""
+    padded = np.full((-(-count // size), size), np.inf)
+    padded.flat[:count] = _draws(count, seed, key)
+    return padded.argsort(-1, kind="stable").argsort(-1).flatten()[:count]
+
+
+def _in_chunks(positions: NDArray[np.int64], size: int) -> list[Tensor]:
+    """Parts of at most `size` positions, as equal as can be; none of no positions."""
+    if len(positions) == 0:
+        return []
+    num_chunks = -(-len(positions) // size)
+    return [torch.from_numpy(part) for part in np.array_split(positions, num_chunks)]
 
 
 def _take_trajectories(batch: RolloutBatch, envs: Tensor) -> RolloutBatch:

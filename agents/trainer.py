@@ -1,26 +1,33 @@
 """Training an agent: the run folder, the loop, the log, evaluation on held-out levels."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
+import torch
 
 from agents.checkpoint import load_agent, require_recurrent_policy, save_agent
 from agents.collection import Collector
 from agents.evaluation import Evaluation, evaluate, held_out_levels
-from agents.networks import NetworkConfig, RecurrentPolicy, make_policy
-from agents.ppo import PPOConfig, PPOLearner, require_usable
-from environments.factory import EnvironmentConfig, environment_spec, make_environment
-from environments.protocol import TRAINING_LEVELS, EnvironmentSpec, VectorEnvironment
-from experiment.command_line import apply_values
+from agents.execution import Execution
+from agents.networks import RecurrentPolicy, make_policy
+from agents.ppo import PPOLearner
+from agents.training_config import (
+    OPERATIONAL,
+    NetworkOptions,
+    TrainingConfig,
+    network_config,
+    resolve_settings,
+    run_path,
+)
+from environments.factory import environment_spec, make_environment
+from environments.protocol import EnvironmentSpec, VectorEnvironment
 from experiment.devices import resolve_device
-from experiment.errors import UserError, require_at_least
+from experiment.distributed import ALONE, Ranks, joined, launched_ranks
+from experiment.errors import UserError
 from experiment.files import require_writable_folder
 from experiment.progress import Progress
 from experiment.provenance import collect_provenance
@@ -31,17 +38,16 @@ from experiment.runs import (
     RunFolder,
     SaveClock,
     StopRequest,
-    choose_seed,
     exit_stopped,
     export_folder,
     load_training_state,
-    new_run_path,
     open_run,
-    read_run_config,
     save_training_state,
     share_done,
     stop_on_signals,
 )
+
+__all__ = ["OPERATIONAL", "NetworkOptions", "Trainer", "TrainingConfig", "train"]
 
 EVALUATION_SLOTS = 32
 
@@ -65,100 +71,36 @@ LOG_COLUMNS = (
 """Columns of `log.csv`: the reference's, plus standard deviations over episodes. The columns
 `val_*` are filled in the rows after whose update the agent was evaluated on held-out levels."""
 
-OPERATIONAL = (
-    "device",
-    "gpu_device",
-    "log_level",
-    "run_dir",
-    "resume",
-    "export_dir",
-    "report",
-    "save_every_seconds",
-    "environment.num_threads",
-)
-"""Settings that may differ between the processes of one run: they do not change its result."""
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """What can be chosen of the network; the rest follows from the environment."""
-
-    width: float = 1.0
-    """Multiplier of the convolutions' 16, 32 and 32 channels."""
-    num_features: int = 64
-    """Size of the feature vector, and of the recurrent state."""
-    recurrent: bool = True
-    """Whether a GRU follows the features; without it the agent sees one frame at a time."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Train an agent with PPO."""
-
-    exp_name: str = "test"
-    """Name of the experiment: part of the default run folder."""
-    param_name: str = "easy-200"
-    """Preset in hyperparams/agents.yml; flags override its values."""
-    environment: Annotated[EnvironmentConfig, tyro.conf.arg(name="")] = field(
-        default_factory=EnvironmentConfig
-    )
-    network: Annotated[NetworkOptions, tyro.conf.arg(name="")] = field(
-        default_factory=NetworkOptions
-    )
-    ppo: Annotated[PPOConfig, tyro.conf.arg(name="")] = field(default_factory=PPOConfig)
-    num_timesteps: int = 25_000_000
-    """Environment steps to train for, rounded up to whole updates."""
-    max_minutes: float | None = None
-    """Also stop after this wall time. The schedules then follow whichever is further, steps or
-    time, so that they always end as planned; how many steps fit depends on the machine, so that
-    only runs without a limit are reproducible."""
-    num_checkpoints: int = 1
-    """Agents to keep, evenly spaced; the last is the trained one."""
-    model_file: str | None = None
-    """Agent whose weights to begin with: an agent folder or a reference `.pth`."""
-    seed: int | None = None
-    """Seed of everything random; by default drawn from 0 to 9999."""
-    eval_every: int = 50
-    """Updates between two evaluations on held-out levels; 0 evaluates at the end only."""
-    eval_episodes: int = 128
-    """Held-out levels played in an evaluation, each exactly once; 0 switches evaluation off."""
-    save_every_seconds: float = 120.0
-    """How often the state is saved from which a killed training goes on."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N, or gpu for the GPU numbered --gpu_device."""
-    gpu_device: int = 0
-    """Number of the GPU that `--device gpu` means."""
-    log_level: int = 40
-    """Accepted for compatibility; it has no effect."""
-    run_dir: Path | None = None
-    """Run folder; continued if it holds a run with the same settings. By default
-    logs/procgen/ENV_NAME/EXP_NAME/seed_SEED_TIME."""
-    resume: Path | None = None
-    """Run folder to go on with, under the settings saved there."""
-    export_dir: Path | None = None
-    """Folder to which the trained agent is copied at the end."""
-    report: Path | None = None
-    """File for a JSON report of seconds, outputs and metrics."""
-
 
 def train(config: TrainingConfig, report: StageReport) -> Path:
     """Train, or go on training, until the steps are done; returns the final agent's folder.
 
-    Asked to stop by a signal, it saves its state and leaves with `STOPPED_EXIT_CODE`.
+    Asked to stop by a signal, it saves its state and leaves with `STOPPED_EXIT_CODE`. Processes
+    that torchrun started train one agent together; the first of them writes.
 
     Raises:
         UserError: settings, files or devices with which no training is possible.
     """
-    config = _resolve(config)
+    ranks = launched_ranks()
     device = resolve_device(config.device, config.gpu_device)
+    if ranks.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", ranks.local_rank)
+    with joined(ranks, device):
+        return _train(config, report, ranks, device)
+
+
+def _train(config: TrainingConfig, report: StageReport, ranks: Ranks, device: torch.device) -> Path:
+    config = ranks.from_main(lambda: resolve_settings(config))
+    ranks.from_main(lambda: ranks.share(config.ppo.num_envs, "--num_envs"))
     spec = environment_spec(config.environment)
     policy, inputs = _initial_policy(config, spec)
-    environments = make_groups(config)
+    execution = Execution(policy.to(device), config.precision, config.compile)
+    environments = make_groups(config, ranks)
     if config.export_dir is not None:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
-    run = open_run(_run_path(config), config, OPERATIONAL, inputs)
+    run = ranks.from_main(lambda: open_run(run_path(config), config, OPERATIONAL, inputs))
     print(f"run folder: {run.path}", flush=True)
-    trainer = Trainer(config, run, policy.to(device), environments, inputs)
+    trainer = Trainer(config, run, execution, environments, inputs, ranks)
     try:
         with stop_on_signals() as stop:
             agent = trainer.run(stop)
@@ -166,7 +108,7 @@ def train(config: TrainingConfig, report: StageReport) -> Path:
         trainer.close()
     report.earlier_seconds = trainer.earlier_seconds
     report.metrics.update(trainer.metrics())
-    if config.export_dir is not None:
+    if config.export_dir is not None and ranks.is_main:
         report.outputs.append(str(export_folder(agent, config.export_dir)))
     report.outputs.append(str(agent))
     return agent
@@ -179,20 +121,24 @@ class Trainer:
         self,
         config: TrainingConfig,
         run: RunFolder,
-        policy: RecurrentPolicy,
+        execution: Execution,
         environments: list[VectorEnvironment],
         inputs: Mapping[str, str],
+        ranks: Ranks = ALONE,
     ) -> None:
         assert config.seed is not None
         self.config = config
         self.inputs = inputs
         self.seed = config.seed
         self.folder = run
-        self.policy = policy
+        self.policy = policy = execution.policy
+        self.ranks = ranks
         self._environments = environments
         self._held_out: VectorEnvironment | None = None
-        self.learner = PPOLearner(policy, config.ppo, self.seed)
-        self.collector = Collector(policy, self._environments, config.ppo, self.seed)
+        self.learner = PPOLearner(policy, config.ppo, self.seed, execution, ranks)
+        self.collector = Collector(
+            policy, self._environments, config.ppo, self.seed, execution, ranks
+        )
         self.iteration = 0
         self.is_finished = False
         self.num_episodes_val = 0
@@ -211,7 +157,7 @@ class Trainer:
         self._steps_before = self.env_steps
         self._start = time.perf_counter()
         last_step = self.env_steps if run.continued else None
-        self.log = MetricLog(run.path, LOG_COLUMNS, last_step)
+        self.log = MetricLog(run.path, LOG_COLUMNS, last_step) if ranks.is_main else None
 
     @property
     def env_steps(self) -> int:
@@ -225,8 +171,12 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, by steps or by time, whichever is further."""
-        return share_done(self.iteration, self.num_updates, self.seconds, self.config.max_minutes)
+        """Share of the training that is done, by steps or by time, whichever is further.
+
+        Processes ask together; the clock of the main one counts.
+        """
+        seconds = self.ranks.from_main(lambda: self.seconds) if self.config.max_minutes else 0.0
+        return share_done(self.iteration, self.num_updates, seconds, self.config.max_minutes)
 
     def run(self, stop: StopRequest) -> Path:
         """Train to the end; returns the final agent's folder."""
@@ -236,15 +186,17 @@ class Trainer:
         with Progress(self.num_updates, "update", self.iteration) as progress:
             while not self.is_finished:
                 row = self._update()
-                progress.advance(_describe(self.env_steps, row))
-                if stop.requested or clock.is_due() or self.is_finished:
+                progress.advance(self._describe(row))
+                self._share_request(stop)
+                is_due = self.ranks.from_main(clock.is_due)
+                if stop.requested or is_due or self.is_finished:
                     self.save()
                 if stop.requested and not self.is_finished:
                     exit_stopped(stop)
         return self._agent_folder()
 
     def save(self) -> None:
-        """Save everything that a later process needs to go on from here."""
+        """Save everything that later processes, however many, need to go on from here."""
         state = {
             "iteration": self.iteration,
             "is_finished": self.is_finished,
@@ -256,7 +208,8 @@ class Trainer:
             "optimiser": self.learner.optimiser.state_dict(),
             "collector": self.collector.state_dict(),
         }
-        save_training_state(self.folder.state_file, state)
+        if self.ranks.is_main:
+            save_training_state(self.folder.state_file, state, self.config.keep_last)
 
     def metrics(self) -> dict[str, Any]:
         """What the report tells."""
@@ -274,7 +227,8 @@ class Trainer:
 
     def close(self) -> None:
         """Close environments and log."""
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
         for environment in self._environments:
             environment.close()
         if self._held_out is not None:
@@ -302,10 +256,24 @@ class Trainer:
             self.evaluation = {f"val_{name}": value for name, value in summary.items()}
             row |= self.evaluation
         row["num_episodes_val"] = self.num_episodes_val
-        if self._agent_is_due():
+        if self._agent_is_due() and self.ranks.is_main:
             self._save_agent()
-        self.log.append(row)
+        if self.log is not None:
+            self.log.append(row)
         return row
+
+    def _share_request(self, stop: StopRequest) -> None:
+        """Let all processes stop when one has been asked to."""
+        asked = [by for by in self.ranks.gather(stop.by) if by]
+        if asked:
+            stop.requested, stop.by = True, asked[0]
+
+    def _describe(self, row: Mapping[str, float | None]) -> str:
+        mean_return = row.get("mean_episode_rewards")
+        shown = "no episode yet" if mean_return is None else f"return {mean_return:.2f}"
+        seconds = time.perf_counter() - self._start
+        rate = (self.env_steps - self._steps_before) / seconds
+        return f"{self.env_steps} environment steps, {rate:.0f} per second, {shown}"
 
     def _evaluation_is_due(self) -> bool:
         every = self.config.eval_every
@@ -318,11 +286,18 @@ class Trainer:
         return passed or self.is_finished
 
     def _evaluate(self, policy: RecurrentPolicy | None) -> Evaluation:
+        """Play the held-out levels, each process its share of them."""
         levels = held_out_levels(self.config.eval_episodes)
+        own = levels[self.ranks.rank :: self.ranks.size]
         if self._held_out is None:
-            num_slots = min(EVALUATION_SLOTS, len(levels))
+            num_slots = max(1, min(EVALUATION_SLOTS, len(own)))
             self._held_out = make_environment(self.config.environment, num_slots, self.seed)
-        return evaluate(policy, self._held_out, levels, self.seed)
+        played = evaluate(policy, self._held_out, own, self.seed)
+        whole = Evaluation(np.zeros(len(levels)), np.zeros(len(levels), np.int64))
+        for rank, part in enumerate(self.ranks.gather(played)):
+            whole.returns[rank :: self.ranks.size] = part.returns
+            whole.lengths[rank :: self.ranks.size] = part.lengths
+        return whole
 
     def _agent_folder(self) -> Path:
         return self.folder.path / f"model_{self.env_steps}"
@@ -359,63 +334,6 @@ def summarise_episodes(returns: Any, lengths: Any) -> dict[str, float]:
     return summary
 
 
-def _describe(env_steps: int, row: Mapping[str, float | None]) -> str:
-    mean_return = row.get("mean_episode_rewards")
-    shown = "no episode yet" if mean_return is None else f"return {mean_return:.2f}"
-    return f"{env_steps} environment steps, {shown}"
-
-
-def _resolve(config: TrainingConfig) -> TrainingConfig:
-    """Settings of the run to go on with, or the given ones with a seed."""
-    if config.resume is not None:
-        config = _settings_of_run(config, config.resume)
-    require_usable(config.ppo)
-    require_at_least(config, "num_timesteps", "num_checkpoints")
-    _require_training_levels(config.environment)
-    if config.max_minutes is not None and config.max_minutes <= 0:
-        raise UserError(f"--max_minutes {config.max_minutes}: must be positive")
-    return dataclasses.replace(config, seed=choose_seed(config.seed, config.run_dir))
-
-
-def _require_training_levels(environment: EnvironmentConfig) -> None:
-    start_level, num_levels = environment.start_level, environment.num_levels
-    if start_level + (num_levels or TRAINING_LEVELS) > TRAINING_LEVELS:
-        raise UserError(
-            f"--start_level {start_level} --num_levels {num_levels}: levels from "
-            f"{TRAINING_LEVELS} on are held out; with --start_level, give a --num_levels that "
-            "ends before them"
-        )
-
-
-def _settings_of_run(config: TrainingConfig, folder: Path) -> TrainingConfig:
-    saved = read_run_config(folder, "--resume")
-    settings = {name: value for name, value in saved.items() if name not in OPERATIONAL}
-    restored = apply_values(TrainingConfig, settings, str(folder))
-    given = {name: getattr(config, name) for name in OPERATIONAL if "." not in name}
-    environment = dataclasses.replace(
-        restored.environment, num_threads=config.environment.num_threads
-    )
-    return dataclasses.replace(restored, **{**given, "run_dir": folder, "environment": environment})
-
-
-def _run_path(config: TrainingConfig) -> Path:
-    assert config.seed is not None
-    if config.run_dir is not None:
-        return config.run_dir
-    parent = Path("logs") / "procgen" / config.environment.env_name / config.exp_name
-    return new_run_path(parent, config.seed)
-
-
-def network_config(config: TrainingConfig, spec: EnvironmentSpec) -> NetworkConfig:
-    """The network for an environment: what was chosen, and what follows from the frames."""
-    height, width, channels = spec.obs_shape
-    return NetworkConfig(
-        **dataclasses.asdict(config.network),
-        obs_shape=(height, width, channels),
-        num_actions=spec.num_actions,
-    )
-
-
 def _initial_policy(
     config: TrainingConfig, spec: EnvironmentSpec
 ) -> tuple[RecurrentPolicy, dict[str, str]]:
@@ -437,10 +355,28 @@ def _initial_policy(
     return policy, {"initial_agent": loaded.hash}
 
 
-def make_groups(config: TrainingConfig) -> list[VectorEnvironment]:
-    """Two halves, so that one can step while the policy decides for the other."""
+def make_groups(config: TrainingConfig, ranks: Ranks = ALONE) -> list[VectorEnvironment]:
+    """Two halves, so that one can step while the policy decides for the other.
+
+    Among several processes each takes its environments in the state in which a single process
+    would begin: so they meet the same levels, however many processes there are.
+    """
+    own = ranks.share(config.ppo.num_envs, "--num_envs")
+    if ranks.size == 1:
+        return _make_halves(config, len(own))
+    everything = _make_halves(config, config.ppo.num_envs)
+    states = [state for group in everything for state in group.get_state()][own.start : own.stop]
+    for group in everything:
+        group.close()
+    groups = _make_halves(config, len(own))
+    for group in groups:
+        group.set_state(states[: group.num_envs])
+        del states[: group.num_envs]
+    return groups
+
+
+def _make_halves(config: TrainingConfig, num_envs: int) -> list[VectorEnvironment]:
     assert config.seed is not None
-    num_envs = config.ppo.num_envs
     sizes = [num_envs - num_envs // 2, num_envs // 2]
     seeds = (keyed_uniform(config.seed, "environment", np.arange(2))[:, 0] * 2**31).astype(int)
     return [

@@ -1,9 +1,11 @@
 """How fast PPO trains, and how near that is to what its network alone allows.
 
 `python benchmarks/ppo.py --param_name hard-local-dev-rec` prints environment steps per second, the
-split between playing and learning, and the ratio to a floor measured in the same process: the time
-that the convolutions need for the same frames in batches of the same size, without environments,
-recurrence, losses or optimiser. On a shared machine the CPU figures are the ones to read.
+split between environment, inference and update, and the ratio to a floor measured in the same
+process: the time that the convolutions need for the same frames, forward for playing and forward
+and backward for learning, without environments, recurrence, losses or optimiser. Learning's floor
+takes the frames in whatever batches are quickest; playing's takes half of the environments at a
+time, since more are not there. On a shared machine the CPU figures are the ones to read.
 """
 
 import dataclasses
@@ -15,11 +17,13 @@ from pathlib import Path
 
 import torch
 
-from agents.collection import Collector
+from agents.collection import Collector, PlayingTime
+from agents.execution import Execution, Precision
 from agents.images import to_float_images
 from agents.networks import RecurrentPolicy
 from agents.ppo import PPOConfig, PPOLearner
-from agents.trainer import TrainingConfig, make_groups, network_config
+from agents.trainer import make_groups
+from agents.training_config import TrainingConfig, network_config
 from environments.factory import environment_spec
 from experiment.command_line import apply_values, load_preset, parse_flags
 from experiment.devices import resolve_device
@@ -39,6 +43,10 @@ class BenchmarkConfig:
     """Threads of the network; torch's default if not given."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N."""
+    precision: Precision = "auto"
+    """As in train.py: auto, float32 or bf16."""
+    compile: bool = False
+    """As in train.py: play through a CUDA graph."""
     report: Path | None = None
     """File for a JSON report."""
 
@@ -69,49 +77,84 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, float]:
     device = resolve_device(config.device)
     spec = environment_spec(training.environment)
     policy = RecurrentPolicy(network_config(training, spec)).to(device)
-    collector = Collector(policy, make_groups(training), training.ppo, 0)
-    learner = PPOLearner(policy, training.ppo, 0)
+    execution = Execution(policy, config.precision, config.compile)
+    collector = Collector(policy, make_groups(training), training.ppo, 0, execution)
+    learner = PPOLearner(policy, training.ppo, 0, execution)
     watch = Stopwatch(device)
     for iteration in range(config.num_updates + 1):
         if iteration == 1:
             watch = Stopwatch(device)
+            collector.seconds = PlayingTime()
         with watch.running("play"):
             batch = collector.collect(iteration).batch
         with watch.running("learn"):
             learner.update(batch, iteration, remaining=1.0)
-        measure_floor(policy, training.ppo, batch.obs, watch)
+        measure_floor(execution, training.ppo, batch.obs, watch)
     num_steps = config.num_updates * training.ppo.num_envs * training.ppo.num_steps
-    return summarise(watch, num_steps)
+    return {**summarise(watch, num_steps), **split(collector.seconds, watch)}
 
 
 def measure_floor(
-    policy: RecurrentPolicy, config: PPOConfig, obs: torch.Tensor, watch: Stopwatch
+    execution: Execution, config: PPOConfig, obs: torch.Tensor, watch: Stopwatch
 ) -> None:
-    """Embed the rollout's frames as often as PPO must, in the batches that PPO uses."""
+    """Embed the rollout's frames as often as PPO must."""
     frames = obs.flatten(0, 1)
     with watch.running("play_floor"), torch.inference_mode():
         for part in frames.split(max(1, config.num_envs // 2)):
-            policy.embed(to_float_images(part))
-    per_step = len(frames) // config.num_minibatches
+            embed(execution, part)
+    size = quickest_batch(execution, frames, len(frames) // config.num_minibatches)
     with watch.running("learn_floor"):
         for _ in range(config.num_epochs):
-            for part in frames.split(min(config.mini_batch_size, per_step)):
-                policy.embed(to_float_images(part)).sum().backward()
+            for part in frames.split(size):
+                embed(execution, part).sum().backward()
+
+
+def quickest_batch(execution: Execution, frames: torch.Tensor, largest: int) -> int:
+    """Batch size at which forward and backward take least CPU time per frame."""
+    trial = frames[: min(len(frames), largest * 2)]
+    seconds = {}
+    for size in {min(largest, 32 * 2**power) for power in range(9)}:
+        embed(execution, trial[:size]).sum().backward()
+        watch = Stopwatch(execution.device)
+        with watch.running("trial"):
+            for part in trial.split(size):
+                embed(execution, part).sum().backward()
+        clock = watch.wall if execution.device.type == "cuda" else watch.cpu
+        seconds[size] = clock["trial"]
+    return min(seconds, key=lambda size: seconds[size])
+
+
+def embed(execution: Execution, frames: torch.Tensor) -> torch.Tensor:
+    """All frames at once, in the precision of the training."""
+    device = execution.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=execution.uses_bf16):
+        return execution.policy.embed(to_float_images(frames))
 
 
 def summarise(watch: Stopwatch, num_steps: int) -> dict[str, float]:
-    """Rates, split and ratios, by wall clock and by CPU time."""
+    """Rates and ratios, by wall clock and by CPU time."""
     figures: dict[str, float] = {}
     for clock, seconds in (("wall", watch.wall), ("cpu", watch.cpu)):
         total, floor = (
             seconds[f"play{suffix}"] + seconds[f"learn{suffix}"] for suffix in ("", "_floor")
         )
         figures[f"env_steps_per_second_{clock}"] = num_steps / total
-        figures[f"share_of_playing_{clock}"] = seconds["play"] / total
+        figures[f"floor_steps_per_second_{clock}"] = num_steps / floor
+        figures[f"share_of_floor_{clock}"] = floor / total
         figures[f"ratio_to_floor_playing_{clock}"] = seconds["play"] / seconds["play_floor"]
         figures[f"ratio_to_floor_learning_{clock}"] = seconds["learn"] / seconds["learn_floor"]
-        figures[f"ratio_to_floor_{clock}"] = total / floor
     return figures
+
+
+def split(playing: PlayingTime, watch: Stopwatch) -> dict[str, float]:
+    """Wall seconds of environment, inference and update, and of what else playing does."""
+    rest = watch.wall["play"] - playing.environment - playing.inference
+    return {
+        "seconds_environment": playing.environment,
+        "seconds_inference": playing.inference,
+        "seconds_storing": rest,
+        "seconds_update": watch.wall["learn"],
+    }
 
 
 def main() -> None:

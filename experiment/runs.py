@@ -2,10 +2,12 @@
 
 A run folder holds `config.json` (every setting, resolved), `provenance.json` (one entry per
 process that worked on it), `log.csv` and TensorBoard events, and `training_state.pt`, which is
-all that a later process needs to go on as if nothing had happened.
+all that a later process needs to go on as if nothing had happened. States saved before it may
+be kept as `training_state.1.pt` and so on, the higher the older.
 """
 
 import csv
+import dataclasses
 import io
 import json
 import pickle
@@ -98,14 +100,17 @@ def open_run(
         inputs: hashes of input artefacts, by role.
 
     Raises:
-        UserError: the folder is not writable, or holds a run with another value of a setting.
+        UserError: the folder is not writable, or holds a run with another value of a setting. A
+            setting that an earlier release did not know counts as having its default.
     """
     path = require_writable_folder(path, "--run_dir")
     settings = to_plain(config)
     continued = (path / CONFIG_FILE).exists()
     if continued:
         saved = read_run_config(path, "--run_dir")
-        _require_same_settings(path, saved, settings, operational)
+        _require_same_settings(
+            path, {**_defaults(config), **_flatten(saved)}, settings, operational
+        )
         remove_leftovers(path)
         settings = saved
     else:
@@ -139,10 +144,23 @@ def share_done(done: int, total: int, seconds: float, max_minutes: float | None)
     return min(1.0, max(done / total, by_time))
 
 
+def _defaults(config: Any) -> dict[str, Any]:
+    """What the settings of a dataclass are when nobody gives them; a mapping has no defaults."""
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        return {}
+    try:
+        return _flatten(json.loads(json.dumps(to_plain(type(config)()))))
+    except TypeError:  # some setting has to be given
+        return {}
+
+
 def _require_same_settings(
-    path: Path, saved: Mapping[str, Any], settings: Mapping[str, Any], operational: Collection[str]
+    path: Path,
+    saved_flat: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    operational: Collection[str],
 ) -> None:
-    saved_flat, given_flat = _flatten(saved), _flatten(json.loads(json.dumps(settings)))
+    given_flat = _flatten(json.loads(json.dumps(settings)))
     for name in sorted(saved_flat.keys() | given_flat.keys()):
         if name.split(".")[0] in operational or name in operational:
             continue
@@ -163,22 +181,67 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def save_training_state(file: Path, state: Mapping[str, Any]) -> None:
+def save_training_state(file: Path, state: Mapping[str, Any], keep_last: int = 1) -> None:
     """Write tensors and plain values in one step; a kill leaves the earlier file whole.
 
     Bytes go in as uint8 tensors: the safe reader does not take them otherwise.
+
+    Args:
+        file: the newest state; the one that was there becomes the first of the older ones.
+        state: what to save.
+        keep_last: states to keep, the new one included.
     """
     with atomic_file(file) as temporary:
         torch.save(dict(state), temporary)
+        _make_older(file, keep_last)
 
 
 def load_training_state(file: Path) -> dict[str, Any] | None:
     """Read what `save_training_state` wrote, on the CPU; None when there is nothing yet.
 
+    Where the newest state is damaged, the next older one that is whole is taken, with a warning.
+
     Raises:
-        UserError: the file is damaged or something else.
+        UserError: there are files, but all are damaged or something else.
     """
-    return load_torch_file(file, "training state") if file.exists() else None
+    refusal: UserError | None = None
+    for candidate in [file, *_older_states(file)]:
+        if not candidate.exists():
+            continue
+        try:
+            state = load_torch_file(candidate, "training state")
+        except UserError as error:
+            refusal = refusal or error
+            continue
+        if refusal is not None:
+            print(f"warning: {refusal}; going on from {candidate.name}", flush=True)
+        return state
+    if refusal is not None:
+        raise refusal
+    return None
+
+
+def _older_states(file: Path) -> list[Path]:
+    """States kept beside the newest one, newest first."""
+    numbered = {
+        int(number): path
+        for path in file.parent.glob(f"{file.stem}.*{file.suffix}")
+        if (number := path.name.removeprefix(f"{file.stem}.").removesuffix(file.suffix)).isdigit()
+    }
+    return [numbered[number] for number in sorted(numbered)]
+
+
+def _make_older(file: Path, keep_last: int) -> None:
+    """Drop the states that are too many once a new one comes, and number the rest one higher."""
+    for path in _older_states(file)[max(0, keep_last - 2) :]:
+        path.unlink()
+    for number in range(keep_last - 2, -1, -1):
+        if _numbered(file, number).exists():
+            _numbered(file, number).rename(_numbered(file, number + 1))
+
+
+def _numbered(file: Path, number: int) -> Path:
+    return file.with_name(f"{file.stem}.{number}{file.suffix}") if number else file
 
 
 def load_torch_file(file: Path, kind: str) -> Any:

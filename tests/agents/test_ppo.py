@@ -7,6 +7,7 @@ import torch
 
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.ppo import (
+    EnvironmentShare,
     PPOConfig,
     PPOLearner,
     RolloutBatch,
@@ -145,7 +146,8 @@ def test_minibatches_hold_every_frame_once(split, mini_batch_size):
     labels = torch.arange(30).reshape(6, 5)
     batch = dataclasses.replace(batch, action=labels)
     config = PPOConfig(num_minibatches=2, mini_batch_size=mini_batch_size)
-    minibatches = list(split(batch, config, 0, 0))
+    everything = EnvironmentShare(range(5), 5)
+    minibatches = [m.chunks for m in split(batch, config, 0, 0, everything)]
     assert len(minibatches) == 2
     seen = torch.cat([chunk.action.flatten() for chunks in minibatches for chunk in chunks])
     assert torch.equal(seen.sort().values, labels.flatten())
@@ -156,14 +158,15 @@ def test_minibatches_hold_every_frame_once(split, mini_batch_size):
             )
             expected = batch.obs.flatten(0, 1)[chunk.action.flatten()]
             assert torch.equal(chunk.obs.flatten(0, 1), expected)
-    other_epoch = list(split(batch, config, 0, 1))
+    other_epoch = [m.chunks for m in split(batch, config, 0, 1, everything)]
     assert not torch.equal(other_epoch[0][0].action, minibatches[0][0].action)
 
 
 def test_trajectories_keep_their_order_and_their_state():
     batch = make_batch()
-    for chunks in split_trajectories(batch, PPOConfig(num_minibatches=2), 0, 0):
-        for chunk in chunks:
+    share = EnvironmentShare(range(4), 4)
+    for minibatch in split_trajectories(batch, PPOConfig(num_minibatches=2), 0, 0, share):
+        for chunk in minibatch.chunks:
             for env in range(chunk.action.shape[1]):
                 source = next(
                     e
