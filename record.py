@@ -19,7 +19,7 @@ from environments.factory import environment_name
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
-from experiment.errors import UserError, run_entry_point
+from experiment.errors import UserError, require_at_least, run_entry_point
 from experiment.files import require_writable_folder
 from experiment.report import stage_report
 from projections.swap_flags import SwapConfig, make_swap, twin_folder
@@ -53,6 +53,9 @@ class RecordConfig:
     recording is complete."""
     report: Path | None = None
     """Write seconds, outputs and metrics to this JSON file."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "num_videos", least=0)
 
     @property
     def output_folder(self) -> Path:
