@@ -168,8 +168,8 @@ def require_recurrent_policy(agent: LoadedAgent, flag: str) -> RecurrentPolicy:
     if isinstance(agent.policy, RecurrentPolicy):
         return agent.policy
     raise UserError(
-        f"{flag} {agent.path}: a {type(agent.policy).__name__} is not a network of ours; an agent "
-        "folder or a .pth of the reference system is expected"
+        f"{flag} {agent.path}: its network, {type(agent.policy).__name__}, is not one of ours; an "
+        "agent folder or a .pth of the reference system is expected"
     )
 
 

@@ -1,15 +1,27 @@
 import json
 import os
+import pickle
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from agents.checkpoint import load_agent, newest_agent, save_agent
+import agents.__main__
+from agents.checkpoint import (
+    LoadedAgent,
+    import_agent,
+    load_agent,
+    newest_agent,
+    require_recurrent_policy,
+    save_agent,
+)
 from agents.networks import NetworkConfig, RecurrentPolicy
+from environments.fake import fake_spec
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
+from experiment.files import hash_file
 
 SPEC = EnvironmentSpec(
     "fake", "fake", (16, 16, 3), 5, ("a", "b", "c", "d", "e"), 4, 100, {"mode": "easy"}
@@ -67,6 +79,31 @@ class ReferenceAgent(nn.Module):
         return x, F.log_softmax(self.fc_policy(x), -1), self.fc_value(x).squeeze(-1)
 
 
+def our_policy(agent: LoadedAgent) -> RecurrentPolicy:
+    return require_recurrent_policy(agent, "test")
+
+
+def write_reference(file: Path, num_features=64, recurrent=True) -> ReferenceAgent:
+    torch.manual_seed(1)
+    reference = ReferenceAgent(num_features, recurrent)
+    content = {"model_state_dict": reference.state_dict(), "optimizer_state_dict": {"state": {}}}
+    torch.save(content, file)
+    return reference
+
+
+def assert_computes_the_same(policy: RecurrentPolicy, reference: ReferenceAgent) -> None:
+    num_features = policy.state_dim
+    images, state = torch.rand(3, 2, 3, 64, 64), torch.randn(2, num_features)
+    with torch.no_grad():
+        states, log_probs, values = reference(images, state)
+        output = policy.unroll(images, state)
+    torch.testing.assert_close(output.state, states, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(output.value, values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        F.log_softmax(output.action_logits, -1), log_probs, rtol=1e-4, atol=1e-5
+    )
+
+
 @pytest.fixture
 def saved_agent(tmp_path):
     torch.manual_seed(0)
@@ -79,16 +116,16 @@ def test_round_trip(saved_agent):
     policy, folder = saved_agent
     loaded = load_agent(folder)
     for name, tensor in policy.state_dict().items():
-        assert torch.equal(tensor, loaded.policy.state_dict()[name])
+        assert torch.equal(tensor, our_policy(loaded).state_dict()[name])
     assert (loaded.environment, loaded.env_steps, loaded.path) == (SPEC, 12, folder)
-    assert not any(p.requires_grad for p in loaded.policy.parameters())
+    assert not any(p.requires_grad for p in our_policy(loaded).parameters())
     assert json.loads((folder / "agent.json").read_text())["provenance"] == {"seed": 3}
 
 
 def test_hash_tells_agents_apart_and_survives_saving(saved_agent, tmp_path):
     policy, folder = saved_agent
     loaded = load_agent(folder)
-    save_agent(tmp_path / "again", loaded.policy, None, {}, env_steps=99)
+    save_agent(tmp_path / "again", our_policy(loaded), None, {}, env_steps=99)
     assert load_agent(tmp_path / "again").hash == loaded.hash
     with torch.no_grad():
         policy.value_head.bias += 1e-6
@@ -99,26 +136,95 @@ def test_hash_tells_agents_apart_and_survives_saving(saved_agent, tmp_path):
 @pytest.mark.parametrize("num_features", [64, 256])
 @pytest.mark.parametrize("recurrent", [True, False])
 def test_reference_checkpoint_computes_the_same(tmp_path, num_features, recurrent):
-    torch.manual_seed(1)
-    reference = ReferenceAgent(num_features, recurrent)
     file = tmp_path / "model_200.pth"
-    content = {"model_state_dict": reference.state_dict(), "optimizer_state_dict": {"state": {}}}
-    torch.save(content, file)
-
+    reference = write_reference(file, num_features, recurrent)
     loaded = load_agent(file)
-    images, state = torch.rand(3, 2, 3, 64, 64), torch.randn(2, num_features)
-    with torch.no_grad():
-        states, log_probs, values = reference(images, state)
-        output = loaded.policy.unroll(images, state)
-    assert loaded.policy.config == NetworkConfig(num_features=num_features, recurrent=recurrent)
+    policy = our_policy(loaded)
+    assert policy.config == NetworkConfig(num_features=num_features, recurrent=recurrent)
     assert loaded.env_steps == 200
-    torch.testing.assert_close(output.state, states, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(output.value, values, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        F.log_softmax(output.action_logits, -1), log_probs, rtol=1e-4, atol=1e-5
+    assert_computes_the_same(policy, reference)
+    imported = import_agent(file, tmp_path / "imported")
+    assert imported.hash == loaded.hash
+    assert_computes_the_same(our_policy(imported), reference)
+
+
+def run_command(monkeypatch, capsys, *arguments: object) -> str:
+    monkeypatch.setattr("sys.argv", ["agents", *map(str, arguments)])
+    agents.__main__.main()
+    return capsys.readouterr().out
+
+
+def test_import_command_writes_a_folder_that_knows_its_origin(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "model_200.pth", tmp_path / "agent"
+    write_reference(file)
+    printed = run_command(monkeypatch, capsys, "import", file, "--out", out, "--env_name", "fake")
+    description = json.loads((out / "agent.json").read_text())
+    assert description["provenance"]["inputs"] == {"checkpoint": hash_file(file)}
+    assert load_agent(out).environment == fake_spec()
+    assert description["hash"] in printed
+    assert run_command(monkeypatch, capsys, "info", out) == printed
+    facts = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    assert facts["network"] == "IMPALA of width 1, 64 features, GRU of 64, for frames 64 × 64 × 3"
+    assert facts["parameters"] == str(
+        sum(p.numel() for name, p in ReferenceAgent().named_parameters() if name != "init_hx")
     )
-    save_agent(tmp_path / "ours", loaded.policy, None, {}, 200)
-    assert load_agent(tmp_path / "ours").hash == loaded.hash
+    assert (facts["environment"], facts["steps"]) == ("fake", "200")
+    about_file = run_command(monkeypatch, capsys, "info", file)
+    assert "environment  unknown" in about_file
+
+
+def test_import_replaces_nothing_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "model.pth", tmp_path / "agent"
+    write_reference(file)
+    file.write_bytes(file.read_bytes()[:50_000])
+    with pytest.raises(UserError, match=r"model\.pth: not a readable PyTorch checkpoint"):
+        run_command(monkeypatch, capsys, "import", file, "--out", out)
+    write_reference(file)
+    with pytest.raises(UserError, match="unknown"):
+        run_command(monkeypatch, capsys, "import", file, "--out", out, "--env_name", "unknown")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pth"]
+    out.mkdir()
+    with pytest.raises(UserError, match=f"--out {out}: is there already"):
+        run_command(monkeypatch, capsys, "import", file, "--out", out)
+    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
+        run_command(monkeypatch, capsys, "import", "absent.pth", "--out", "new")
+
+
+class Touching:
+    """Unpickling it creates a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = str(file)
+
+    def __reduce__(self):
+        return os.mkdir, (self.file,)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("place", ["top", "weights", "optimiser"])
+def test_code_pickled_into_a_checkpoint_is_never_run(tmp_path, place, zipped):
+    file, trace = tmp_path / "model.pth", tmp_path / "trace"
+    weights = ReferenceAgent().state_dict()
+    content = {
+        "top": Touching(trace),
+        "weights": {"model_state_dict": {**weights, "extra": Touching(trace)}},
+        "optimiser": {"model_state_dict": weights, "optimizer_state_dict": Touching(trace)},
+    }[place]
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    assert_refused(file, "not a readable PyTorch checkpoint")
+    with pytest.raises(UserError):
+        import_agent(file, tmp_path / "agent")
+    assert not trace.exists()
+    assert not (tmp_path / "agent").exists()
+    torch.load(file, weights_only=False)
+    assert trace.exists(), "the trap itself does not work"
+
+
+def test_a_bare_pickle_is_never_run(tmp_path):
+    file, trace = tmp_path / "model.pth", tmp_path / "trace"
+    file.write_bytes(pickle.dumps({"model_state_dict": Touching(trace)}, protocol=2))
+    assert_refused(file, "not a readable PyTorch checkpoint")
+    assert not trace.exists()
 
 
 def assert_refused(path, pattern):
