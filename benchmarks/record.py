@@ -1,0 +1,196 @@
+"""How fast episodes are recorded, beside what the network alone allows, and in how much memory.
+
+`python benchmarks/record.py` records CoinRun with a network of full width, in turns with the
+network's forward pass alone on batches of the same size (half the environments: the other half is
+stepped meanwhile). It prints frames per second of both by the wall clock, their ratio, and how many
+times smaller than its arrays the recording is on disk. Then it records short episodes of the fake
+environment in processes of their own and prints their memory, which must not grow with the number
+of episodes. The agent is untrained, and its levels are those that a dataset begins with.
+"""
+
+import multiprocessing
+import re
+import resource
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agents.checkpoint import LoadedAgent, hash_agent
+from agents.networks import NetworkConfig, RecurrentPolicy
+from agents.recorder import record_episodes
+from agents.recording_config import RecordingConfig
+from environments.factory import EnvironmentConfig, environment_spec
+from environments.fake import fake_spec
+from environments.protocol import EnvironmentSpec
+from experiment.command_line import parse_flags
+from experiment.errors import run_entry_point
+from rollouts.store import RolloutDataset
+
+SEED = 0
+_SECONDS_BETWEEN_SAMPLES = 0.2
+_FRAME_SIZE = 32
+"""Of the recording whose memory is measured: it has 20 shards in 20,000 episodes."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Size of the benchmark."""
+
+    num_frames: int = 8192
+    """Frames of each recording."""
+    num_envs: int = 64
+    """Environments stepped together."""
+    repetitions: int = 3
+    """Recordings, each beside a measurement of the network; the median ratio is printed."""
+    use_backgrounds: bool = False
+    """Draw the game's backgrounds."""
+    device: str = "cpu"
+    """Where the network runs."""
+    memory_episodes: tuple[int, ...] = (1000, 20_000)
+    """Numbers of short episodes whose recording's memory is printed; none leaves it out."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Frames per second of one repetition, and how small its recording is."""
+
+    forward: float
+    recording: float
+    compression: float
+
+    @property
+    def ratio(self) -> float:
+        """Share of the network's own speed that recording reaches."""
+        return self.recording / self.forward
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of a recording process, in MiB."""
+
+    peak: float
+    steady: float
+    """Median over its second half."""
+
+
+def main() -> None:
+    """Entry point."""
+    config = parse_flags(Config, "Measure the speed and the memory of recording.")
+    environment = EnvironmentConfig(env_name="coinrun", use_backgrounds=config.use_backgrounds)
+    spec = environment_spec(environment)
+    agent = make_agent(spec, NetworkConfig(), config.device)
+    speeds = [measure_speed(agent, spec, config) for _ in range(config.repetitions)]
+    median = sorted(speeds, key=lambda speed: speed.ratio)[len(speeds) // 2]
+    print(f"forward pass      {median.forward:8,.0f} frames/s")
+    print(f"recording         {median.recording:8,.0f} frames/s, {median.ratio:.2f} of it")
+    print(f"smaller by        {median.compression:8.1f} times (all fields)")
+    for num_episodes in config.memory_episodes:
+        memory = measure_memory(num_episodes)
+        print(
+            f"{num_episodes:>6} episodes   {memory.peak:8,.0f} MiB at the peak, "
+            f"{memory.steady:,.0f} MiB steadily"
+        )
+
+
+def make_agent(spec: EnvironmentSpec, network: NetworkConfig, device: str) -> LoadedAgent:
+    """An untrained agent, which plays at random."""
+    torch.manual_seed(SEED)
+    policy = RecurrentPolicy(network).requires_grad_(False).eval().to(device)
+    return LoadedAgent(policy, spec, hash_agent(policy), Path("untrained"), 0)
+
+
+def measure_speed(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> Speed:
+    """Time the network alone, before and after a recording."""
+    before = measure_forward(agent, spec, config)
+    recording = RecordingConfig(
+        max_episodes=config.num_frames,
+        max_steps=config.num_frames,
+        num_envs=config.num_envs,
+        seed=SEED,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        summary = record_episodes(agent, spec, folder, recording, config.device)
+        dataset = RolloutDataset(folder)
+        size = sum(path.stat().st_size for path in dataset.shard_paths)
+        compression = dataset.num_rows * dataset.metadata.row_bytes / size
+    after = measure_forward(agent, spec, config)
+    return Speed(statistics.mean([before, after]), summary.frames_per_second, compression)
+
+
+def measure_forward(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> float:
+    """Frames per second of the policy's step on images that are there already."""
+    batch_size = max(1, config.num_envs // 2)
+    height, width, channels = spec.obs_shape
+    frames = torch.rand(batch_size, height, width, channels, device=config.device)
+    images = frames.permute(0, 3, 1, 2)
+    state = agent.policy.initial_state(batch_size).to(config.device)
+    first = torch.zeros(batch_size, dtype=torch.bool, device=config.device)
+    num_steps = max(1, config.num_frames // batch_size // 2)
+    with torch.inference_mode():
+        for _ in range(3):
+            agent.policy.step(images, state, first)
+        _synchronise(config.device)
+        start = time.perf_counter()
+        for _ in range(num_steps):
+            state = agent.policy.step(images, state, first).state
+        _synchronise(config.device)
+    return num_steps * batch_size / (time.perf_counter() - start)
+
+
+def _synchronise(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure_memory(num_episodes: int) -> Memory:
+    """Memory of a fresh process that records so many episodes of the fake environment."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_record_short_episodes, args=(num_episodes, sender.send))
+    process.start()
+    memory = receiver.recv()
+    process.join()
+    return memory
+
+
+def _record_short_episodes(num_episodes: int, send: Callable[[Memory], None]) -> None:
+    torch.set_num_threads(1)
+    spec = fake_spec(_FRAME_SIZE)
+    network = NetworkConfig(width=0.25, num_features=16, obs_shape=spec.obs_shape)
+    agent = make_agent(spec, network, "cpu")
+    config = RecordingConfig(
+        max_episodes=num_episodes, num_envs=256, seed=SEED, num_threads=1, shard_megabytes=16
+    )
+    samples, is_done = [], threading.Event()
+    sampler = threading.Thread(target=_sample_memory, args=(samples, is_done))
+    sampler.start()
+    with tempfile.TemporaryDirectory() as folder:
+        record_episodes(agent, spec, folder, config)
+    is_done.set()
+    sampler.join()
+    send(Memory(_peak_memory(), statistics.median(samples[len(samples) // 2 :])))
+
+
+def _peak_memory() -> float:
+    # Not from getrusage, whose peak begins with that of the parent process.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
+def _sample_memory(samples: list[float], is_done: threading.Event) -> None:
+    page = resource.getpagesize()
+    while True:
+        resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
+        samples.append(resident_pages * page / 2**20)
+        if is_done.wait(_SECONDS_BETWEEN_SAMPLES):
+            return
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

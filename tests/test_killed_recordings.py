@@ -1,0 +1,205 @@
+"""Recordings that are killed again and again lose nothing but their open shard."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.checkpoint import save_agent
+from agents.networks import NetworkConfig, RecurrentPolicy
+from environments.factory import EnvironmentConfig, environment_spec
+from rollouts.store import METADATA_FILE, RolloutDataset, list_shards, verify_dataset
+from rollouts.types import Rollout
+
+NUM_KILLS = int(os.environ.get("NUM_KILLS", "30"))
+EPISODES_PER_KILL = 35
+MOST_EPISODES_BEFORE_A_KILL = 24
+"""A shard is sealed after about 8."""
+LONGEST_DELAY = 0.1
+"""Seconds from the last episode awaited to the kill."""
+SHARD_BYTES = 10**6
+LOST_ROWS = SHARD_BYTES / 12_000 + 24
+"""Rows of a shard, and of an episode that goes beyond its size."""
+
+
+class Recorders:
+    """Starts, kills and awaits processes of `record.py` that append to one dataset."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._num_started = 0
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("record_in_forks.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def start(self, *flags: object, data: str = "data") -> "Recorder":
+        self._num_started += 1
+        log = self.folder / f"{self._num_started}.log"
+        log.touch()
+        common = ("--model_file", self.folder / "agent", "--data_dir", self.folder / data)
+        settings = ("--seed", 5, "--shard_megabytes", 1, "--num_envs", 4, "--num_threads", 1)
+        return Recorder(self._ask("start", str(log), *map(str, (*common, *settings, *flags))), log)
+
+    def wait(self, recorder: "Recorder") -> int:
+        return self._ask("wait", recorder.process_id)
+
+    def kill_at_random(self, recorder: "Recorder", rng: np.random.Generator) -> None:
+        """Kill after a random number of episodes and seconds: how fast it is does not matter."""
+        num_episodes, delay = rng.integers(MOST_EPISODES_BEFORE_A_KILL), rng.random()
+        while recorder.num_lines() < num_episodes:
+            time.sleep(0.001)
+        time.sleep(delay * LONGEST_DELAY)
+        os.kill(recorder.process_id, signal.SIGKILL)
+        assert self.wait(recorder) == -signal.SIGKILL, "it was done before it was killed"
+
+    def close(self) -> None:
+        self._server.communicate(timeout=60)
+
+    def _ask(self, *command: object) -> int:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(command) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
+
+
+class Recorder:
+    def __init__(self, process_id: int, log: Path) -> None:
+        self.process_id = process_id
+        self._log = log
+
+    def num_lines(self) -> int:
+        return self._log.read_text().count("\n")
+
+    def episodes(self) -> tuple[set[int], set[int]]:
+        """Ids of the episodes it wrote, before its last seal and since."""
+        lines = self._log.read_text().splitlines()
+        last = max((i for i, line in enumerate(lines) if line == "seal"), default=0)
+        before, since = (
+            {int(line) for line in part if line != "seal"} for part in (lines[:last], lines[last:])
+        )
+        return before, since
+
+
+@pytest.fixture
+def recorders(tmp_path: Path) -> Iterator[Recorders]:
+    torch.manual_seed(0)
+    spec = environment_spec(EnvironmentConfig(env_name="fake"))
+    policy = RecurrentPolicy(NetworkConfig(width=0.25, num_features=16))
+    save_agent(tmp_path / "agent", policy, spec, {}, env_steps=0)
+    started = Recorders(tmp_path)
+    yield started
+    started.close()
+
+
+class Losses:
+    """Checks a dataset after each kill and counts what was lost."""
+
+    def __init__(self, data: Path) -> None:
+        self.lost_episodes: list[int] = []
+        self._data = data
+        self._sealed: set[int] = set()
+
+    def check(self, killed: Recorder) -> None:
+        before_seal, since_seal = killed.episodes()
+        sealed = sealed_episodes(self._data)
+        assert self._sealed <= sealed, "an episode is gone that was sealed"
+        assert before_seal <= sealed, "more than the open shard is lost"
+        self.lost_episodes.append(len(since_seal - sealed))
+        # The shortest of these episodes has one row.
+        assert self.lost_episodes[-1] <= LOST_ROWS
+        self._sealed = sealed
+
+    def report(self) -> None:
+        lost = np.array(self.lost_episodes)
+        print(
+            f"{len(lost)} kills, {len(list_shards(self._data))} shards, none unreadable; "
+            f"episodes lost per kill: mean {lost.mean():.1f}, most {lost.max()}; "
+            f"{np.count_nonzero(lost)} kills lost any; {len(self._sealed)} were sealed by then"
+        )
+
+
+def sealed_episodes(data: Path) -> set[int]:
+    """Ids of a dataset that reads well; it may be that nothing has been sealed yet."""
+    if not (data / METADATA_FILE).exists() or not list_shards(data):
+        return set()
+    assert verify_dataset(data) == []
+    return set(RolloutDataset(data).episodes["episode_id"].tolist())
+
+
+def assert_same_episodes(found: Path, expected: Path) -> None:
+    one, other = RolloutDataset(found), RolloutDataset(expected)
+    assert set(one.episodes["episode_id"]) == set(other.episodes["episode_id"])
+    for index, episode_id in enumerate(other.episodes["episode_id"].to_list()):
+        left, right = one.read_episode(one.index_of(episode_id)), other.read_episode(index)
+        assert_same_rollout(left, right)
+
+
+def assert_same_rollout(left: Rollout, right: Rollout) -> None:
+    for name in ("obs", "action", "reward", "done"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
+    # The network's last bits depend on the size of the batch.
+    for name in ("agent_hidden", "action_logits", "value", "behaviour_log_prob"):
+        np.testing.assert_allclose(getattr(left, name), getattr(right, name), atol=1e-5)
+    assert (left.info.level_seed, left.info.cut) == (right.info.level_seed, right.info.cut)
+
+
+def verify_command(data: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "rollouts", "verify", str(data)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_recording_survives_kills_at_random_moments(recorders: Recorders) -> None:
+    rng = np.random.default_rng(0)
+    num_episodes = ("--max_episodes", EPISODES_PER_KILL * NUM_KILLS)
+    losses = Losses(recorders.data)
+    for _ in range(NUM_KILLS):
+        recorder = recorders.start(*num_episodes)
+        recorders.kill_at_random(recorder, rng)
+        losses.check(recorder)
+        assert len(list(recorders.data.glob("*.partial"))) <= 1
+    losses.report()
+    assert recorders.wait(recorders.start(*num_episodes)) == 0
+    assert verify_command(recorders.data).returncode == 0
+    assert not list(recorders.data.glob("*.partial"))
+    never_killed = recorders.start(*num_episodes, "--num_envs", 16, data="never_killed")
+    assert recorders.wait(never_killed) == 0
+    assert_same_episodes(recorders.data, recorders.folder / "never_killed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_shards_survive_kills_while_the_other_goes_on(recorders: Recorders) -> None:
+    rng = np.random.default_rng(1)
+    flags = [
+        ("--max_episodes", 2 * EPISODES_PER_KILL * NUM_KILLS, "--num_shards", 2, "--shard_index", i)
+        for i in range(2)
+    ]
+    losses = Losses(recorders.data)
+    running = [recorders.start(*flags[index]) for index in range(2)]
+    for _ in range(NUM_KILLS):
+        index = int(rng.integers(2))
+        recorders.kill_at_random(running[index], rng)
+        losses.check(running[index])
+        running[index] = recorders.start(*flags[index])
+    losses.report()
+    assert [recorders.wait(recorder) for recorder in running] == [0, 0]
+    assert verify_command(recorders.data).returncode == 0
+    flags_of_one = ("--max_episodes", 2 * EPISODES_PER_KILL * NUM_KILLS, "--num_envs", 16)
+    assert recorders.wait(recorders.start(*flags_of_one, data="never_killed")) == 0
+    assert_same_episodes(recorders.data, recorders.folder / "never_killed")
