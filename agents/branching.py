@@ -12,6 +12,7 @@ and an intervened branch shares its draws with its unmodified twin.
 """
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby
@@ -246,15 +247,15 @@ def _missing_episodes(plan: BranchPlan, folder: Path) -> list[_MissingEpisode]:
 
 def _estimate_rows(plan: BranchPlan, missing: Sequence[_MissingEpisode]) -> RowEstimate | None:
     """Rows of the branches to come: exact where they replay, else a bound where there is one."""
-    points, limits = plan.config.points, []
-    for episode in missing:
-        limit = _max_rows(plan, points[episode.point_index])
+    rows, points = 0, plan.config.points
+    for point_index, times in Counter(episode.point_index for episode in missing).items():
+        limit = _max_rows(plan, points[point_index])
         if limit is None and plan.environment.time_limit is not None:
-            limit = plan.environment.time_limit - points[episode.point_index].row
-        limits.append(limit)
-    if None in limits:
-        return None
-    return RowEstimate(sum(limits), is_loose=plan.config.branch_actions != "recorded")
+            limit = plan.environment.time_limit - points[point_index].row
+        if limit is None:
+            return None
+        rows += times * limit
+    return RowEstimate(rows, is_loose=plan.config.branch_actions != "recorded")
 
 
 def _episode_starts(plan: BranchPlan, missing: Sequence[_MissingEpisode]) -> Iterator[EpisodeStart]:

@@ -129,8 +129,8 @@ def _play_again(
         for index, recorded in current.items():
             replays[index].require_same_frame(recorded, frames[index])
         wanted = [index for index in current if row in replays[index].rows]
-        states = environment.get_state() if wanted else []
-        for index in wanted:
+        states = environment.get_state(wanted) if wanted else []
+        for index, state in zip(wanted, states, strict=True):
             source = SourceRow(replays[index].episode_id, row)
             yield (
                 source,
@@ -138,7 +138,7 @@ def _play_again(
                     source_episode_id=source.episode_id,
                     source_row=row,
                     frame=current[index].obs,
-                    environment_state=states[index],
+                    environment_state=state,
                     agent_state=replays[index].agent_state(row),
                 ),
             )
