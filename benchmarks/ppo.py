@@ -89,7 +89,8 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, float]:
             batch = collector.collect(iteration).batch
         with watch.running("learn"):
             learner.update(batch, iteration, remaining=1.0)
-        measure_floor(execution, training.ppo, batch.obs, watch)
+        if iteration > 0:
+            measure_floor(execution, training.ppo, batch.obs, watch)
     num_steps = config.num_updates * training.ppo.num_envs * training.ppo.num_steps
     return {**summarise(watch, num_steps), **split(collector.seconds, watch)}
 

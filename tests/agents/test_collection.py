@@ -95,6 +95,28 @@ def test_frames_rewards_and_ends_line_up_with_the_actions(policy):
     )
 
 
+def test_time_outs_are_bootstrapped_on_request_and_only_they(policy):
+    """The fake world ends at 24 decisions; with λ = 0 the option adds γ V(s_t) there alone."""
+    plain = PPOConfig(**{**vars(PLAIN), "gae_lambda": 0.0, "num_steps": 60})
+    optimistic = PPOConfig(**{**vars(plain), "bootstrap_timeouts": True})
+    without, with_option = (
+        make_collector(policy, config).collect(0).batch for config in (plain, optimistic)
+    )
+    twins = [make_environment(FAKE, size, number) for number, size in enumerate((3, 2))]
+    timed_out, ended = torch.zeros(60, 5, dtype=torch.bool), torch.zeros(60, 5, dtype=torch.bool)
+    for t in range(60):
+        for twin, slots in zip(twins, (slice(0, 3), slice(3, 5)), strict=True):
+            twin.send(without.action[t, slots].numpy())
+            seen = twin.observe()
+            timed_out[t, slots] = torch.from_numpy(seen.truncated)
+            ended[t, slots] = torch.from_numpy(seen.first)
+    assert timed_out.any()
+    assert (ended & ~timed_out).any()
+    added = with_option.advantage - without.advantage
+    expected = torch.where(timed_out, 0.9 * without.value, 0.0)
+    torch.testing.assert_close(added, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_bootstrap_uses_the_next_frame(policy):
     config = PPOConfig(**{**vars(PLAIN), "gae_lambda": 0.0, "num_steps": 2})
     collector = make_collector(policy, config)

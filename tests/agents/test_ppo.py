@@ -25,8 +25,9 @@ from experiment.errors import UserError
 NETWORK = NetworkConfig(width=0.25, num_features=8, obs_shape=(16, 16, 3), num_actions=5)
 
 
-def slow_advantages(reward, value, done, last_value, gamma, lam):
+def slow_advantages(reward, value, done, last_value, gamma, lam, timed_out=None):
     """Equation 16 of Schulman et al. 2016, summed term by term for every t."""
+    timed_out = np.zeros_like(done) if timed_out is None else timed_out
     num_steps, num_envs = reward.shape
     values = np.concatenate([value, last_value[None]])
     advantage = np.zeros((num_steps, num_envs))
@@ -35,6 +36,8 @@ def slow_advantages(reward, value, done, last_value, gamma, lam):
             weight = 1.0
             for k in range(t, num_steps):
                 bootstrap = 0.0 if done[k, env] else gamma * values[k + 1, env]
+                if timed_out[k, env]:
+                    bootstrap = gamma * values[k, env]
                 advantage[t, env] += weight * (reward[k, env] + bootstrap - values[k, env])
                 if done[k, env]:
                     break
@@ -59,6 +62,22 @@ def test_advantages_equal_the_slow_sum(gamma, lam):
     np.testing.assert_allclose(
         fast.numpy(), slow_advantages(reward, value, done, last_value, gamma, lam), atol=1e-10
     )
+
+
+def test_time_outs_go_on_with_the_last_value_seen_and_other_ends_do_not():
+    rng = np.random.default_rng(1)
+    reward, value = rng.normal(size=(2, 12, 5))
+    last_value = rng.normal(size=5)
+    done = rng.random((12, 5)) < 0.3
+    timed_out = done & (rng.random((12, 5)) < 0.5)
+    done[-1] = [True, True, False, False, True]
+    timed_out[-1] = [True, False, False, False, True]
+    assert timed_out[:-1].any()
+    assert (done & ~timed_out)[:-1].any()
+    arrays = map(torch.from_numpy, (reward, value, done, last_value))
+    fast = generalised_advantages(*arrays, 0.9, 0.8, torch.from_numpy(timed_out))
+    slow = slow_advantages(reward, value, done, last_value, 0.9, 0.8, timed_out)
+    np.testing.assert_allclose(fast.numpy(), slow, atol=1e-10)
 
 
 def test_last_value_does_not_leak_into_a_finished_episode():
@@ -175,6 +194,47 @@ def test_trajectories_keep_their_order_and_their_state():
                 )
                 assert torch.equal(chunk.obs[:, env], batch.obs[:, source])
                 assert torch.equal(chunk.first[:, env], batch.first[:, source])
+
+
+def test_every_minibatch_has_one_environment_of_each_block():
+    """So processes, which hold neighbouring environments, have equally much to do."""
+    batch = dataclasses.replace(make_batch(2, 12), action=torch.arange(12).repeat(2, 1))
+    config, share = PPOConfig(num_minibatches=3), EnvironmentShare(range(12), 12)
+    for key in range(5):
+        for minibatch in split_trajectories(batch, config, 0, key, share):
+            envs = torch.cat([chunk.action[0] for chunk in minibatch.chunks])
+            assert sorted((envs // 3).tolist()) == [0, 1, 2, 3]
+    few = [m.num_frames for m in split_trajectories(make_batch(2, 5), config, 0, 0, share_of(5))]
+    assert few == [4, 4, 2]
+
+
+def share_of(num_envs: int) -> EnvironmentShare:
+    return EnvironmentShare(range(num_envs), num_envs)
+
+
+@pytest.mark.parametrize("split", [split_trajectories, split_frames])
+def test_two_shares_make_up_the_minibatches_of_the_whole(split):
+    """Each frame is with the process that has it, in the minibatch where a single one has it."""
+    labels = torch.arange(24).reshape(4, 6)
+    batch = dataclasses.replace(make_batch(4, 6), action=labels)
+    config = PPOConfig(num_minibatches=3, mini_batch_size=5)
+    halves = []
+    for own in (range(3), range(3, 6)):
+        part = {
+            field.name: getattr(batch, field.name)[:, own.start : own.stop]
+            for field in dataclasses.fields(batch)
+            if field.name != "initial_state"
+        }
+        part["initial_state"] = batch.initial_state[own.start : own.stop]
+        halves.append(split(RolloutBatch(**part), config, 7, 2, EnvironmentShare(own, 6)))
+    for whole, first, second in zip(split(batch, config, 7, 2, share_of(6)), *halves, strict=True):
+        assert whole.num_frames == first.num_frames == second.num_frames
+
+        def frames(*minibatches):
+            chunks = [chunk for minibatch in minibatches for chunk in minibatch.chunks]
+            return sorted(torch.cat([chunk.action.flatten() for chunk in chunks]).tolist())
+
+        assert frames(whole) == frames(first, second)
 
 
 def test_accumulated_gradients_equal_one_large_minibatch():

@@ -178,6 +178,46 @@ def test_run_with_other_settings_is_refused(tmp_path):
     train_tiny(tmp_path, "--device", "cpu")
 
 
+def test_run_of_a_release_that_knew_fewer_settings_goes_on(tmp_path, killed_after):
+    killed_after(2)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    for name in ("precision", "compile", "keep_last"):
+        del saved[name]
+    del saved["ppo"]["bootstrap_timeouts"]
+    file.write_text(json.dumps(saved))
+    killed_after(100)
+    with pytest.raises(UserError, match=r"ppo\.bootstrap_timeouts = False, now True"):
+        train_tiny(tmp_path, "--bootstrap_timeouts")
+    agent = train(TrainingConfig(resume=tmp_path), StageReport("train"))
+    assert load_agent(agent).env_steps == 128
+
+
+def test_damaged_state_gives_way_to_the_one_before(tmp_path, killed_after, capsys):
+    expected = train_tiny(tmp_path / "whole")
+    killed_after(3)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path / "run", "--keep_last", "3")
+    states = sorted(path.name for path in (tmp_path / "run").glob("training_state*"))
+    assert states == ["training_state.1.pt", "training_state.2.pt", "training_state.pt"]
+    (tmp_path / "run" / "training_state.pt").write_bytes(b"PK torn")
+    killed_after(100)
+    resumed = train_tiny(tmp_path / "run", "--keep_last", "3")
+    output = capsys.readouterr().out
+    assert "warning: " in output
+    assert "going on from training_state.1.pt" in output
+    assert "going on after 64 environment steps" in output
+    assert torch.equal(weights(resumed), weights(expected))
+
+
+def test_compilation_without_cuda_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--compile"):
+        train_tiny(tmp_path / "run", "--compile", "--device", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_run_without_seed_draws_one_and_keeps_it(tmp_path):
     config = dataclasses.replace(
         tiny_config(tmp_path), seed=None, num_timesteps=32, eval_episodes=0

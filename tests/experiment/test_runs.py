@@ -1,5 +1,6 @@
 import os
 import signal
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -123,3 +124,42 @@ def test_export_replaces_the_whole_folder(tmp_path):
     (tmp_path / "b" / "old").write_text("1")
     export_folder(tmp_path / "a", tmp_path / "b")
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["new"]
+
+
+def test_kept_states_are_the_newest_and_the_newest_that_is_whole_is_read(tmp_path, capsys):
+    file = tmp_path / "s.pt"
+    for number in range(5):
+        save_training_state(file, {"number": number}, keep_last=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.1.pt", "s.2.pt", "s.pt"]
+    for expected in (4, 3, 2):
+        state = load_training_state(file)
+        assert state is not None
+        assert state["number"] == expected
+        newest = next(p for p in (file, tmp_path / "s.1.pt", tmp_path / "s.2.pt") if p.exists())
+        newest.unlink() if expected == 4 else newest.write_bytes(b"torn")
+    assert "s.1.pt: not a readable training state" in capsys.readouterr().out
+    (tmp_path / "s.2.pt").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"s\.1\.pt"):
+        load_training_state(file)
+
+
+def test_fewer_states_are_kept_from_when_it_is_asked(tmp_path):
+    file = tmp_path / "s.pt"
+    for number, keep_last in enumerate((4, 4, 4, 4, 2)):
+        save_training_state(file, {"number": number}, keep_last)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["s.1.pt", "s.pt"]
+    save_training_state(file, {"number": 5})
+    assert [p.name for p in tmp_path.iterdir()] == ["s.pt"]
+
+
+def test_setting_that_an_earlier_release_did_not_know_has_its_default(tmp_path):
+    open_run(tmp_path, {"seed": 1}, (), {})
+    assert open_run(tmp_path, NewerSettings(), (), {}).continued
+    with pytest.raises(UserError, match="added = 3, now 4"):
+        open_run(tmp_path, NewerSettings(added=4), (), {})
+
+
+@dataclass(frozen=True)
+class NewerSettings:
+    seed: int = 1
+    added: int = 3
