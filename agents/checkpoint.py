@@ -98,7 +98,8 @@ def load_agent(
             protocol.
     """
     path = Path(str(reference).removeprefix(SB3_PREFIX))
-    if path.suffix == ".zip" and path.is_file():
+    is_sb3 = str(reference).startswith(SB3_PREFIX) or path.suffix == ".zip"
+    if is_sb3 and path.is_file():
         return _load_sb3(path, device)
     if not path.exists():
         return _load_from_code(str(reference), device, environment)

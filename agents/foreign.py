@@ -202,10 +202,10 @@ def _import_file(reference: FactoryReference) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses and the like look their module up by name.
-    earlier = sys.modules.setdefault(spec.name, module)
-    if earlier is not module and getattr(earlier, "__file__", None) not in (None, str(file)):
+    earlier = sys.modules.get(spec.name)
+    if earlier is not None and getattr(earlier, "__file__", None) != str(file):
         raise UserError(f"{reference.module}: rename it; there is a module {file.stem} already")
+    # Dataclasses and the like look their module up by name.
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)

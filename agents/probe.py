@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.images import to_float_images
+from agents.player import full_float32
 from agents.protocol import Agent, AgentOutput
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
@@ -30,7 +31,7 @@ def require_agent(
         device: where it computes.
     """
     _require_dimensions(agent, name)
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         _Probe(agent, obs_shape, name, device).run()
 
 

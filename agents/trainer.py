@@ -344,7 +344,7 @@ def _initial_policy(
     policy = make_policy(network)
     if config.model_file is None:
         return policy, {}
-    loaded = load_agent(config.model_file)
+    loaded = load_agent(config.model_file, environment=spec)
     initial = require_recurrent_policy(loaded, "--model_file")
     if initial.config != network:
         raise UserError(

@@ -15,6 +15,7 @@ import record
 import record_gen_samples
 import render
 import saliency_experiments
+import train
 import train_gen_model
 from agents.checkpoint import load_agent
 from agents.images import to_float_images
@@ -149,6 +150,12 @@ def test_an_agent_elsewhere_has_to_be_named(workplace, run, monkeypatch):
     assert not Path("run").exists()
     run(train_gen_model, *data, "--agent_file", "../my_agents.py:make_glance", *CPU)
     assert Path("run/log.csv").exists()
+
+
+def test_training_cannot_begin_with_it(workplace, run):
+    with pytest.raises(UserError, match="its network, LstmAgent, is not one of ours"):
+        run(train, "--model_file", "my_agents:make_agent", "--env_name", "fake", "--run_dir", "run")
+    assert not Path("run").exists()
 
 
 def test_info_tells_what_the_agent_is(workplace, run, capsys):

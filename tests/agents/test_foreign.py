@@ -179,10 +179,12 @@ def test_what_cannot_be_made_is_refused_in_one_line(workplace, reference, compla
     assert "\n" not in str(refusal.value)
 
 
-def test_a_file_does_not_take_the_place_of_another_module(workplace):
-    (workplace / "json.py").write_text(MODULE)
+@pytest.mark.parametrize("name", ["json", "time"])
+def test_a_file_does_not_take_the_place_of_another_module(workplace, name):
+    (workplace / f"{name}.py").write_text(MODULE)
     with pytest.raises(UserError, match="rename it"):
-        load_agent("json.py:make")
+        load_agent(f"{name}.py:make")
+    assert not hasattr(sys.modules[name], "make")
 
 
 def test_the_hash_is_that_of_weights_and_shape_or_the_one_declared(workplace):

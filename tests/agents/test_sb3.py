@@ -286,7 +286,7 @@ def test_another_archive_is_refused(tmp_path):
         archive.writestr("readme.txt", "hello")
     with pytest.raises(UserError, match="not an archive that RecurrentPPO"):
         load_agent(file)
-    file.write_text("hello")
+    file = file.rename(tmp_path / "model")
     with pytest.raises(UserError, match="not an archive that RecurrentPPO"):
         load_agent(f"sb3:{file}")
 
