@@ -21,9 +21,12 @@ _FIELDS = ("obs", "action", "value", "reward")
 
 
 def write_episode_videos(
-    folder: Path | str, episode_ids: Iterable[int], fps: float = DEFAULT_FPS
+    folder: Path | str,
+    episode_ids: Iterable[int],
+    fps: float = DEFAULT_FPS,
+    name: str = "episode_{:08d}.mp4",
 ) -> list[Path]:
-    """Write episodes of the dataset `folder` to `<folder>/videos/episode_<id>.mp4`.
+    """Write episodes of the dataset `folder` as MP4, to `<folder>/videos/`.
 
     Videos that are there already stay, since a sealed episode never changes; ids that the dataset
     does not have are left out.
@@ -32,6 +35,7 @@ def write_episode_videos(
         folder: dataset of real or simulated rollouts.
         episode_ids: which episodes.
         fps: decisions per second of the video.
+        name: of a file, with a place for the episode's id.
 
     Returns:
         The files written.
@@ -39,7 +43,7 @@ def write_episode_videos(
     dataset = RolloutDataset(folder)
     present = set(dataset.episodes["episode_id"].to_list())
     paths = {
-        Path(folder) / VIDEO_FOLDER / f"episode_{episode_id:08d}.mp4": episode_id
+        Path(folder) / VIDEO_FOLDER / name.format(episode_id): episode_id
         for episode_id in episode_ids
         if episode_id in present
     }

@@ -50,7 +50,10 @@ def record_sources(folder: Path, spec: EnvironmentSpec, **changes: Any) -> Path:
 
 @pytest.fixture(scope="module", params=[FAKE, COINRUN, STARPILOT], ids=lambda spec: spec.name)
 def source_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return record_sources(tmp_path_factory.mktemp("sources") / "data", request.param)
+    # Episodes of a real game are long: one is enough.
+    count = 3 if request.param is FAKE else 1
+    folder = tmp_path_factory.mktemp("sources") / "data"
+    return record_sources(folder, request.param, max_episodes=count)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +98,9 @@ def assert_equal_rows(
         np.testing.assert_array_equal(getattr(left, name), getattr(right, name), err_msg=name)
 
 
-def rows_from(rollout: Rollout, start: int) -> Rollout:
+def rows_from(rollout: Rollout, start: int, stop: int | None = None) -> Rollout:
     names = EXACT_FIELDS + AGENT_FIELDS
-    return replace(rollout, **{name: getattr(rollout, name)[start:] for name in names})
+    return replace(rollout, **{name: getattr(rollout, name)[start:stop] for name in names})
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
@@ -120,18 +123,20 @@ def test_replayed_actions_reproduce_the_episode_bit_for_bit(
 def test_batch_changes_environment_nowhere_and_agent_by_rounding(
     source_folder: Path, tmp_path: Path
 ) -> None:
-    sources = read_episodes(source_folder)
-    recording = replace(ONE_BY_ONE, num_envs=5)
+    source = read_episodes(source_folder)[0]
+    recording, steps = replace(ONE_BY_ONE, num_envs=5), (1, 0, 3)
     plan = make_plan(
-        source_folder, (0, 1, 2), (1, 0, 3), recording, branches=3, branch_actions="recorded"
+        source_folder, 0, steps, recording, branches=2, branch_actions="recorded", branch_steps=40
     )
     for episode_id, found in branch(plan, tmp_path).items():
-        source_id, step = episode_id % 3, (1, 0, 3)[episode_id % 3]
-        assert found.info.source_episode_id == source_id
-        assert_equal_rows(found, rows_from(sources[source_id], step), EXACT_FIELDS)
+        step = steps[episode_id % 3]
+        assert found.info.source_row == step
+        expected = rows_from(source, step, step + 40)
+        assert_equal_rows(found, expected, EXACT_FIELDS)
         for name in AGENT_FIELDS:
-            expected = getattr(sources[source_id], name)[step:]
-            np.testing.assert_allclose(getattr(found, name), expected, atol=1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(found, name), getattr(expected, name), atol=1e-5, err_msg=name
+            )
 
 
 def test_branches_draw_by_keys_of_their_own(fake_folder: Path, tmp_path: Path) -> None:
@@ -186,7 +191,7 @@ def test_equal_actions_from_one_state_lead_to_equal_frames_in_games_with_chance(
     tmp_path: Path,
 ) -> None:
     """StarPilot draws enemies as it goes: its generator is part of the restored state."""
-    source = record_sources(tmp_path / "data", STARPILOT)
+    source = record_sources(tmp_path / "data", STARPILOT, max_episodes=1)
     step = 5
     recorded = read_episodes(source)[0]
     plan = make_plan(source, 0, step, branches=2, branch_actions="recorded")
@@ -328,6 +333,30 @@ def test_branches_do_not_go_into_an_ordinary_recording(fake_folder: Path, tmp_pa
     record_branches(make_plan(fake_folder, 1, 2), tmp_path / "branches")
     with pytest.raises(UserError, match="was recorded with None"):
         record_sources(tmp_path / "branches", FAKE)
+
+
+def test_gymnasium_environments_are_branched_too(pixel_world: str, tmp_path: Path) -> None:
+    spec = environment_spec(EnvironmentConfig(env_name=pixel_world))
+    torch.manual_seed(0)
+    network = NetworkConfig(width=0.25, num_features=16, obs_shape=(8, 8, 3), num_actions=3)
+    policy = RecurrentPolicy(network).requires_grad_(False).eval()
+    policy.policy_head.bias.data[2] -= 2
+    agent = LoadedAgent(policy, spec, hash_agent(policy), Path("agent"), 0)
+    record_episodes(agent, spec, tmp_path / "data", ONE_BY_ONE)
+    dataset = RolloutDataset(tmp_path / "data")
+    source = max(read_episodes(tmp_path / "data").values(), key=len)
+    step = len(source) // 2
+    assert step > 1
+    config = BranchConfig(
+        branch_from=tmp_path / "data",
+        episode=(source.info.episode_id,),
+        step=(step,),
+        branches=2,
+        branch_actions="recorded",
+    )
+    plan = BranchPlan(agent, dataset, config, ONE_BY_ONE)
+    for found in branch(plan, tmp_path / "out").values():
+        assert_equal_rows(found, rows_from(source, step))
 
 
 def damaged_copy(source: Path, folder: Path, episode_id: int, name: str, row: int) -> Path:

@@ -15,7 +15,7 @@ from experiment.errors import UserError
 from experiment.files import read_json
 from generative.checkpoint import LoadedSimulator
 from generative.sample_starts import InformedStarts, RandomStarts
-from generative.sample_videos import draw_sample, write_sample_videos
+from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, record_samples
 from generative.simulator import Simulator, SimulatorConfig
 from projections.hidden import HiddenProjection
@@ -333,14 +333,6 @@ def test_videos_show_the_first_samples(informed_plan, tmp_path):
     paths = write_sample_videos(tmp_path / "samples", 2)
     assert [path.name for path in paths] == ["sample_00000.mp4", "sample_00001.mp4"]
     assert read_video(paths[1]).shape == (CONFIG.num_sim_steps, 256, 256, 3)
-
-
-def test_drawn_frames_leave_the_middle_of_the_picture_as_it_was():
-    rollout = _real_rollout(0, 3)
-    drawn = np.stack(draw_sample(rollout, SPEC.action_names))
-    middle = rollout.obs[:, 20:56].repeat(4, axis=1).repeat(4, axis=2)
-    assert np.array_equal(drawn[:, 80:224], middle)
-    assert not np.array_equal(drawn[:, :64, 96:160], drawn[:, 80:144, 96:160])
 
 
 def test_unusable_datasets_are_refused(sampled_simulator, tmp_path):
