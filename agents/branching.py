@@ -159,6 +159,9 @@ def check_branches(plan: BranchPlan, folder: Path) -> None:
     for point in config.points:
         _check_point(plan.dataset, point)
     _forced_action(plan, 0)
+    num_episodes, num_shards = len(config.points) * plan.num_branches, plan.recording.share.count
+    if num_shards > num_episodes:
+        raise UserError(f"--num_shards {num_shards}: more than the {num_episodes} branches")
     require_same_settings(folder, _metadata(plan), _SETTINGS_OF_BRANCHES, inputs=("dataset",))
 
 
@@ -221,7 +224,14 @@ def _metadata(plan: BranchPlan) -> DatasetMetadata:
         **plan.intervening.settings,
     }
     inputs = {"dataset": plan.dataset.hash}
-    return dataset_metadata(plan.agent, plan.environment, settings, recording.seed, inputs)
+    return dataset_metadata(
+        plan.agent,
+        plan.environment,
+        settings,
+        recording.seed,
+        inputs,
+        with_state=recording.with_state,
+    )
 
 
 @dataclass(frozen=True, order=True)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.player import NOT_GIVEN, Decision, GivenActions, Player
+from environments.game_trace import GameTracer
 from environments.protocol import VectorEnvironment
 from experiment.errors import UserError
 from rollouts.types import EpisodeInfo, Rollout
@@ -70,6 +71,7 @@ class _OpenEpisode:
     """Rows of an episode so far; the last one may lack its reward and done."""
 
     start: EpisodeStart
+    tracer: GameTracer | None = None
     decided: dict[str, list[Any]] = field(
         default_factory=lambda: {
             "obs": [],
@@ -116,6 +118,7 @@ class _OpenEpisode:
             reward=np.array(self.rewards, np.float32),
             done=np.array(self.dones, bool),
             info=info,
+            game=None if self.tracer is None else self.tracer.trace(),
         )
 
 
@@ -123,9 +126,21 @@ class EpisodeSlots:
     """Environments stepped together, and the episode that runs in each.
 
     The owner calls in turn `collect`, `begin_episodes` and `act`, and closes `environment`.
+
+    Args:
+        environment: where the episodes are played.
+        player: who decides.
+        agent_hash: goes into every rollout.
+        with_state: keep what the game itself knows at each step; for Procgen only.
     """
 
-    def __init__(self, environment: VectorEnvironment, player: Player, agent_hash: str) -> None:
+    def __init__(
+        self,
+        environment: VectorEnvironment,
+        player: Player,
+        agent_hash: str,
+        with_state: bool = False,
+    ) -> None:
         self.environment = environment
         self.num_steps = 0
         self._player = player
@@ -134,6 +149,7 @@ class EpisodeSlots:
         self._initial_state = player.initial_state(1)[0].float().cpu().numpy()
         self._episodes: list[_OpenEpisode | None] = [None] * environment.num_envs
         self._awaits_step = False
+        self._with_state = with_state
 
     @property
     def is_playing(self) -> bool:
@@ -193,7 +209,8 @@ class EpisodeSlots:
         if branches:
             self._restore(branches)
         for index, start in placed.items():
-            self._episodes[index] = _OpenEpisode(start)
+            tracer = GameTracer() if self._with_state else None
+            self._episodes[index] = _OpenEpisode(start, tracer)
 
     def _restore(self, branches: Mapping[int, Branch]) -> None:
         """Put environment and agent of the given slots where their branches begin."""
@@ -217,6 +234,7 @@ class EpisodeSlots:
             return
         indices = np.array([index for index, _ in playing])
         frames = self.environment.observe().obs[indices]
+        states = self.environment.get_state(indices.tolist()) if self._with_state else []
         decision = self._player.decide(
             frames,
             self._state[indices],
@@ -232,6 +250,10 @@ class EpisodeSlots:
         self.num_steps += len(playing)
         for position, (_, episode) in enumerate(playing):
             episode.append(frames[position], decision, position)
+        # Read while the environments step.
+        for (_, episode), saved in zip(playing, states, strict=self._with_state):
+            if episode.tracer is not None:
+                episode.tracer.append(saved)
 
     def _info(self, episode: _OpenEpisode) -> EpisodeInfo:
         start, branch = episode.start, episode.start.branch

@@ -27,6 +27,7 @@ from agents.player import BehaviourConfig, Player
 from agents.recording_config import RecordingConfig, level_seeds
 from agents.recording_plan import estimate_rows, require_space, what_remains
 from environments.factory import make_environment_from_spec, require_levels
+from environments.game_trace import game_tables
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
 from experiment.progress import Progress
@@ -82,6 +83,8 @@ def record_episodes(
     folder = Path(folder)
     check_recording(agent, environment, folder, config, intervening)
     metadata = _metadata_of_recording(agent, environment, config, intervening)
+    if config.with_state and metadata.game is None:
+        print(f"only Procgen's games tell their state: recording {environment.name} without it")
     behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
     player = Player(agent.policy, behaviour, device, intervening.intervention)
     start = time.perf_counter()
@@ -119,7 +122,9 @@ def _metadata_of_recording(
     intervening: Intervening,
 ) -> DatasetMetadata:
     settings = {**asdict(config), **intervening.settings}
-    return dataset_metadata(agent, environment, settings, config.seed, inputs={})
+    return dataset_metadata(
+        agent, environment, settings, config.seed, inputs={}, with_state=config.with_state
+    )
 
 
 def write_rollouts(writer: RolloutWriter, rollouts: Iterable[Rollout]) -> int:
@@ -187,6 +192,7 @@ def play_starts(
             ),
             player,
             agent_hash,
+            with_state=config.with_state and game_tables(environment) is not None,
         )
         for size in sizes
     ]
@@ -275,6 +281,7 @@ def dataset_metadata(
     settings: dict[str, Any],
     seed: int,
     inputs: dict[str, str],
+    with_state: bool,
 ) -> DatasetMetadata:
     """Describe a dataset of rollouts of the real environment.
 
@@ -284,6 +291,7 @@ def dataset_metadata(
         settings: what decides which episodes there are, for the provenance.
         seed: keys every draw.
         inputs: hashes of what the episodes are made from, besides the agent.
+        with_state: whether game states are kept, where the environment tells them.
     """
     policy = agent.policy
     provenance = collect_provenance(settings, seed, {"agent": agent.hash, **inputs})
@@ -295,6 +303,7 @@ def dataset_metadata(
         hidden_slice=(policy.hidden_slice.start, policy.hidden_slice.stop),
         num_actions=policy.num_actions,
         simulated=None,
+        game=game_tables(environment) if with_state else None,
         provenance=to_plain(provenance),
     )
 
@@ -312,7 +321,9 @@ def require_same_settings(
     """
     if not (folder / METADATA_FILE).exists():
         return
-    earlier, now = read_metadata(folder).provenance, metadata.provenance
+    existing = read_metadata(folder)
+    _require_same_states(folder, existing, metadata)
+    earlier, now = existing.provenance, metadata.provenance
     found = {**_SETTINGS_BEFORE_THEY_WERE_STORED, **earlier.get("config", {})}
     pairs = {name: (found.get(name), now["config"][name]) for name in names}
     pairs |= {name: (earlier.get("inputs", {}).get(name), now["inputs"][name]) for name in inputs}
@@ -322,3 +333,16 @@ def require_same_settings(
                 f"--{_FLAGS.get(name, name)} {asked}: the dataset {folder} was recorded with "
                 f"{then}; choose another --data_dir or the same setting"
             )
+
+
+def _require_same_states(folder: Path, existing: DatasetMetadata, asked: DatasetMetadata) -> None:
+    if existing.game is not None and asked.game is None:
+        found, expected = "--no-with_state", "with"
+    elif existing.game is None and asked.game is not None:
+        found, expected = "--with_state", "without"
+    else:
+        return
+    raise UserError(
+        f"{found}: the dataset {folder} was recorded {expected} game states; choose another "
+        "--data_dir or the same setting"
+    )

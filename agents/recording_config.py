@@ -48,6 +48,9 @@ class RecordingConfig:
     num_shards: int | None = None
     """Number of parts. Default: SLURM_ARRAY_TASK_COUNT where it is set, otherwise 1. Submit arrays
     that count from 0, and name this number when only some of the tasks are submitted again."""
+    with_state: bool = True
+    """Keep what the game itself knows at each step: where everything is and how it moves, and a
+    table of named variables (docs/game_state.md). Procgen's games tell it, others do not."""
     shard_megabytes: int = 268
     """Size of a shard file, in MB (10^6 bytes) before compression, which makes it 5 to 10 times
     smaller; bounds the memory. A shard is also finished after a minute, and at the end."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from agents.recording_config import RecordingConfig
+from environments.game_trace import typical_num_entities
 from environments.protocol import TRAINING_LEVELS, EnvironmentSpec
 from experiment.errors import UserError
 from experiment.files import require_free_space
@@ -77,11 +78,17 @@ def require_space(folder: Path, metadata: DatasetMetadata, estimate: RowEstimate
         return
     if estimate.rows == 0:
         return
-    size = math.ceil(estimate.rows * metadata.row_bytes / EXPECTED_COMPRESSION)
+    size = math.ceil(estimate.rows * _expected_row_bytes(metadata) / EXPECTED_COMPRESSION)
     kind = "at most" if estimate.is_loose else "about"
     print(f"recording {kind} {estimate.rows} rows, {kind} {size / 1e9:.2f} GB in {folder}")
     if not estimate.is_loose:
         require_free_space(folder, size, "--data_dir")
+
+
+def _expected_row_bytes(metadata: DatasetMetadata) -> int:
+    entities = [spec for spec in metadata.ragged_fields if spec.name == "game_entities"]
+    num_entities = typical_num_entities(metadata.environment.name)
+    return metadata.row_bytes + sum(num_entities * spec.row_bytes for spec in entities)
 
 
 def _available_episodes(config: RecordingConfig) -> int:

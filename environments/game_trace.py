@@ -76,6 +76,15 @@ def game_tables(environment: EnvironmentSpec) -> GameTables | None:
     return GameTables(variables=tuple(game_variables(environment.name)))
 
 
+_TYPICAL_NUM_ENTITIES = {"bossfight": 70, "fruitbot": 50}
+_TYPICAL_NUM_ENTITIES_ELSEWHERE = 8
+
+
+def typical_num_entities(game: str) -> int:
+    """About how many entities a state of a game has, to estimate what room they take."""
+    return _TYPICAL_NUM_ENTITIES.get(game, _TYPICAL_NUM_ENTITIES_ELSEWHERE)
+
+
 class GameTracer:
     """Follows one episode by its saved states."""
 

@@ -1,15 +1,19 @@
-"""Datasets at the command line: `python -m rollouts info|verify|merge|export`."""
+"""Datasets at the command line: `python -m rollouts info|verify|merge|export|import`."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
 from experiment.command_line import parse_flags
 from experiment.errors import UserError, run_entry_point
 from rollouts.export import export_npz
 from rollouts.merge import merge_datasets
+from rollouts.minari_format import export_minari, import_minari
 from rollouts.store import RolloutDataset, verify_dataset
 
 
@@ -42,14 +46,27 @@ class Merge:
 
 @dataclass(frozen=True)
 class Export:
-    """Write every episode of a dataset to a file of its own, losslessly."""
+    """Write a dataset losslessly in a format that other programs read."""
 
     folder: Positional[Path]
     """Folder of the dataset."""
     out: Path
     """Folder for the files; it must be absent or empty."""
-    format: Literal["npz"] = "npz"
-    """npz: numpy's archive, named episode-<id>.npz; docs/data_format.md lists the arrays."""
+    format: Literal["npz", "minari"] = "npz"
+    """npz: numpy's archives, named episode-<id>.npz. minari: a Minari dataset of the folder's name
+    (needs the extra `minari`). docs/data_format.md lists the arrays of both."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Make a dataset again of what `export` wrote; every array is the same, bit by bit."""
+
+    folder: Positional[Path]
+    """Folder that `export --format minari` wrote."""
+    out: Path
+    """Folder of the new dataset; it must be absent or empty."""
+    format: Literal["minari"] = "minari"
+    """What the folder holds."""
 
 
 @dataclass(frozen=True)
@@ -62,48 +79,86 @@ class Config:
             | Annotated[Verify, subcommand("verify")]
             | Annotated[Merge, subcommand("merge")]
             | Annotated[Export, subcommand("export")]
+            | Annotated[Import, subcommand("import")]
         ]
     ]
 
 
 def main() -> None:
     """Entry point."""
-    task = parse_flags(Config, "Look at datasets of rollouts, merge and export them.").task
+    task = parse_flags(Config, "Look at datasets of rollouts, merge, export and import them.").task
     if isinstance(task, Info):
         print(describe(RolloutDataset(task.folder)))
     elif isinstance(task, Verify):
         verify(task.folder)
     elif isinstance(task, Merge):
         print(describe(merge_datasets(task.out, task.folders)))
+    elif isinstance(task, Import):
+        print(describe(import_minari(task.folder, task.out)))
     else:
         dataset = RolloutDataset(task.folder)
-        export_npz(dataset, task.out)
+        {"npz": export_npz, "minari": export_minari}[task.format](dataset, task.out)
         print(f"{task.out}: {dataset.num_episodes} episodes")
 
 
 def describe(dataset: RolloutDataset) -> str:
-    """A dataset in a dozen lines."""
+    """A dataset in two dozen lines at most."""
     metadata, episodes = dataset.metadata, dataset.episodes
-    kind = "real" if metadata.simulated is None else "simulated"
     size = sum(path.stat().st_size for path in dataset.shard_paths)
-    raw_size = dataset.num_rows * metadata.row_bytes
     lines = {
         "dataset": str(dataset.folder),
-        "kind": f"{kind} rollouts of {metadata.environment.name}",
+        "kind": _kind(dataset),
         "options": ", ".join(f"{k}={v}" for k, v in metadata.environment.options.items()),
         "agent": f"{metadata.agent_hash[:16]} ({metadata.agent_file})",
         "shards": f"{len(dataset.shard_paths)}, {size / 1e6:.1f} MB, "
-        f"{raw_size / size:.1f} times smaller than uncompressed",
+        f"{dataset.raw_bytes / size:.1f} times smaller than uncompressed",
         "episodes": f"{dataset.num_episodes}, {dataset.num_rows} rows",
-        "length": f"{episodes['length'].min()} to {episodes['length'].max()}, "
-        f"mean {episodes['length'].mean():.1f}",
-        "return": f"mean {episodes['return'].mean():.3f}",
-        "complete": f"{episodes['level_complete'].sum()}",
-        "truncated": f"{episodes['truncated'].sum()}",
-        "cut": f"{episodes['cut'].sum()}",
+        "length": _distribution(episodes["length"].to_numpy(np.float64), digits=0),
+        "return": _distribution(episodes["return"].to_numpy(), digits=2),
+        "complete": _share(episodes["level_complete"].to_numpy()),
+        "truncated": _share(episodes["truncated"].to_numpy()),
+        "cut": _share(episodes["cut"].to_numpy()),
+        "levels": _levels(episodes["level_seed"].to_numpy()),
+        **_history(metadata.provenance),
         "hash": dataset.hash,
     }
-    return "\n".join(f"{name:<10} {value}" for name, value in lines.items())
+    return "\n".join(f"{name:<10} {value}" for name, value in lines.items() if value)
+
+
+def _kind(dataset: RolloutDataset) -> str:
+    metadata = dataset.metadata
+    kind = "real" if metadata.simulated is None else "simulated"
+    initialisations = sorted(set(dataset.episodes["initialisation"]) - {"real"})
+    details = [*initialisations, *(["with game states"] if metadata.game else [])]
+    return f"{kind} rollouts of {metadata.environment.name}" + "".join(f", {d}" for d in details)
+
+
+def _distribution(values: NDArray[np.float64], digits: int) -> str:
+    return (
+        f"mean {values.mean():.2f}, standard deviation {values.std():.2f}, "
+        f"{values.min():.{digits}f} to {values.max():.{digits}f}"
+    )
+
+
+def _share(flags: NDArray[np.bool_]) -> str:
+    return f"{flags.sum()} episodes, {100 * flags.mean():.1f}%"
+
+
+def _levels(level_seeds: NDArray[np.int64]) -> str:
+    seeds = np.unique(level_seeds[level_seeds >= 0])
+    return f"{len(seeds)} different, {seeds[0]} to {seeds[-1]}" if len(seeds) else ""
+
+
+def _history(provenance: dict[str, Any]) -> dict[str, str]:
+    """What the first writer says of itself; a merged dataset says what all its parts share."""
+    lines = {
+        "recorded": provenance.get("created_utc", ""),
+        "command": shlex.join(provenance.get("command", [])),
+        "seed": str(provenance.get("seed", "")),
+        "code": provenance.get("code_version", ""),
+    }
+    lines["merged of"] = ", ".join(item["folder"] for item in provenance.get("merged_from", []))
+    return lines
 
 
 def verify(folder: Path) -> None:

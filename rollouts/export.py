@@ -16,7 +16,7 @@ from rollouts.merge import require_new_folder
 from rollouts.schema import STRING, DatasetMetadata, check_rollout
 from rollouts.shards import episode_row, storage_error
 from rollouts.store import RolloutDataset
-from rollouts.types import EpisodeInfo, Rollout
+from rollouts.types import EpisodeInfo, Rollout, array_of, rollout_of_arrays
 
 DESCRIPTION_FILE = "description.json"
 """What `dataset.json` says, beside the exported episodes."""
@@ -47,7 +47,8 @@ def export_npz(dataset: RolloutDataset, out: Path) -> None:
 
 
 def _to_arrays(rollout: Rollout, metadata: DatasetMetadata) -> dict[str, Any]:
-    arrays = {spec.name: getattr(rollout, spec.name) for spec in metadata.step_fields}
+    fields = (*metadata.step_fields, *metadata.ragged_fields)
+    arrays: dict[str, Any] = {spec.name: array_of(rollout, spec.name) for spec in fields}
     row = episode_row(rollout, offset=0)
     for spec in metadata.episode_fields:
         # An episode that has a file of its own starts at its first row.
@@ -80,5 +81,6 @@ def _from_arrays(arrays: dict[str, NDArray[Any]], metadata: DatasetMetadata) -> 
         if spec.name in EpisodeInfo.__dataclass_fields__
     }
     info["interventions"] = tuple(json.loads(info["interventions"]))
-    steps = {spec.name: arrays[spec.name] for spec in metadata.step_fields}
-    return Rollout(**steps, info=EpisodeInfo(**info))
+    fields = (*metadata.step_fields, *metadata.ragged_fields)
+    own = {spec.name: arrays[spec.name] for spec in fields}
+    return rollout_of_arrays(own, EpisodeInfo(**info), arrays.get("game_grid_shape"))

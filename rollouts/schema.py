@@ -1,7 +1,7 @@
 """What a dataset declares about itself, and the check of every rollout against it.
 
-`docs/data_format.md` describes the files; a change here is a change there, and a new
-`SCHEMA_VERSION`.
+`docs/data_format.md` describes the files; a change here is a change there, and a new schema
+version.
 """
 
 import hashlib
@@ -13,12 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from environments.game_trace import GameTables, GameTrace
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
-from rollouts.types import SIMULATED_STEP_FIELDS, EpisodeInfo, Rollout
+from rollouts.types import SIMULATED_STEP_FIELDS, EpisodeInfo, Rollout, array_of
 
 FORMAT_NAME = "dreamscope-rollouts"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, SCHEMA_VERSION_WITH_GAME = 1, 2
+"""Datasets with game states are of version 2, all others of version 1, which has no such thing."""
+READABLE_VERSIONS = (SCHEMA_VERSION, SCHEMA_VERSION_WITH_GAME)
+_READABLE = " and ".join(map(str, READABLE_VERSIONS))
 
 STRING = "string"
 """The `dtype` of an episode column of UTF-8 strings of any length."""
@@ -72,7 +76,14 @@ class DatasetMetadata:
     num_actions: int
     simulated: SimulatedDims | None = None
     """None for rollouts of the real environment."""
+    game: GameTables | None = None
+    """The columns of the game states; None where they are not recorded."""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def schema_version(self) -> int:
+        """Version of the format that the dataset needs."""
+        return SCHEMA_VERSION if self.game is None else SCHEMA_VERSION_WITH_GAME
 
     @property
     def step_fields(self) -> tuple[FieldSpec, ...]:
@@ -93,7 +104,25 @@ class DatasetMetadata:
                 FieldSpec("env_stoch", "uint8", (self.simulated.num_categoricals,)),
                 FieldSpec("terminal_prob", "float32"),
             ]
+        if self.game is not None:
+            fields += [
+                FieldSpec("game_variables", "float32", (len(self.game.variables),)),
+                FieldSpec("game_camera", "float32", (len(self.game.camera_columns),)),
+                FieldSpec("game_num_entities", "int32"),
+                FieldSpec("game_num_grid_changes", "int32"),
+            ]
         return tuple(fields)
+
+    @property
+    def ragged_fields(self) -> tuple[FieldSpec, ...]:
+        """Arrays of which an episode has any number of rows, told by its column `length_column`."""
+        if self.game is None:
+            return ()
+        return (
+            FieldSpec("game_entities", "float32", (len(self.game.entity_columns),)),
+            FieldSpec("game_grid_changes", "int32", (3,)),
+            FieldSpec("game_grid", "int32"),
+        )
 
     @property
     def episode_fields(self) -> tuple[FieldSpec, ...]:
@@ -118,22 +147,35 @@ class DatasetMetadata:
         ]
         if self.simulated is not None:
             fields.append(FieldSpec("latent", "float32", (self.simulated.latent_dim,)))
+        if self.game is not None:
+            fields.append(FieldSpec("game_grid_shape", "int64", (2,)))
+            fields += [FieldSpec(length_column(f), "int64") for f in self.ragged_fields]
         return tuple(fields)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one decision, uncompressed."""
+        """Bytes of one decision, uncompressed; what is ragged not included."""
         return sum(spec.row_bytes for spec in self.step_fields)
+
+    @property
+    def all_fields(self) -> tuple[FieldSpec, ...]:
+        """Every array and column, in the order in which the content hash names them."""
+        return (*self.step_fields, *self.ragged_fields, *self.episode_fields)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `dataset.json` holds them."""
-        return {
+        values = {
             "format": FORMAT_NAME,
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": self.schema_version,
             **asdict(self),
             "step_fields": [asdict(spec) for spec in self.step_fields],
             "episode_fields": [asdict(spec) for spec in self.episode_fields],
         }
+        if self.game is None:
+            del values["game"]
+        else:
+            values["ragged_fields"] = [asdict(spec) for spec in self.ragged_fields]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: Path | str) -> "DatasetMetadata":
@@ -144,10 +186,10 @@ class DatasetMetadata:
         """
         if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
             raise UserError(f"{source}: not the description of a rollout dataset")
-        if values.get("schema_version") != SCHEMA_VERSION:
+        if values.get("schema_version") not in READABLE_VERSIONS:
             raise UserError(
                 f"{source}: schema version {values.get('schema_version')!r} is unknown, "
-                f"this program reads version {SCHEMA_VERSION}"
+                f"this program reads versions {_READABLE}"
             )
         try:
             return cls._from_known_version(values)
@@ -157,7 +199,7 @@ class DatasetMetadata:
     @classmethod
     def _from_known_version(cls, values: dict[str, Any]) -> "DatasetMetadata":
         start, stop = values["hidden_slice"]
-        simulated = values["simulated"]
+        simulated, game = values["simulated"], values.get("game")
         return cls(
             environment=EnvironmentSpec.from_dict(values["environment"]),
             agent_hash=values["agent_hash"],
@@ -166,6 +208,7 @@ class DatasetMetadata:
             hidden_slice=(start, stop),
             num_actions=values["num_actions"],
             simulated=None if simulated is None else SimulatedDims(**simulated),
+            game=None if game is None else GameTables(**{k: tuple(v) for k, v in game.items()}),
             provenance=values["provenance"],
         )
 
@@ -175,6 +218,11 @@ class DatasetMetadata:
         values = json.loads(json.dumps(self.to_dict()))
         del values["provenance"], values["agent_file"]
         return values
+
+
+def length_column(field: FieldSpec) -> str:
+    """The episode column that tells how many rows of a ragged field an episode has."""
+    return f"{field.name}_length"
 
 
 def find_difference(expected: Any, found: Any, key: str = "") -> str | None:
@@ -203,13 +251,14 @@ def check_rollout(rollout: Rollout, metadata: DatasetMetadata) -> None:
     num_rows = len(rollout)
     if num_rows == 0:
         raise SchemaError("obs: a rollout has at least one row")
+    _check_game(rollout.game, metadata)
     for spec in metadata.step_fields:
-        _check_array(spec, getattr(rollout, spec.name), (num_rows, *spec.row_shape))
+        _check_array(spec, array_of(rollout, spec.name), (num_rows, *spec.row_shape))
     for name in () if rollout.is_simulated else SIMULATED_STEP_FIELDS:
         if getattr(rollout, name) is not None:
             raise SchemaError(f"{name}: given for a real rollout")
     for spec in metadata.episode_fields:
-        if spec.row_shape:
+        if spec.row_shape and spec.name in EpisodeInfo.__dataclass_fields__:
             _check_array(spec, getattr(rollout.info, spec.name), spec.row_shape)
     _check_classes("action", rollout.action, metadata.num_actions)
     if metadata.simulated is not None and rollout.env_stoch is not None:
@@ -217,6 +266,22 @@ def check_rollout(rollout: Rollout, metadata: DatasetMetadata) -> None:
     _check_info(rollout.info, metadata)
     if not rollout.is_simulated:
         _check_end(rollout)
+
+
+def _check_game(game: GameTrace | None, metadata: DatasetMetadata) -> None:
+    if (game is None) != (metadata.game is None):
+        found, expected = ("without", "with") if game is None else ("with", "without")
+        raise SchemaError(f"game: a rollout {found} game states in a dataset {expected} them")
+    if game is None:
+        return
+    if game.grid.ndim != 2:
+        raise SchemaError(f"game_grid: found shape {game.grid.shape}, expected two dimensions")
+    counts = {"game_entities": game.num_entities, "game_grid_changes": game.num_grid_changes}
+    for spec in metadata.ragged_fields:
+        array = getattr(game, spec.name.removeprefix("game_"))
+        num_rows = int(counts[spec.name].sum()) if spec.name in counts else None
+        shape = array.shape if num_rows is None else (num_rows, *spec.row_shape)
+        _check_array(spec, array, shape)
 
 
 def _check_array(spec: FieldSpec, array: Any, shape: tuple[int, ...]) -> None:

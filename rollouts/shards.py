@@ -23,18 +23,24 @@ from numpy.typing import NDArray
 from experiment.errors import UserError
 from rollouts.schema import (
     FORMAT_NAME,
-    SCHEMA_VERSION,
+    READABLE_VERSIONS,
     STRING,
     ContentHash,
     DatasetMetadata,
     FieldSpec,
+    length_column,
 )
-from rollouts.types import EpisodeInfo, Rollout
+from rollouts.types import EpisodeInfo, Rollout, array_of
 
 FRAMES_PER_CHUNK = 8
 _MIN_CHUNK_BYTES = 2**15
 _MAX_CHUNK_BYTES = 2**20
 """What HDF5's chunk cache surely holds: an open chunk beyond it is compressed at every append."""
+
+_TABLES = ("game_variables", "game_camera", "game_entities", "game_grid_changes")
+"""Fields whose columns are as different as those of a table: each is compressed by itself."""
+_TABLE_CHUNK_ROWS = 2**11
+"""Small enough that the open chunks of all columns are in HDF5's chunk cache."""
 
 _VERIFY_ROWS = 4096
 _ROWS_PER_WRITE = 512
@@ -53,10 +59,10 @@ class ShardBuilder:
 
     def __init__(self, metadata: DatasetMetadata):
         self.num_rows = 0
-        self._num_stored = 0
+        self.num_bytes = 0
         self._waiting: list[Rollout] = []
         self._metadata = metadata
-        self._hash = ContentHash(metadata.step_fields + metadata.episode_fields)
+        self._hash = ContentHash(metadata.all_fields)
         self._columns: dict[str, list[Any]] = {f.name: [] for f in metadata.episode_fields}
         # No file of this name is made, but HDF5 takes two that are open for one.
         name = f"shard-{uuid.uuid4()}"
@@ -64,7 +70,9 @@ class ShardBuilder:
             name, "w", driver="core", backing_store=False, block_size=2**22, libver="v110"
         )
         for spec in metadata.step_fields:
-            _create_step_field(self._file, spec)
+            _create_array(self._file, f"steps/{spec.name}", spec)
+        for spec in metadata.ragged_fields:
+            _create_array(self._file, f"ragged/{spec.name}", spec)
 
     def append(self, rollout: Rollout) -> None:
         """Add one episode, checked already, whose arrays do not change any more."""
@@ -72,20 +80,27 @@ class ShardBuilder:
         for name, value in episode_row(rollout, offset=self.num_rows).items():
             if name in self._columns:
                 self._columns[name].append(value)
+        for spec in (*self._metadata.step_fields, *self._metadata.ragged_fields):
+            self.num_bytes += array_of(rollout, spec.name).nbytes
         self.num_rows += len(rollout)
-        if self.num_rows - self._num_stored >= _ROWS_PER_WRITE:
+        if sum(map(len, self._waiting)) >= _ROWS_PER_WRITE:
             self._store_waiting()
 
     def _store_waiting(self) -> None:
         """Several episodes at once: for a short one HDF5 takes longer than the compression."""
-        for spec in self._metadata.step_fields:
-            rows = np.concatenate([getattr(rollout, spec.name) for rollout in self._waiting])
-            dataset = stored_array(self._file, f"steps/{spec.name}")
-            dataset.resize(self.num_rows, axis=0)
-            dataset[self._num_stored :] = rows
-            self._hash.update(spec.name, rows)
+        for group, fields in _groups_of(self._metadata):
+            for spec in fields:
+                rows = np.concatenate([array_of(rollout, spec.name) for rollout in self._waiting])
+                self._append_rows(stored_array(self._file, f"{group}/{spec.name}"), rows)
+                self._hash.update(spec.name, rows)
         self._waiting.clear()
-        self._num_stored = self.num_rows
+
+    @staticmethod
+    def _append_rows(dataset: h5py.Dataset, rows: NDArray[Any]) -> None:
+        if len(rows):
+            start = len(dataset)
+            dataset.resize(start + len(rows), axis=0)
+            dataset[start:] = rows
 
     def finish(self) -> bytes:
         """Write the episode table and return the shard as the bytes of an HDF5 file."""
@@ -95,7 +110,7 @@ class ShardBuilder:
         for spec in self._metadata.episode_fields:
             _write_column(table, spec, self._columns[spec.name], self._hash)
         self._file.attrs["format"] = FORMAT_NAME
-        self._file.attrs["schema_version"] = SCHEMA_VERSION
+        self._file.attrs["schema_version"] = self._metadata.schema_version
         self._file.attrs["num_rows"] = self.num_rows
         self._file.attrs["num_episodes"] = len(self._columns["episode_id"])
         self._file.attrs["content_hash"] = self._hash.hexdigest()
@@ -109,18 +124,29 @@ class ShardBuilder:
         self._file.close()
 
 
-def _create_step_field(file: h5py.File, spec: FieldSpec) -> None:
-    row_bytes = max(1, spec.row_bytes)
-    wanted_rows = max(FRAMES_PER_CHUNK, _MIN_CHUNK_BYTES // row_bytes)
-    rows_per_chunk = min(wanted_rows, max(1, _MAX_CHUNK_BYTES // row_bytes))
+def _groups_of(metadata: DatasetMetadata) -> Sequence[tuple[str, Sequence[FieldSpec]]]:
+    """The groups of a shard that hold arrays, and their fields."""
+    return (("steps", metadata.step_fields), ("ragged", metadata.ragged_fields))
+
+
+def _create_array(file: h5py.File, path: str, spec: FieldSpec) -> None:
     file.create_dataset(
-        f"steps/{spec.name}",
+        path,
         shape=(0, *spec.row_shape),
         maxshape=(None, *spec.row_shape),
-        chunks=(rows_per_chunk, *spec.row_shape),
+        chunks=_chunk_shape(spec),
         dtype=np.dtype(spec.dtype).newbyteorder("<"),
         **_compression(spec),
     )
+
+
+def _chunk_shape(spec: FieldSpec) -> tuple[int, ...]:
+    if spec.name in _TABLES:
+        return (_TABLE_CHUNK_ROWS, 1)
+    row_bytes = max(1, spec.row_bytes)
+    wanted_rows = max(FRAMES_PER_CHUNK, _MIN_CHUNK_BYTES // row_bytes)
+    rows_per_chunk = min(wanted_rows, max(1, _MAX_CHUNK_BYTES // row_bytes))
+    return (rows_per_chunk, *spec.row_shape)
 
 
 def _write_column(
@@ -146,10 +172,23 @@ def episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
     info = {name: getattr(rollout.info, name) for name in EpisodeInfo.__dataclass_fields__}
     return {
         **info,
+        **_lengths_of_game(rollout),
         "offset": offset,
         "length": len(rollout),
         "return": float(rollout.reward.sum(dtype=np.float64)),
         "interventions": json.dumps(rollout.info.interventions),
+    }
+
+
+def _lengths_of_game(rollout: Rollout) -> dict[str, Any]:
+    game = rollout.game
+    if game is None:
+        return {}
+    return {
+        "game_grid_shape": np.array(game.grid.shape, np.int64),
+        "game_entities_length": len(game.entities),
+        "game_grid_changes_length": len(game.grid_changes),
+        "game_grid_length": game.grid.size,
     }
 
 
@@ -287,10 +326,11 @@ def open_shard(path: Path) -> h5py.File:
     except OSError as error:
         raise UserError(f"{path}: not a readable shard ({error})") from None
     version = file.attrs.get("schema_version")
-    if file.attrs.get("format") != FORMAT_NAME or version != SCHEMA_VERSION:
+    if file.attrs.get("format") != FORMAT_NAME or version not in READABLE_VERSIONS:
         file.close()
         raise UserError(
-            f"{path}: schema version {version} is unknown, this program reads {SCHEMA_VERSION}"
+            f"{path}: schema version {version} is unknown, this program reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}"
         )
     return file
 
@@ -349,6 +389,11 @@ class ShardReader:
             space = _memory_space(out.shape)
             array.dataset.read(space, array.selection, out, array.memory_type)
 
+    def read_ragged(self, name: str, start: int, length: int) -> NDArray[Any]:
+        """`length` rows of a ragged field, from row `start` of the shard's array on."""
+        with self._lock:
+            return stored_array(self.file, f"ragged/{name}")[start : start + length]
+
     def _open_array(self, name: str, dtype: np.dtype[Any]) -> _StepArray:
         dataset = stored_array(self.file, f"steps/{name}").id
         array = _StepArray(dataset, dataset.get_space(), h5t.py_create(dtype))
@@ -403,6 +448,9 @@ def _check_shapes(file: h5py.File, metadata: DatasetMetadata, summary: ShardSumm
     num_episodes, lengths = read_count(file, "num_episodes"), summary.table["length"].to_numpy()
     sizes = [(f"steps/{spec.name}", summary.num_rows, spec) for spec in metadata.step_fields]
     sizes += [(f"episodes/{spec.name}", num_episodes, spec) for spec in metadata.episode_fields]
+    for spec in metadata.ragged_fields:
+        num_ragged = int(summary.table[length_column(spec)].to_numpy().sum())
+        sizes.append((f"ragged/{spec.name}", num_ragged, spec))
     for name, num_rows, spec in sizes:
         found, expected = stored_array(file, name).shape, (num_rows, *spec.row_shape)
         if found != expected:
@@ -414,13 +462,17 @@ def _check_shapes(file: h5py.File, metadata: DatasetMetadata, summary: ShardSumm
 
 def find_damage(file: h5py.File, metadata: DatasetMetadata) -> str | None:
     """Read a shard whole; what is wrong with it, or None."""
-    content_hash = ContentHash(metadata.step_fields + metadata.episode_fields)
+    content_hash = ContentHash(metadata.all_fields)
     num_rows, num_episodes = read_count(file, "num_rows"), read_count(file, "num_episodes")
     for spec in metadata.step_fields:
         dataset = stored_array(file, f"steps/{spec.name}")
         if dataset.shape != (num_rows, *spec.row_shape):
             return f"{spec.name} has shape {dataset.shape}, expected {num_rows} rows"
         for start in range(0, num_rows, _VERIFY_ROWS):
+            content_hash.update(spec.name, dataset[start : start + _VERIFY_ROWS])
+    for spec in metadata.ragged_fields:
+        dataset = stored_array(file, f"ragged/{spec.name}")
+        for start in range(0, len(dataset), _VERIFY_ROWS):
             content_hash.update(spec.name, dataset[start : start + _VERIFY_ROWS])
     for spec in metadata.episode_fields:
         column = read_column(file, spec)

@@ -23,7 +23,13 @@ from tqdm import tqdm
 
 from experiment.errors import UserError
 from experiment.files import hash_bytes, read_json, require_writable_folder
-from rollouts.schema import DatasetMetadata, FieldSpec, check_rollout, find_difference
+from rollouts.schema import (
+    DatasetMetadata,
+    FieldSpec,
+    check_rollout,
+    find_difference,
+    length_column,
+)
 from rollouts.shards import (
     ShardBuilder,
     ShardReader,
@@ -39,7 +45,7 @@ from rollouts.shards import (
     write_shard,
     write_synced,
 )
-from rollouts.types import EpisodeInfo, Rollout
+from rollouts.types import EpisodeInfo, Rollout, rollout_of_arrays
 
 METADATA_FILE = "dataset.json"
 DEFAULT_SHARD_BYTES = 2**28
@@ -110,7 +116,7 @@ class RolloutWriter:
         self._shard.append(rollout)
         self._episode_ids.add(episode_id)
         self._open_ids.add(episode_id)
-        if self._shard.num_rows * self.metadata.row_bytes >= self.shard_bytes:
+        if self._shard.num_bytes >= self.shard_bytes:
             self.seal()
 
     def seal(self) -> None:
@@ -285,6 +291,10 @@ class RolloutDataset:
         """One row per episode: the scalar columns of the episode table, with `offset` counting
         rows of the whole dataset, plus `shard`, the index of the shard."""
         self.episodes["offset"] += np.array(self._shard_starts)[self.episodes["shard"]]
+        self._ragged_starts = {
+            spec.name: _starts_in_shard(self.episodes, length_column(spec))
+            for spec in self.metadata.ragged_fields
+        }
         self._index = pd.Index(self.episodes["episode_id"])
         if not self._index.is_unique:
             double = self._index[self._index.duplicated()][0]
@@ -309,6 +319,15 @@ class RolloutDataset:
     def num_rows(self) -> int:
         """Number of decisions in all episodes."""
         return self._shard_starts[-1]
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of all steps, uncompressed."""
+        ragged = [
+            int(self.episodes[length_column(spec)].to_numpy().sum()) * spec.row_bytes
+            for spec in self.metadata.ragged_fields
+        ]
+        return self.num_rows * self.metadata.row_bytes + sum(ragged)
 
     @property
     def hash(self) -> str:
@@ -386,19 +405,32 @@ class RolloutDataset:
             )
         start = int(self.episodes["offset"].to_numpy()[index])
         stop = start + int(self.episodes["length"].to_numpy()[index])
-        steps = {name: self.read_field(name, start, stop) for name in self._fields}
-        return Rollout(**steps, info=self._episode_info(index))
+        arrays = {name: self.read_field(name, start, stop) for name in self._fields}
+        arrays |= {name: self._read_ragged(name, index) for name in self._ragged_starts}
+        columns = self._array_columns(index)
+        grid_shape = columns.pop("game_grid_shape", None)
+        return rollout_of_arrays(arrays, self._episode_info(index, columns), grid_shape)
 
-    def _episode_info(self, index: int) -> EpisodeInfo:
+    def _read_ragged(self, name: str, index: int) -> NDArray[Any]:
+        """What an episode has of a ragged field."""
+        length = int(self.episodes[f"{name}_length"].to_numpy()[index])
+        shard = int(self.episodes["shard"].to_numpy()[index])
+        start = int(self._ragged_starts[name][index])
+        return self._handles[shard].read_ragged(name, start, length)
+
+    def _array_columns(self, index: int) -> dict[str, NDArray[Any]]:
+        """Those columns of an episode that are no part of `episodes`."""
         shards = self.episodes["shard"].to_numpy()
         shard = int(shards[index])
         index_in_shard = index - int(np.searchsorted(shards, shard))
         file = self._handles[shard].file
-        arrays = {
+        return {
             name: stored_array(file, f"episodes/{name}")[index_in_shard]
             for name, spec in self._episode_fields.items()
             if spec.row_shape
         }
+
+    def _episode_info(self, index: int, arrays: dict[str, Any]) -> EpisodeInfo:
         scalars = {
             spec.name: spec.to_python(self.episodes[spec.name].to_numpy()[index])
             for spec in self._episode_fields.values()
@@ -413,6 +445,15 @@ class RolloutDataset:
             known = ", ".join(self._fields)
             raise UserError(f"{self.folder}: no step field {name!r}, it has {known}")
         return self._fields[name]
+
+
+def _starts_in_shard(episodes: pd.DataFrame, length: str) -> NDArray[np.int64]:
+    """(num_episodes,) first row of each episode's part of its shard's array."""
+    lengths = episodes[length].to_numpy(np.int64)
+    stops = np.cumsum(lengths)
+    shards = episodes["shard"].to_numpy()
+    before = np.concatenate([[0], stops])[np.searchsorted(shards, shards)]
+    return stops - lengths - before
 
 
 def verify_dataset(folder: Path | str) -> list[str]:

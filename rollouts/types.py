@@ -13,6 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from environments.game_trace import GameTrace
+
 Initialisation = Literal["real", "informed", "random", "interpolated", "branched"]
 """How an episode began: in the real environment, at a level's first frame (`real`) or at a row of a
 recorded episode (`branched`); or in the simulator from a latent that was encoded from a window,
@@ -82,6 +84,8 @@ class Rollout:
     """Simulated: (T, num_categoricals) class index of each categorical of the stochastic part."""
     terminal_prob: NDArray[np.float32] | None = None
     """Simulated: (T,) predicted probability that the episode ends at this row."""
+    game: GameTrace | None = None
+    """What the game itself knew when it showed each frame; None where that was not recorded."""
 
     def __len__(self) -> int:
         """Number of decisions T."""
@@ -91,6 +95,39 @@ class Rollout:
     def is_simulated(self) -> bool:
         """Whether the simulator made it."""
         return self.info.initialisation not in REAL_INITIALISATIONS
+
+
+GAME_PREFIX = "game_"
+"""What names of arrays of `Rollout.game` begin with in a dataset."""
+
+
+def array_of(rollout: Rollout, name: str) -> Any:
+    """The array that a dataset calls `name`; None where the rollout has not got it."""
+    if not name.startswith(GAME_PREFIX):
+        return getattr(rollout, name)
+    if rollout.game is None:
+        return None
+    array = getattr(rollout.game, name.removeprefix(GAME_PREFIX))
+    # Grids have a shape of their own in every episode.
+    return array.reshape(-1) if name == "game_grid" else array
+
+
+def rollout_of_arrays(
+    arrays: dict[str, Any], info: EpisodeInfo, grid_shape: NDArray[np.int64] | None
+) -> Rollout:
+    """Inverse of `array_of` for all arrays of an episode.
+
+    Args:
+        arrays: by their names in a dataset.
+        info: of the episode.
+        grid_shape: (2,) height and width of the game's grid; None without game states.
+    """
+    own = {name: rows for name, rows in arrays.items() if not name.startswith(GAME_PREFIX)}
+    if grid_shape is None:
+        return Rollout(**own, info=info)
+    game = {name.removeprefix(GAME_PREFIX): arrays[name] for name in arrays if name not in own}
+    game["grid"] = game["grid"].reshape(tuple(grid_shape.tolist()))
+    return Rollout(**own, info=info, game=GameTrace(**game))
 
 
 SIMULATED_STEP_FIELDS = ("env_deter", "env_stoch", "terminal_prob")
