@@ -20,15 +20,15 @@ from experiment.files import atomic_file
 from experiment.report import stage_report
 
 DESCRIPTION = """Draw DIR/log.csv into DIR/plot.png, one panel per quantity, and
-DIR/plot_for_fig.png, the main curve alone: mean return on training and on held-out levels with
-standard errors for an agent, the total loss for a simulator."""
+DIR/plot_for_fig.png and .pdf, the main curve alone: mean return on training and on held-out levels
+for an agent, the total loss for a simulator. Bands reach one standard deviation over episodes to
+both sides, but not beyond the lowest and highest episode. Where DIR has no log.csv, its subfolders
+are taken as runs with different seeds: curves are then means, and bands deviations, over them."""
 
-EPISODES_BEHIND_A_ROW = 40
-"""Training statistics are taken over the last so many episodes."""
 PANEL_WIDTH, PANEL_HEIGHT, PANELS_PER_ROW = 4.6, 3.0, 3
 NOT_PLOTTED = ("wall_time", "num_episodes", "num_episodes_val")
 _TRAINING_STYLE = {"label": "training levels", "color": "C0"}
-_HELD_OUT_STYLE = {"label": "held-out levels", "color": "C1", "marker": "o"}
+_HELD_OUT_STYLE = {"label": "held-out levels", "color": "C1", "marker": "o", "markersize": 4}
 LABELS = {
     "timesteps": "environment steps",
     "episode_rewards": "return per episode",
@@ -45,7 +45,7 @@ class PlotConfig:
     """Where the log is."""
 
     datapath: Path
-    """Run folder that holds log.csv; the figures go there too."""
+    """Run folder that holds log.csv, or folder of such run folders; the figures go there too."""
     report: Path | None = None
     """File for a JSON report of seconds and outputs."""
 
@@ -69,16 +69,52 @@ def read_log(folder: Path) -> pd.DataFrame:
     return numeric
 
 
+def read_seeds(folder: Path) -> pd.DataFrame:
+    """Read the log of `folder`, or combine those of its subfolders where it has none."""
+    runs = sorted(file.parent for file in folder.glob("*/log.csv"))
+    if (folder / "log.csv").exists() or len(runs) < 2:
+        return read_log(folder)
+    return combine_seeds([read_log(run) for run in runs])
+
+
+def combine_seeds(logs: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Means over runs, at the steps of the first one that all have reached.
+
+    Columns `mean_*` come with `std_*`, their deviation over the runs; columns that some run lacks,
+    and extremes, which mean nothing here, are left out.
+    """
+    steps = logs[0].iloc[:, 0]
+    steps = steps[steps <= min(log.iloc[:, 0].max() for log in logs)]
+    combined: dict[str, Any] = {str(steps.name): steps.to_numpy()}
+    for name in map(str, logs[0].columns[1:]):
+        statistic = name.removeprefix("val_").partition("_")[0]
+        if statistic in ("max", "min", "std") or any(name not in log for log in logs):
+            continue
+        values = np.stack([_at_steps(log, name, steps) for log in logs])
+        combined[name] = np.where(logs[0][name].notna()[: len(steps)], values.mean(0), np.nan)
+        if "mean_" in name:
+            combined[name.replace("mean_", "std_")] = values.std(0)
+    table = pd.DataFrame(combined)
+    table.attrs["spread"] = f"over {len(logs)} seeds"
+    return table
+
+
+def _at_steps(log: pd.DataFrame, name: str, steps: pd.Series) -> np.ndarray:
+    known = log[name].notna()
+    return np.interp(steps, log.iloc[:, 0][known], log[name][known])
+
+
 def plot_log(folder: Path) -> list[Path]:
     """Draw both figures; returns their paths."""
-    log = read_log(folder)
-    figures = {"plot.png": draw_overview(log), "plot_for_fig.png": draw_main_curve(log)}
+    log = read_seeds(folder)
+    figures = {"plot": draw_overview(log), "plot_for_fig": draw_main_curve(log)}
     paths = []
-    for name, figure in figures.items():
+    for name in ("plot.png", "plot_for_fig.png", "plot_for_fig.pdf"):
         with atomic_file(folder / name) as temporary:
-            figure.savefig(temporary, dpi=130)
-        plt.close(figure)
+            figures[Path(name).stem].savefig(temporary, dpi=130)
         paths.append(folder / name)
+    for figure in figures.values():
+        plt.close(figure)
     return paths
 
 
@@ -121,6 +157,8 @@ def _quantities(columns: Sequence[str]) -> list[str]:
     for name in columns:
         statistic, separator, quantity = name.removeprefix("val_").partition("_")
         grouped = statistic in ("max", "mean", "min", "std") and quantity in LABELS
+        if statistic == "std" and not grouped:
+            continue  # a deviation over seeds: the band of another column
         quantities[quantity if separator and grouped else name.removeprefix("val_")] = None
     return list(quantities)
 
@@ -128,39 +166,32 @@ def _quantities(columns: Sequence[str]) -> list[str]:
 def _draw_quantity(axis: Axes, log: pd.DataFrame, quantity: str) -> None:
     """Draw a quantity of training and, where there is one, its held-out version."""
     mean_name = f"mean_{quantity}" if f"mean_{quantity}" in log else quantity
-    num_training, num_held_out = _episode_counts(log)
-    _draw_curve(axis, log, mean_name, num_training, _TRAINING_STYLE)
+    _draw_curve(axis, log, mean_name, _TRAINING_STYLE)
     if f"val_{mean_name}" in log:
-        _draw_curve(axis, log, f"val_{mean_name}", num_held_out, _HELD_OUT_STYLE)
-        axis.legend(fontsize="small")
+        _draw_curve(axis, log, f"val_{mean_name}", _HELD_OUT_STYLE)
+        spread = log.attrs.get("spread", "over episodes")
+        axis.legend(fontsize="small", title=f"mean ± s.d. {spread}", title_fontsize="small")
     axis.set_ylabel(LABELS.get(quantity, quantity.replace("_", " ")))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _episode_counts(log: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of training and of held-out episodes behind the statistics of each row."""
-    zeros = np.zeros(len(log))
-    training = np.asarray(log["num_episodes"]) if "num_episodes" in log else zeros
-    held_out = np.asarray(log["num_episodes_val"]) if "num_episodes_val" in log else zeros
-    return np.minimum(training, EPISODES_BEHIND_A_ROW), np.diff(held_out, prepend=0)
-
-
-def _draw_curve(
-    axis: Axes, log: pd.DataFrame, name: str, num_episodes: np.ndarray, style: dict[str, Any]
-) -> None:
-    """Draw a column where it has values, with a band of one standard error where it is known."""
+def _draw_curve(axis: Axes, log: pd.DataFrame, name: str, style: dict[str, Any]) -> None:
+    """Draw a column where it has values, with a band of one deviation where that is known."""
     if name not in log:
         return
-    known = np.asarray(log[name].notna())
-    x, mean = np.asarray(log.iloc[:, 0])[known], np.asarray(log[name])[known]
-    axis.plot(x, mean, alpha=0.85, **style)
-    std_name = name.replace("mean_", "std_")
-    if std_name in log and std_name != name:
-        error = np.asarray(log[std_name])[known] / np.sqrt(np.maximum(num_episodes[known], 1))
-        axis.fill_between(
-            x, mean - error, mean + error, color=style["color"], alpha=0.2, linewidth=0
-        )
+    known = log[name].notna()
+    x, mean = log.iloc[:, 0][known], log[name][known]
+    axis.plot(x, mean, alpha=0.9, **style)
+    std_name, min_name, max_name = (
+        name.replace("mean_", f"{statistic}_", 1) for statistic in ("std", "min", "max")
+    )
+    if std_name == name or std_name not in log:
+        return
+    low, high = mean - log[std_name][known], mean + log[std_name][known]
+    if min_name in log and max_name in log:
+        low, high = low.clip(lower=log[min_name][known]), high.clip(upper=log[max_name][known])
+    axis.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from agents.trainer import LOG_COLUMNS
 from experiment.errors import UserError
-from plot_training_csv import draw_main_curve, draw_overview, plot_log, read_log
+from plot_training_csv import draw_main_curve, draw_overview, plot_log, read_log, read_seeds
 
 
 @pytest.fixture
@@ -17,7 +17,8 @@ def agent_log(tmp_path) -> Path:
     rows["num_episodes_val"] = np.array([0, 0, 16, 16, 16, 32.0])
     for name in LOG_COLUMNS:
         if name.startswith("val_"):
-            rows[name] = np.where(np.isin(np.arange(6), (2, 5)), 4.0, np.nan)
+            value = {"min": 1.0, "std": 2.0, "max": 5.0}.get(name.split("_")[1], 4.0)
+            rows[name] = np.where(np.isin(np.arange(6), (2, 5)), value, np.nan)
     pd.DataFrame(rows).to_csv(tmp_path / "log.csv", index=False)
     return tmp_path
 
@@ -29,12 +30,10 @@ def labels(figure) -> list[str]:
 
 
 def test_both_figures_are_written_and_nothing_else(agent_log):
-    assert [path.name for path in plot_log(agent_log)] == ["plot.png", "plot_for_fig.png"]
-    assert sorted(p.name for p in agent_log.iterdir()) == [
-        "log.csv",
-        "plot.png",
-        "plot_for_fig.png",
-    ]
+    names = ["plot.png", "plot_for_fig.png", "plot_for_fig.pdf"]
+    assert [path.name for path in plot_log(agent_log)] == names
+    assert sorted(p.name for p in agent_log.iterdir()) == sorted(["log.csv", *names])
+    assert (agent_log / "plot_for_fig.pdf").read_bytes().startswith(b"%PDF")
     assert (agent_log / "plot.png").read_bytes().startswith(b"\x89PNG")
     assert not plt.get_fignums()
 
@@ -56,10 +55,34 @@ def test_main_curve_compares_training_with_held_out_levels(agent_log):
     assert np.asarray(training.get_xdata()).tolist() == [100, 200, 300, 400, 500, 600]
     assert np.asarray(held_out.get_xdata()).tolist() == [300, 600]
     assert np.asarray(held_out.get_ydata()).tolist() == [4, 4]
-    # Standard error of the 16 episodes played in each evaluation: 4 / √16.
+    # One deviation of 2 around 4, but not beyond the best episode, which had 5.
     band = np.asarray(figure.axes[0].collections[1].get_paths()[0].vertices)
-    assert band[:, 1].max() == pytest.approx(5)
+    assert (band[:, 1].min(), band[:, 1].max()) == (2, 5)
     plt.close(figure)
+
+
+def test_several_seeds_give_their_mean_and_the_deviation_over_them(tmp_path):
+    steps = {"a": [100, 200, 300, 400], "b": [100, 200, 400]}
+    for run, (low, high) in {"a": (0.0, 2.0), "b": (2.0, 6.0)}.items():
+        x = np.array(steps[run])
+        log = {"timesteps": x, "mean_episode_rewards": low + (high - low) * (x - 100) / 300}
+        log["val_mean_episode_rewards"] = np.where(x == 400, high, np.nan)
+        log["mean_policy_loss"] = np.full(len(x), low)
+        (tmp_path / run).mkdir()
+        pd.DataFrame(log).to_csv(tmp_path / run / "log.csv", index=False)
+    log = read_seeds(tmp_path)
+    assert log["timesteps"].tolist() == [100, 200, 300, 400]
+    np.testing.assert_allclose(log["mean_episode_rewards"], [1, 2, 3, 4])
+    np.testing.assert_allclose(log["std_episode_rewards"], [1, 4 / 3, 5 / 3, 2])
+    assert log["val_mean_episode_rewards"].notna().tolist() == [False, False, False, True]
+    assert log["val_std_episode_rewards"].iloc[-1] == 2
+    assert log["std_policy_loss"].tolist() == [1] * 4
+    assert labels(draw_overview(log)) == ["return per episode", "policy loss"]
+    figure = draw_main_curve(log)
+    band = np.asarray(figure.axes[0].collections[0].get_paths()[0].vertices)
+    assert band[:, 1].max() == 6
+    plt.close(figure)
+    assert (tmp_path / "plot_for_fig.png") in plot_log(tmp_path)
 
 
 def test_any_table_of_numbers_is_drawn(tmp_path):
