@@ -59,4 +59,6 @@ def make_swap(
 
 def twin_folder(folder: Path) -> Path:
     """Where the unmodified twin of an intervened recording goes: beside it."""
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
     return folder.with_name(f"{folder.name}_twin")

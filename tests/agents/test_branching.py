@@ -424,6 +424,13 @@ def test_bad_requests_are_refused_and_write_nothing(
     assert not (tmp_path / "branches").exists()
 
 
+def test_more_shards_than_branches_are_refused(fake_folder: Path, tmp_path: Path) -> None:
+    recording = replace(ONE_BY_ONE, shard_index=0, num_shards=3)
+    with pytest.raises(UserError, match="--num_shards 3: more than the 2 branches"):
+        record_branches(make_plan(fake_folder, 1, 1, recording, branches=2), tmp_path / "branches")
+    assert not (tmp_path / "branches").exists()
+
+
 def test_another_agent_is_refused(fake_folder: Path, tmp_path: Path) -> None:
     plan = replace(make_plan(fake_folder, 1, 1), agent=make_agent(FAKE, seed=1))
     with pytest.raises(UserError, match=r"--model_file agent: this agent .* is not the one"):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ import torch
 from experiment.errors import UserError
 from projections.hidden import LinearCoordinates
 from projections.interventions import DirectionSwap, make_direction_swap, swap_from_description
+from projections.swap_flags import twin_folder
 
 HIDDEN_SLICE = slice(3, 15)
 STATE_DIM = 20
@@ -172,3 +175,11 @@ def test_foreign_projections_are_refused(ica_projection, tmp_path):
         make_direction_swap(tmp_path / "projection", [0], [1], slice(0, 64))
     with pytest.raises(UserError, match="--direction_type nmf: the projection was fitted by ica"):
         make_direction_swap(tmp_path / "projection", [0], [1], HIDDEN_SLICE, "nmf")
+
+
+def test_the_twin_lies_beside_whatever_folder_is_named(tmp_path, monkeypatch) -> None:
+    assert twin_folder(Path("a/b")) == Path("a/b_twin")
+    (tmp_path / "here/deeper").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here/deeper")
+    assert twin_folder(Path(".")) == tmp_path / "here/deeper_twin"
+    assert twin_folder(Path("..")) == tmp_path / "here_twin"
