@@ -162,9 +162,6 @@ def check_branches(plan: BranchPlan, folder: Path) -> None:
     num_episodes, num_shards = len(config.points) * plan.num_branches, plan.recording.share.count
     if num_shards > num_episodes:
         raise UserError(f"--num_shards {num_shards}: more than the {num_episodes} branches")
-    num_episodes, num_shards = len(config.points) * plan.num_branches, plan.recording.share.count
-    if num_shards > num_episodes:
-        raise UserError(f"--num_shards {num_shards}: more than the {num_episodes} branches")
     require_same_settings(folder, _metadata(plan), _SETTINGS_OF_BRANCHES, inputs=("dataset",))
 
 
