@@ -170,7 +170,10 @@ def _draw_quantity(axis: Axes, log: pd.DataFrame, quantity: str) -> None:
     if f"val_{mean_name}" in log:
         _draw_curve(axis, log, f"val_{mean_name}", _HELD_OUT_STYLE)
         spread = log.attrs.get("spread", "over episodes")
-        axis.legend(fontsize="small", title=f"mean ± s.d. {spread}", title_fontsize="small")
+        # Above the axes, where no curve can run beneath it.
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+        title = f"mean ± s.d. {spread}"
+        axis.legend(fontsize="small", title=title, title_fontsize="small", frameon=False, **place)
     axis.set_ylabel(LABELS.get(quantity, quantity.replace("_", " ")))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)

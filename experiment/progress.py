@@ -20,7 +20,8 @@ class Progress:
     def __init__(self, total: int, unit: str, done: int = 0) -> None:
         self._total, self._unit, self._done = total, unit, done
         self._bar = tqdm(total=total, initial=done, unit=unit, disable=not sys.stderr.isatty())
-        self._last_line = time.monotonic()
+        self._done_before = done
+        self._start = self._last_line = time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -36,4 +37,9 @@ class Progress:
         now = time.monotonic()
         if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
-            print(f"{self._unit} {self._done} of {self._total}, {shown}", flush=True)
+            left = f"{self._minutes_left(now):.0f} min left"
+            print(f"{self._unit} {self._done} of {self._total}, {left}, {shown}", flush=True)
+
+    def _minutes_left(self, now: float) -> float:
+        seconds_each = (now - self._start) / (self._done - self._done_before)
+        return seconds_each * (self._total - self._done) / 60
