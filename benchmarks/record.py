@@ -162,7 +162,8 @@ def measure_memory(num_episodes: int) -> Memory:
 def _record_short_episodes(num_episodes: int, send: Callable[[Memory], None]) -> None:
     torch.set_num_threads(1)
     spec = fake_spec(_FRAME_SIZE)
-    network = NetworkConfig(width=0.25, num_features=16, obs_shape=spec.obs_shape)
+    shape = (_FRAME_SIZE, _FRAME_SIZE, 3)
+    network = NetworkConfig(width=0.25, num_features=16, obs_shape=shape)
     agent = make_agent(spec, network, "cpu")
     config = RecordingConfig(
         max_episodes=num_episodes, num_envs=256, seed=SEED, num_threads=1, shard_megabytes=16

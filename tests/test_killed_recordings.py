@@ -20,7 +20,7 @@ from rollouts.store import METADATA_FILE, RolloutDataset, list_shards, verify_da
 from rollouts.types import Rollout
 
 NUM_KILLS = int(os.environ.get("NUM_KILLS", "30"))
-EPISODES_PER_KILL = 35
+EPISODES_PER_KILL = 16
 MOST_EPISODES_BEFORE_A_KILL = 24
 """A shard is sealed after about 8."""
 LONGEST_DELAY = 0.1
