@@ -3,7 +3,50 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from rollouts.__main__ import describe
+from rollouts.merge import merge_datasets
+from rollouts.store import RolloutDataset
+
+
+def lines_of(dataset: RolloutDataset) -> dict[str, str]:
+    lines = describe(dataset).splitlines()
+    return {line[:10].strip(): line[11:] for line in lines}
+
+
+def test_info_tells_what_the_episodes_are(write_rollouts, make_rollout):
+    kinds = [{"level_seed": 30, "level_complete": True}, {"level_seed": 7}, {"level_seed": 7}]
+    rollouts = [make_rollout(i, 4 + 2 * i, cut=i == 2, **kind) for i, kind in enumerate(kinds)]
+    dataset = write_rollouts(rollouts)
+    found = lines_of(dataset)
+    returns = [rollout.reward.sum(dtype=np.float64) for rollout in rollouts]
+    assert found["kind"] == "real rollouts of fake"
+    assert found["options"] == "distribution_mode=easy"
+    assert found["agent"] == "agent (agents/model_1)"
+    assert found["episodes"] == "3, 18 rows"
+    assert found["length"] == "mean 6.00, standard deviation 1.63, 4 to 8"
+    assert found["return"].startswith(f"mean {np.mean(returns):.2f}, ")
+    assert found["return"].endswith(f"{min(returns):.2f} to {max(returns):.2f}")
+    assert (found["complete"], found["cut"]) == ("1 episodes, 33.3%", "1 episodes, 33.3%")
+    assert found["levels"] == "2 different, 7 to 30"
+    assert found["seed"] == "3"
+    size = dataset.shard_paths[0].stat().st_size
+    assert found["shards"].startswith(f"1, {size / 1e6:.1f} MB, ")
+    assert "merged of" not in found
+
+
+def test_info_tells_where_simulated_and_merged_episodes_are_from(
+    tmp_path, write_rollouts, make_rollout
+):
+    folders = [
+        write_rollouts([make_rollout(i, 4, simulated=True)], str(i)).folder for i in range(2)
+    ]
+    found = lines_of(merge_datasets(tmp_path / "out", folders))
+    assert found["kind"] == "simulated rollouts of fake, informed"
+    assert "levels" not in found
+    assert found["merged of"] == f"{folders[0]}, {folders[1]}"
 
 
 @pytest.fixture

@@ -1,0 +1,134 @@
+"""Minari reads what is exported, pixel by pixel, and it comes back bit by bit."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiment.errors import UserError
+from rollouts import __main__ as command
+from rollouts.minari_format import REPEATED_FRAME, export_minari, import_minari
+from rollouts.store import RolloutDataset, RolloutWriter, verify_dataset
+
+needs_minari = pytest.mark.skipif(
+    importlib.util.find_spec("minari") is None, reason="minari is not installed"
+)
+KINDS = [
+    {"level_seed": 2**31 - 1, "level_complete": True},
+    {"truncated": True},
+    {"cut": True, "interventions": ({"kind": "swap", "pairs": [[1, None]]}, {"ü": 1.5})},
+    {"twin_of": 1},
+]
+
+
+@needs_minari
+@pytest.mark.parametrize("simulated", [False, True])
+def test_rollouts_come_back_bit_by_bit(
+    simulated, tmp_path, write_rollouts, make_rollout, make_metadata, assert_same_rollouts
+):
+    rollouts = [
+        make_rollout(7 * i, length, simulated=simulated, **kind)
+        for i, (length, kind) in enumerate(zip([1, 40, 17, 16], KINDS, strict=True))
+    ]
+    dataset = write_rollouts(rollouts, shard_bytes=make_metadata().row_bytes * 30)
+    export_minari(dataset, tmp_path / "exported")
+    again = import_minari(tmp_path / "exported", tmp_path / "again")
+    assert again.num_episodes == len(rollouts)
+    for index, rollout in enumerate(rollouts):
+        assert_same_rollouts(again.read_episode(index), rollout)
+    assert again.metadata == dataset.metadata
+    assert verify_dataset(again.folder) == []
+
+
+@needs_minari
+def test_large_frames_are_not_compressed_as_images(tmp_path, make_metadata, make_rollout):
+    shape = (64, 64, 3)
+    metadata = make_metadata()
+    metadata = replace(metadata, environment=replace(metadata.environment, obs_shape=shape))
+    noise = np.random.default_rng(0).integers(256, size=(5, *shape), dtype=np.uint8)
+    with RolloutWriter(tmp_path / "data", metadata) as writer:
+        writer.write(replace(make_rollout(0, 5), obs=noise))
+    export_minari(RolloutDataset(tmp_path / "data"), tmp_path / "out")
+    found = import_minari(tmp_path / "out", tmp_path / "again").read_episode(0)
+    np.testing.assert_array_equal(found.obs, noise)
+
+
+@needs_minari
+def test_minari_finds_what_its_standard_asks_for(
+    tmp_path, monkeypatch, write_rollouts, make_rollout
+):
+    minari = pytest.importorskip("minari")
+    rollouts = [make_rollout(10 + i, 3 + i, **kind) for i, kind in enumerate(KINDS)]
+    export_minari(write_rollouts(rollouts), tmp_path / "coinrun-agent-v3")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    dataset = minari.load_dataset("coinrun-agent-v3")
+    assert (dataset.total_episodes, dataset.total_steps) == (4, sum(map(len, rollouts)))
+    for episode, rollout in zip(dataset.iterate_episodes(), rollouts, strict=True):
+        num_rows = len(rollout)
+        assert all(dataset.observation_space.contains(frame) for frame in episode.observations)
+        np.testing.assert_array_equal(episode.observations[:-1, 0], rollout.obs)
+        np.testing.assert_array_equal(episode.observations[-1, 0], rollout.obs[-1])
+        flags = episode.infos[REPEATED_FRAME]
+        assert flags.tolist() == [False] * num_rows + [True]
+        assert not episode.terminations[:-1].any()
+        assert not episode.truncations[:-1].any()
+        assert episode.truncations[-1] == (rollout.info.cut or rollout.info.truncated)
+        assert episode.terminations[-1] != episode.truncations[-1]
+        np.testing.assert_array_equal(episode.rewards, rollout.reward)
+        np.testing.assert_array_equal(episode.infos["agent_hidden"][:-1], rollout.agent_hidden)
+    metadata = list(dataset.storage.get_episode_metadata(range(4)))
+    assert [row["level_seed"] for row in metadata] == [2**31 - 1, -1, -1, -1]
+    assert [bool(row["cut"]) for row in metadata] == [False, False, True, False]
+
+
+@needs_minari
+def test_all_or_nothing_is_written(tmp_path, write_rollouts, make_rollout):
+    dataset = write_rollouts([make_rollout(0, 4)])
+    for out, complaint in ((dataset.folder, "exists already"), (tmp_path / "a b", "a name of")):
+        with pytest.raises(UserError, match=complaint):
+            export_minari(dataset, out)
+    export_minari(dataset, tmp_path / "out")
+    path = tmp_path / "out" / "data" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    for key, value, complaint in (
+        ("total_episodes", 2, "not an export"),
+        ("dreamscope_dataset", None, "did not write"),
+    ):
+        path.write_text(json.dumps({**metadata, key: value}))
+        with pytest.raises(UserError, match=complaint):
+            import_minari(tmp_path / "out", tmp_path / "again")
+        path.write_text("{")
+    with pytest.raises(UserError, match="not a Minari dataset"):
+        import_minari(tmp_path / "out", tmp_path / "again")
+    with pytest.raises(UserError, match="not a Minari dataset"):
+        import_minari(tmp_path / "none", tmp_path / "again")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_a_missing_minari_is_named_with_the_command(
+    tmp_path, monkeypatch, write_rollouts, make_rollout
+):
+    dataset = write_rollouts([make_rollout(0, 4)])
+    monkeypatch.setitem(sys.modules, "minari", None)
+    with pytest.raises(UserError, match=r"minari.*: pip install .*\[minari\]"):
+        export_minari(dataset, tmp_path / "out")
+    with pytest.raises(UserError, match="pip install"):
+        import_minari(tmp_path / "out", tmp_path / "again")
+    assert not (tmp_path / "out").exists()
+
+
+@needs_minari
+def test_commands_export_and_import(tmp_path, monkeypatch, capsys, write_rollouts, make_rollout):
+    folder = write_rollouts([make_rollout(i, 4) for i in range(2)]).folder
+
+    def run(*arguments: object) -> None:
+        monkeypatch.setattr("sys.argv", ["rollouts", *map(str, arguments)])
+        command.main()
+
+    run("export", folder, "--format", "minari", "--out", tmp_path / "x")
+    run("import", tmp_path / "x", "--format", "minari", "--out", tmp_path / "y")
+    assert "2, 8 rows" in capsys.readouterr().out
+    assert RolloutDataset(tmp_path / "y").hash == RolloutDataset(folder).hash
