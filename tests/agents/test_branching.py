@@ -107,6 +107,7 @@ def rows_from(rollout: Rollout, start: int, stop: int | None = None) -> Rollout:
 def test_replayed_actions_reproduce_the_episode_bit_for_bit(
     source_folder: Path, place: str, tmp_path: Path
 ) -> None:
+    metadata = RolloutDataset(source_folder).metadata
     for episode_id, source in read_episodes(source_folder).items():
         step = {"first": 0, "middle": len(source) // 2, "last": len(source) - 1}[place]
         plan = make_plan(source_folder, episode_id, step, branch_actions="recorded")
@@ -118,6 +119,13 @@ def test_replayed_actions_reproduce_the_episode_bit_for_bit(
         np.testing.assert_array_equal(found.info.agent_initial_state, expected_state)
         for name in ("level_seed", "level_complete", "truncated", "cut"):
             assert getattr(found.info, name) == getattr(source.info, name), name
+        assert (found.game is None) == (source.game is None) == (metadata.environment == FAKE)
+        if found.game is not None and source.game is not None:
+            for name in ("variables", "camera", "num_entities"):
+                expected = getattr(source.game, name)[step:]
+                np.testing.assert_array_equal(getattr(found.game, name), expected, err_msg=name)
+            num_rows = len(found.game.entities)
+            np.testing.assert_array_equal(found.game.entities, source.game.entities[-num_rows:])
 
 
 def test_batch_changes_environment_nowhere_and_agent_by_rounding(
