@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
+from environments.game_steps import CAMERA_COLUMNS
+from environments.game_trace import ENTITY_COLUMNS, GameTables, GameTrace
 from experiment.errors import UserError
 from rollouts import __main__ as command
 from rollouts.minari_format import REPEATED_FRAME, export_minari, import_minari
@@ -41,6 +43,44 @@ def test_rollouts_come_back_bit_by_bit(
         assert_same_rollouts(again.read_episode(index), rollout)
     assert again.metadata == dataset.metadata
     assert verify_dataset(again.folder) == []
+
+
+def make_trace(length: int, num_changes: int) -> GameTrace:
+    rng = np.random.default_rng(length)
+    counts = rng.integers(1, 4, length, dtype=np.int32)
+    changes = np.zeros(length, np.int32)
+    changes[-1] = num_changes
+    variables = rng.normal(size=(length, 2)).astype(np.float32)
+    variables[0, 1] = np.nan
+    return GameTrace(
+        variables=variables,
+        camera=rng.normal(size=(length, len(CAMERA_COLUMNS))).astype(np.float32),
+        num_entities=counts,
+        entities=rng.normal(size=(counts.sum(), len(ENTITY_COLUMNS))).astype(np.float32),
+        num_grid_changes=changes,
+        grid_changes=rng.integers(9, size=(num_changes, 3), dtype=np.int32),
+        grid=rng.integers(9, size=(4, length), dtype=np.int32),
+    )
+
+
+@needs_minari
+def test_game_states_come_back_bit_by_bit(tmp_path, make_metadata, make_rollout):
+    metadata = replace(make_metadata(), game=GameTables(variables=("a", "b")))
+    traces = [make_trace(5, num_changes=0), make_trace(9, num_changes=3)]
+    with RolloutWriter(tmp_path / "data", metadata) as writer:
+        for number, trace in enumerate(traces):
+            writer.write(replace(make_rollout(number, len(trace.camera)), game=trace))
+    dataset = RolloutDataset(tmp_path / "data")
+    export_minari(dataset, tmp_path / "out")
+    again = import_minari(tmp_path / "out", tmp_path / "again")
+    assert again.hash == dataset.hash
+    for index, trace in enumerate(traces):
+        found = again.read_episode(index).game
+        assert found is not None
+        for field in fields(GameTrace):
+            array, expected = getattr(found, field.name), getattr(trace, field.name)
+            assert array.dtype == expected.dtype
+            np.testing.assert_array_equal(array, expected, err_msg=field.name)
 
 
 @needs_minari
