@@ -271,17 +271,27 @@ def entity_boxes(state: GameState, frame_size: int = FRAME_SIZE) -> PixelBoxes:
     An entity that is turned gets the box around its turned rectangle. Entities outside the frame
     have boxes outside it. Pictures with clear margins fill less than their box.
     """
-    entities = state.entities
-    x, y, rx, ry = (entities[name].astype(np.float64) for name in ("x", "y", "rx", "ry"))
-    cosine, sine = (np.abs(turn(entities["rotation"])) for turn in (np.cos, np.sin))
+    return boxes_of_entities(entity_rows(state.entities), state.camera, frame_size)
+
+
+def boxes_of_entities(
+    entities: NDArray[np.float32], camera: Camera, frame_size: int = FRAME_SIZE
+) -> PixelBoxes:
+    """`entity_boxes` of an (N, 31) table with columns by `ENTITY_FIELDS`."""
+
+    def values(name: str) -> NDArray[np.float64]:
+        return entities[:, ENTITY_FIELDS.index(name)].astype(np.float64)
+
+    x, y, rx, ry, rotation = map(values, ("x", "y", "rx", "ry", "rotation"))
+    cosine, sine = (np.abs(turn(rotation)) for turn in (np.cos, np.sin))
     half_width, half_height = cosine * rx + sine * ry, sine * rx + cosine * ry
-    column, row = world_to_pixel(state.camera, x, y, frame_size)
+    column, row = world_to_pixel(camera, x, y, frame_size)
     # Labels fixed to the frame are given in shares of it. Their y counts downwards to a point
     # one height above their centre, which is how Procgen draws them.
-    fixed = entities["use_abs_coords"] != 0
+    fixed = values("use_abs_coords") != 0
     column = np.where(fixed, x * frame_size, column)
     row = np.where(fixed, (y + 2 * ry) * frame_size, row)
-    unit = np.where(fixed, frame_size, state.camera.unit * frame_size / FRAME_SIZE)
+    unit = np.where(fixed, frame_size, camera.unit * frame_size / FRAME_SIZE)
     return PixelBoxes(
         left=column - half_width * unit,
         top=row - half_height * unit,

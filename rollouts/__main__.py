@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subco
 from experiment.command_line import parse_flags
 from experiment.errors import UserError, run_entry_point
 from rollouts.export import export_npz
+from rollouts.game_video import write_game_video
 from rollouts.merge import merge_datasets
 from rollouts.minari_format import export_minari, import_minari
 from rollouts.store import RolloutDataset, verify_dataset
@@ -70,6 +71,18 @@ class Import:
 
 
 @dataclass(frozen=True)
+class Video:
+    """Write a video of an episode with what the game itself knew drawn over the frames."""
+
+    folder: Positional[Path]
+    """Folder of the dataset; it needs game states (record.py --with_state)."""
+    episode: int
+    """Id of the episode."""
+    out: Path
+    """MP4 file to write."""
+
+
+@dataclass(frozen=True)
 class Config:
     """What to do with which dataset."""
 
@@ -79,6 +92,7 @@ class Config:
             | Annotated[Verify, subcommand("verify")]
             | Annotated[Merge, subcommand("merge")]
             | Annotated[Export, subcommand("export")]
+            | Annotated[Video, subcommand("video")]
             | Annotated[Import, subcommand("import")]
         ]
     ]
@@ -91,6 +105,9 @@ def main() -> None:
         print(describe(RolloutDataset(task.folder)))
     elif isinstance(task, Verify):
         verify(task.folder)
+    elif isinstance(task, Video):
+        write_game_video(RolloutDataset(task.folder), task.episode, task.out)
+        print(task.out)
     elif isinstance(task, Merge):
         print(describe(merge_datasets(task.out, task.folders)))
     elif isinstance(task, Import):
