@@ -2,10 +2,11 @@
 
 `python benchmarks/record.py` records CoinRun with a network of full width, in turns with the
 network's forward pass alone on batches of the same size (half the environments: the other half is
-stepped meanwhile). It prints frames per second of both by the wall clock, their ratio, and how many
-times smaller than its arrays the recording is on disk. Then it records short episodes of the fake
-environment in processes of their own and prints their memory, which must not grow with the number
-of episodes. The agent is untrained, and its levels are those that a dataset begins with.
+stepped meanwhile), without and with the game's states. It prints frames per second of both by the
+wall clock, their ratio, and how many times smaller than its arrays the recording is on disk. Then
+it records short episodes of the fake environment in processes of their own and prints their memory,
+which must not grow with the number of episodes. The agent is untrained, and its levels are those
+that a dataset begins with.
 """
 
 import multiprocessing
@@ -85,11 +86,13 @@ def main() -> None:
     environment = EnvironmentConfig(env_name="coinrun", use_backgrounds=config.use_backgrounds)
     spec = environment_spec(environment)
     agent = make_agent(spec, NetworkConfig(), config.device)
-    speeds = [measure_speed(agent, spec, config) for _ in range(config.repetitions)]
-    median = sorted(speeds, key=lambda speed: speed.ratio)[len(speeds) // 2]
-    print(f"forward pass      {median.forward:8,.0f} frames/s")
-    print(f"recording         {median.recording:8,.0f} frames/s, {median.ratio:.2f} of it")
-    print(f"smaller by        {median.compression:8.1f} times (all fields)")
+    for with_state in (False, True):
+        speeds = [measure_speed(agent, spec, config, with_state) for _ in range(config.repetitions)]
+        median = sorted(speeds, key=lambda speed: speed.ratio)[len(speeds) // 2]
+        print("with game states" if with_state else "without game states")
+        print(f"  forward pass    {median.forward:8,.0f} frames/s")
+        print(f"  recording       {median.recording:8,.0f} frames/s, {median.ratio:.2f} of it")
+        print(f"  smaller by      {median.compression:8.1f} times (all fields)")
     for num_episodes in config.memory_episodes:
         memory = measure_memory(num_episodes)
         print(
@@ -105,7 +108,9 @@ def make_agent(spec: EnvironmentSpec, network: NetworkConfig, device: str) -> Lo
     return LoadedAgent(policy, spec, hash_agent(policy), Path("untrained"), 0)
 
 
-def measure_speed(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> Speed:
+def measure_speed(
+    agent: LoadedAgent, spec: EnvironmentSpec, config: Config, with_state: bool
+) -> Speed:
     """Time the network alone, before and after a recording."""
     before = measure_forward(agent, spec, config)
     recording = RecordingConfig(
@@ -113,12 +118,13 @@ def measure_speed(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> 
         max_steps=config.num_frames,
         num_envs=config.num_envs,
         seed=SEED,
+        with_state=with_state,
     )
     with tempfile.TemporaryDirectory() as folder:
         summary = record_episodes(agent, spec, folder, recording, config.device)
         dataset = RolloutDataset(folder)
         size = sum(path.stat().st_size for path in dataset.shard_paths)
-        compression = dataset.num_rows * dataset.metadata.row_bytes / size
+        compression = dataset.raw_bytes / size
     after = measure_forward(agent, spec, config)
     return Speed(statistics.mean([before, after]), summary.frames_per_second, compression)
 
