@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agents.checkpoint import load_agent
+from agents.networks import RecurrentPolicy
 from experiment.runs import STOPPED_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,7 @@ def train(folder: Path, num_processes: int, *flags: str) -> str:
 
 def weights(folder: Path) -> torch.Tensor:
     agent = load_agent(folder / f"model_{32 * UPDATES}")
+    assert isinstance(agent.policy, RecurrentPolicy)
     return torch.cat([p.flatten() for p in agent.policy.parameters()])
 
 
