@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from agents.gru_sequence import gru_sequence
 from agents.images import to_float_images
 from agents.networks import IMPALA_CHANNELS, RecurrentPolicy
 from agents.protocol import AgentOutput
@@ -70,7 +71,8 @@ class Execution:
     def unroll(self, frames: Tensor, state: Tensor, first: Tensor) -> AgentOutput:
         """T decisions: (T, B, H, W, C) uint8, (B, state_dim), (T, B) bool."""
         embeddings = self.embed(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        states = self.policy.advance_sequence(embeddings, state, first)
+        gru = self.policy.gru
+        states = embeddings if gru is None else gru_sequence(gru, embeddings, state, first)
         readout = self.policy.read_out(states)
         return AgentOutput(states, readout.action_logits, readout.value)
 
