@@ -193,7 +193,10 @@ def save_training_state(file: Path, state: Mapping[str, Any], keep_last: int = 1
     """
     with atomic_file(file) as temporary:
         torch.save(dict(state), temporary)
-        _make_older(file, keep_last)
+        _make_older(file)
+    # Only now: the newest of the earlier states may be damaged, and the one to drop the last whole.
+    for path in _older_states(file)[keep_last - 1 :]:
+        path.unlink()
 
 
 def load_training_state(file: Path) -> dict[str, Any] | None:
@@ -223,25 +226,27 @@ def load_training_state(file: Path) -> dict[str, Any] | None:
 
 def _older_states(file: Path) -> list[Path]:
     """States kept beside the newest one, newest first."""
-    numbered = {
-        int(number): path
-        for path in file.parent.glob(f"{file.stem}.*{file.suffix}")
-        if (number := path.name.removeprefix(f"{file.stem}.").removesuffix(file.suffix)).isdigit()
-    }
+    found = file.parent.glob(f"{file.stem}.*{file.suffix}")
+    numbered = {number: path for path in found if (number := _number(file, path))}
     return [numbered[number] for number in sorted(numbered)]
 
 
-def _make_older(file: Path, keep_last: int) -> None:
-    """Drop the states that are too many once a new one comes, and number the rest one higher."""
-    for path in _older_states(file)[max(0, keep_last - 2) :]:
-        path.unlink()
-    for number in range(keep_last - 2, -1, -1):
-        if _numbered(file, number).exists():
-            _numbered(file, number).rename(_numbered(file, number + 1))
+def _make_older(file: Path) -> None:
+    """Number all states one higher, which leaves the newest one's name free."""
+    for path in reversed(_older_states(file)):
+        path.rename(_numbered(file, _number(file, path) + 1))
+    if file.exists():
+        file.rename(_numbered(file, 1))
 
 
 def _numbered(file: Path, number: int) -> Path:
-    return file.with_name(f"{file.stem}.{number}{file.suffix}") if number else file
+    return file.with_name(f"{file.stem}.{number}{file.suffix}")
+
+
+def _number(file: Path, older: Path) -> int:
+    """Inverse of `_numbered`; 0 for a name that holds no number."""
+    text = older.name.removeprefix(f"{file.stem}.").removesuffix(file.suffix)
+    return int(text) if text.isdecimal() else 0
 
 
 def load_torch_file(file: Path, kind: str) -> Any:

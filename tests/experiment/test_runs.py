@@ -1,6 +1,8 @@
+import contextlib
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -141,6 +143,35 @@ def test_kept_states_are_the_newest_and_the_newest_that_is_whole_is_read(tmp_pat
     (tmp_path / "s.2.pt").write_bytes(b"torn")
     with pytest.raises(UserError, match=r"s\.1\.pt"):
         load_training_state(file)
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+def test_kill_while_saving_over_a_damaged_state_loses_nothing(tmp_path, monkeypatch, call):
+    """The newest state is torn, the one before is whole: it must outlive a kill at any rename."""
+    file, calls = tmp_path / "s.pt", []
+
+    def dies_at_call(function):
+        def perhaps(*arguments, **keywords):
+            calls.append(function)
+            if len(calls) == call:
+                raise KeyboardInterrupt
+            return function(*arguments, **keywords)
+
+        return perhaps
+
+    for number in range(2):
+        save_training_state(file, {"number": number}, keep_last=2)
+    file.write_bytes(b"torn")
+    for owner, name in ((os, "replace"), (Path, "rename"), (Path, "unlink"), (os, "fsync")):
+        monkeypatch.setattr(owner, name, dies_at_call(getattr(owner, name)))
+    with contextlib.suppress(KeyboardInterrupt):
+        save_training_state(file, {"number": 2}, keep_last=2)
+    monkeypatch.undo()
+    state = load_training_state(file)
+    assert state is not None
+    assert state["number"] in (0, 2)
+    save_training_state(file, {"number": 3}, keep_last=2)
+    assert len([p for p in tmp_path.iterdir() if not p.name.startswith(".")]) == 2
 
 
 def test_fewer_states_are_kept_from_when_it_is_asked(tmp_path):
