@@ -20,7 +20,8 @@ from generative.sample_starts import InformedStarts, RandomStarts
 from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
 from projections.swap_flags import SwapConfig, make_swap, twin_folder
-from rollouts.store import METADATA_FILE, RolloutDataset, read_metadata
+from rollouts.description import METADATA_FILE, read_metadata
+from rollouts.store import RolloutDataset
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,10 @@ from experiment.errors import UserError
 from experiment.progress import Progress
 from experiment.provenance import collect_provenance, to_plain
 from rollouts.background import write_in_background
+from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.schema import DatasetMetadata
-from rollouts.shards import list_shards
-from rollouts.store import METADATA_FILE, RolloutDataset, RolloutWriter, read_metadata
+from rollouts.sealing import list_shards
+from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import Rollout
 
 SECONDS_BETWEEN_SEALS = 60.0

@@ -28,14 +28,10 @@ from generative.sample_starts import Starts, StartSource
 from generative.simulator import SimulationNoise
 from generative.types import InitialState, LatentChoice, SimulatedSteps
 from projections.intervention import Intervention
+from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.schema import DatasetMetadata, SimulatedDims
-from rollouts.store import (
-    METADATA_FILE,
-    RolloutDataset,
-    RolloutWriter,
-    list_shards,
-    read_metadata,
-)
+from rollouts.sealing import list_shards
+from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import EpisodeInfo, Rollout
 
 RECORDING_FILE = "recording.json"

@@ -14,7 +14,8 @@ from experiment.errors import UserError
 from experiment.files import atomic_folder, require_free_space, write_json
 from rollouts.merge import require_new_folder
 from rollouts.schema import STRING, DatasetMetadata, check_rollout
-from rollouts.shards import episode_row, storage_error
+from rollouts.sealing import storage_error
+from rollouts.shards import episode_row
 from rollouts.store import RolloutDataset
 from rollouts.types import EpisodeInfo, Rollout, array_of, rollout_of_arrays
 

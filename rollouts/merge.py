@@ -9,9 +9,10 @@ from typing import Any
 
 from experiment.errors import UserError
 from experiment.files import atomic_folder, require_free_space, require_writable_folder
+from rollouts.description import METADATA_FILE
 from rollouts.schema import DatasetMetadata, find_difference
-from rollouts.shards import storage_error
-from rollouts.store import METADATA_FILE, RolloutDataset, verify_dataset
+from rollouts.sealing import storage_error
+from rollouts.store import RolloutDataset, verify_dataset
 
 
 def merge_datasets(out: Path, folders: Sequence[Path]) -> RolloutDataset:

@@ -20,7 +20,7 @@ from experiment.errors import UserError
 from experiment.files import atomic_folder, require_free_space
 from rollouts.merge import require_new_folder
 from rollouts.schema import DatasetMetadata, SchemaError
-from rollouts.shards import storage_error
+from rollouts.sealing import storage_error
 from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import EpisodeInfo, Rollout, array_of, rollout_of_arrays
 

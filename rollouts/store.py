@@ -6,8 +6,6 @@
 import json
 import os
 import re
-import time
-import uuid
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -22,38 +20,25 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from experiment.errors import UserError
-from experiment.files import hash_bytes, read_json, require_writable_folder
-from rollouts.schema import (
-    DatasetMetadata,
-    FieldSpec,
-    check_rollout,
-    find_difference,
-    length_column,
-)
+from experiment.files import hash_bytes, require_writable_folder
+from rollouts.description import METADATA_FILE, create_or_check_metadata, read_metadata
+from rollouts.schema import DatasetMetadata, FieldSpec, check_rollout, length_column
+from rollouts.sealing import list_shards, remove_stale_partials, write_shard
 from rollouts.shards import (
     ShardBuilder,
     ShardReader,
-    claim_of,
     find_damage,
-    list_shards,
     open_shard,
-    publish,
-    remove_stale_partials,
-    storage_error,
     stored_array,
     summarise_shard,
-    write_shard,
-    write_synced,
 )
 from rollouts.types import EpisodeInfo, Rollout, rollout_of_arrays
 
-METADATA_FILE = "dataset.json"
 DEFAULT_SHARD_BYTES = 2**28
 """A shard is sealed once its uncompressed arrays exceed this; a killed writer loses at most as
 much, and a writer's memory is bounded by it."""
 
 _MAX_OPEN_SHARDS = 128
-_SECONDS_TO_WAIT_FOR_DESCRIPTION = 5.0
 
 
 class RolloutWriter:
@@ -84,7 +69,7 @@ class RolloutWriter:
         self.metadata = metadata
         self.writer = writer
         self.shard_bytes = shard_bytes
-        _create_or_check_metadata(self.folder / METADATA_FILE, metadata)
+        create_or_check_metadata(self.folder / METADATA_FILE, metadata)
         remove_stale_partials(self.folder, writer)
         sealed = list_shards(self.folder)
         self._known_shards = set(sealed)
@@ -170,59 +155,6 @@ class RolloutWriter:
             self.seal()
         else:
             self.discard()
-
-
-def _create_or_check_metadata(path: Path, metadata: DatasetMetadata) -> None:
-    """Create `dataset.json` whole and exclusively; where it exists, compare it instead."""
-    # Containers of a cluster may well agree in host name and process id.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        write_synced(temporary, (json.dumps(metadata.to_dict(), indent=2) + "\n").encode())
-        publish(temporary, path)
-    except FileExistsError:
-        _await_description(path)
-        existing = read_metadata(path.parent)
-        difference = find_difference(existing.identity, metadata.identity)
-        if difference is not None:
-            raise UserError(
-                f"{path}: the existing dataset differs in `{difference}`: found "
-                f"{_look_up(existing.identity, difference)!r}, expected "
-                f"{_look_up(metadata.identity, difference)!r}"
-            ) from None
-    except OSError as error:
-        raise storage_error(error, path) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _await_description(path: Path) -> None:
-    """On a disk without hard links, another writer may be about to name the file."""
-    deadline = time.monotonic() + _SECONDS_TO_WAIT_FOR_DESCRIPTION
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"{path}: a writer began to create it and did not finish; remove {claim_of(path)} "
-                "if none is at work"
-            )
-        time.sleep(0.05)
-
-
-def _look_up(values: Any, dotted_key: str) -> Any:
-    for name in dotted_key.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
-
-
-def read_metadata(folder: Path | str) -> DatasetMetadata:
-    """Read `dataset.json`.
-
-    Raises:
-        UserError: there is none, it is malformed, or its schema version is unknown.
-    """
-    path = Path(folder) / METADATA_FILE
-    if not path.is_file():
-        raise UserError(f"{folder}: not a rollout dataset (it has no {METADATA_FILE})")
-    return DatasetMetadata.from_dict(read_json(path), path)
 
 
 def _sealed_episode_ids(paths: list[Path], metadata: DatasetMetadata) -> set[int]:

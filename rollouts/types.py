@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from environments.game_trace import GameTrace
 
-Initialisation = Literal["real", "informed", "random", "interpolated", "branched"]
+Initialisation = Literal["real", "informed", "random", "interpolated", "given", "branched"]
 """How an episode began: in the real environment, at a level's first frame (`real`) or at a row of a
 recorded episode (`branched`); or in the simulator from a latent that was encoded from a window,
 drawn at random, or interpolated between two others."""

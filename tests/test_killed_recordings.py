@@ -16,7 +16,9 @@ import torch
 from agents.checkpoint import save_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from environments.factory import EnvironmentConfig, environment_spec
-from rollouts.store import METADATA_FILE, RolloutDataset, list_shards, verify_dataset
+from rollouts.description import METADATA_FILE
+from rollouts.sealing import list_shards
+from rollouts.store import RolloutDataset, verify_dataset
 from rollouts.types import Rollout
 
 NUM_KILLS = int(os.environ.get("NUM_KILLS", "30"))

@@ -7,7 +7,8 @@ import pytest
 from experiment.errors import UserError
 from rollouts import background
 from rollouts.background import write_in_background
-from rollouts.store import RolloutDataset, RolloutWriter, list_shards
+from rollouts.sealing import list_shards
+from rollouts.store import RolloutDataset, RolloutWriter
 
 
 def test_the_dataset_is_the_one_written_directly(

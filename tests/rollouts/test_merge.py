@@ -11,9 +11,10 @@ import pytest
 
 from experiment.errors import UserError
 from rollouts import __main__ as command
+from rollouts.description import read_metadata
 from rollouts.export import export_npz, read_npz
 from rollouts.merge import merge_datasets
-from rollouts.store import RolloutDataset, RolloutWriter, read_metadata, verify_dataset
+from rollouts.store import RolloutDataset, RolloutWriter, verify_dataset
 
 
 def test_merged_dataset_has_the_episodes_of_all(

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from experiment.errors import UserError
-from rollouts import shards
+from rollouts import sealing
 from rollouts.schema import SchemaError
-from rollouts.store import RolloutDataset, RolloutWriter, list_shards, verify_dataset
+from rollouts.sealing import list_shards
+from rollouts.store import RolloutDataset, RolloutWriter, verify_dataset
 from rollouts.types import Rollout
 
 SCRIPT = Path(__file__).with_name("write_episodes.py")
@@ -381,7 +382,7 @@ def disk_kind(request, monkeypatch) -> str:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM), str(source))
 
     if request.param == "no hard links":
-        monkeypatch.setattr(shards.os, "link", refuse)
+        monkeypatch.setattr(sealing.os, "link", refuse)
     return request.param
 
 
@@ -389,7 +390,7 @@ def test_writers_of_one_name_never_replace_a_sealed_shard(
     disk_kind, tmp_path, monkeypatch, make_metadata, make_rollout, assert_same_rollouts
 ):
     first, second = (RolloutWriter(tmp_path, make_metadata()) for _ in range(2))
-    monkeypatch.setattr(shards, "_next_number", lambda folder, writer: 0)  # both looked at once
+    monkeypatch.setattr(sealing, "_next_number", lambda folder, writer: 0)  # both looked at once
     for episode_id, writer in enumerate((first, second, first)):
         writer.write(make_rollout(episode_id, 4 + episode_id))
         writer.seal()
@@ -429,14 +430,14 @@ def test_a_writer_survives_the_cleaning_of_another_of_its_name(
 ):
     writer = RolloutWriter(tmp_path, make_metadata())
     writer.write(make_rollout(0, 4))
-    write_synced, cleanings = shards.write_synced, [tmp_path]
+    write_synced, cleanings = sealing.write_synced, [tmp_path]
 
     def write_and_clean(path: Path, content: bytes) -> None:
         write_synced(path, content)
         if cleanings:
-            shards.remove_stale_partials(cleanings.pop(), "0")
+            sealing.remove_stale_partials(cleanings.pop(), "0")
 
-    monkeypatch.setattr(shards, "write_synced", write_and_clean)
+    monkeypatch.setattr(sealing, "write_synced", write_and_clean)
     writer.seal()
     assert RolloutDataset(tmp_path).episodes["episode_id"].tolist() == [0]
 
@@ -447,12 +448,12 @@ def test_a_claim_left_by_a_killed_writer_costs_its_number_only(
     def refuse(source: Path, target: Path) -> None:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), str(source))
 
-    monkeypatch.setattr(shards.os, "link", refuse)
+    monkeypatch.setattr(sealing.os, "link", refuse)
     (tmp_path / ".shard-0-00000.h5.claim").touch()
     with RolloutWriter(tmp_path, make_metadata()) as writer:
         writer.write(make_rollout(0, 4))
     assert [path.name for path in list_shards(tmp_path)] == ["shard-0-00001.h5"]
-    monkeypatch.setattr("rollouts.store._SECONDS_TO_WAIT_FOR_DESCRIPTION", 0.1)
+    monkeypatch.setattr("rollouts.description._SECONDS_TO_WAIT_FOR_DESCRIPTION", 0.1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".dataset.json.claim").touch()
     with pytest.raises(UserError, match=r"did not finish; remove .*\.dataset\.json\.claim"):
@@ -496,7 +497,7 @@ def test_a_full_disk_or_quota_is_a_user_error(
 
     writer = RolloutWriter(tmp_path, make_metadata())
     writer.write(make_rollout(0, 4))
-    monkeypatch.setattr(shards, "write_synced", fail)
+    monkeypatch.setattr(sealing, "write_synced", fail)
     with pytest.raises(UserError, match=r"disk full while writing .*shard-0-00000\.h5"):
         writer.seal()
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
