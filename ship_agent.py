@@ -13,8 +13,14 @@ import numpy as np
 import pandas as pd
 
 from agents.card import AgentCard, measure_playing, portable_provenance, render_card
-from agents.checkpoint import DESCRIPTION_FILE, LoadedAgent, load_agent, save_agent
-from agents.trainer import OPERATIONAL
+from agents.checkpoint import (
+    DESCRIPTION_FILE,
+    LoadedAgent,
+    load_agent,
+    require_recurrent_policy,
+    save_agent,
+)
+from agents.training_config import OPERATIONAL
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_flags
 from experiment.errors import UserError, require_at_least, run_entry_point
@@ -66,9 +72,10 @@ def ship(config: ShipConfig) -> dict[str, Any]:
         raise UserError(f"{folder}: not an agent of the training {config.run_dir}")
     log = log.loc[np.asarray(log["timesteps"]) <= agent.env_steps, :]
     provenance = portable_provenance(description["provenance"], OPERATIONAL)
+    policy = require_recurrent_policy(agent, "--model_file")
     card = make_card(config, agent, agent.environment, log, provenance)
     with atomic_folder(config.out) as temporary:
-        save_agent(temporary / "agent", agent.policy, agent.environment, provenance, card.env_steps)
+        save_agent(temporary / "agent", policy, agent.environment, provenance, card.env_steps)
         for file in (temporary / "agent").iterdir():
             file.rename(temporary / file.name)
         (temporary / "agent").rmdir()
@@ -87,6 +94,7 @@ def make_card(
     provenance: dict[str, Any],
 ) -> AgentCard:
     """Let the agent play, and gather what else the card tells."""
+    policy = require_recurrent_policy(agent, "--model_file")
     return AgentCard(
         command=shlex.join(["python", *provenance["command"]]),
         env_steps=agent.env_steps,
@@ -94,7 +102,7 @@ def make_card(
         wall_hours=round(float(log["wall_time"].iloc[-1]) / 3600, 2),
         machine=config.machine,
         environment=environment,
-        num_parameters=sum(weight.numel() for weight in agent.policy.parameters()),
+        num_parameters=sum(weight.numel() for weight in policy.parameters()),
         agent_hash=agent.hash,
         num_levels=config.num_levels,
         records=measure_playing(agent, environment, config.num_levels, config.seed),

@@ -1,6 +1,7 @@
 """Train an agent."""
 
-from agents.trainer import TrainingConfig, train
+from agents.trainer import train
+from agents.training_config import TrainingConfig
 from experiment.command_line import parse_command_line
 from experiment.distributed import launched_ranks, only_main_speaks
 from experiment.errors import run_entry_point

@@ -17,7 +17,6 @@ from agents.networks import RecurrentPolicy, make_policy
 from agents.ppo import PPOLearner
 from agents.training_config import (
     OPERATIONAL,
-    NetworkOptions,
     TrainingConfig,
     network_config,
     resolve_settings,
@@ -46,8 +45,6 @@ from experiment.runs import (
     share_done,
     stop_on_signals,
 )
-
-__all__ = ["OPERATIONAL", "NetworkOptions", "Trainer", "TrainingConfig", "train"]
 
 EVALUATION_SLOTS = 32
 

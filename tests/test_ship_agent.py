@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from agents.checkpoint import load_agent
-from agents.trainer import TrainingConfig, train
+from agents.trainer import train
+from agents.training_config import TrainingConfig
 from experiment.command_line import parse_command_line
 from experiment.errors import UserError
 from experiment.report import StageReport

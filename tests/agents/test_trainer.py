@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from agents.checkpoint import load_agent
-from agents.trainer import LOG_COLUMNS, NetworkOptions, Trainer, TrainingConfig, train
+from agents.checkpoint import load_agent, require_recurrent_policy
+from agents.trainer import LOG_COLUMNS, Trainer, train
+from agents.training_config import NetworkOptions, TrainingConfig
 from environments.factory import EnvironmentConfig
 from experiment.command_line import parse_command_line
 from experiment.errors import UserError
@@ -32,7 +33,8 @@ def train_tiny(folder: Path, *flags: str) -> Path:
 
 
 def weights(agent: Path) -> torch.Tensor:
-    return torch.cat([p.flatten() for p in load_agent(agent).policy.parameters()])
+    policy = require_recurrent_policy(load_agent(agent), "agent")
+    return torch.cat([p.flatten() for p in policy.parameters()])
 
 
 def log_without_time(folder: Path) -> pd.DataFrame:
