@@ -94,7 +94,9 @@ def make_branch_task(config: RecordConfig, recording: RecordingConfig, source: P
     environment = dataset.metadata.environment
     _require_same_environment(config.who, environment, source)
     recorded, named = dataset.metadata.agent_file, f"--branch_from {source}"
-    agent = load_chosen_agent(config.who.model_file, recorded, named, environment, device)
+    agent = load_chosen_agent(
+        config.who.model_file, recorded, named, environment, device, flag="--model_file"
+    )
 
     def plan(how: Intervening) -> BranchPlan:
         return BranchPlan(agent, dataset, config.branch, recording, how)

@@ -112,15 +112,17 @@ def load_chosen_agent(
     source: str,
     environment: EnvironmentSpec | None,
     device: torch.device | str = "cpu",
+    flag: str = "--agent_file",
 ) -> LoadedAgent:
-    """Load the agent that `--agent_file` names, or else the one that a dataset records.
+    """Load the agent that `flag` names, or else the one that a dataset records.
 
     Args:
-        chosen: value of `--agent_file`.
+        chosen: value of `flag`.
         recorded: the dataset's `agent_file`.
         source: the dataset as the user named it, as in `--data_dir data`.
         environment: what the agent is to play in.
         device: where it is to compute.
+        flag: what the user may name the agent by.
 
     Raises:
         UserError: as `load_agent`; or the dataset names code that is not the user's own.
@@ -131,9 +133,9 @@ def load_chosen_agent(
         parsed = parse_reference(recorded)
         if parsed is None:
             raise UserError(
-                f"--agent_file: none given, and the agent that {source} names is gone: {recorded}"
+                f"{flag}: none given, and the agent that {source} names is gone: {recorded}"
             )
-        require_own_code(parsed, source)
+        require_own_code(parsed, source, flag)
     return load_agent(recorded, device, environment)
 
 

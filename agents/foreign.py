@@ -142,14 +142,15 @@ def finish_agent(
     return ForeignAgent(policy, _identity(made, name), int(getattr(made, "env_steps", 0)))
 
 
-def require_own_code(reference: FactoryReference, source: str) -> None:
+def require_own_code(reference: FactoryReference, source: str, flag: str = "--agent_file") -> None:
     """Refuse to run code that a dataset names, unless it is a module in the working folder.
 
     A dataset may come from anywhere. The user's own modules may be run; libraries, whose functions
     can do anything when somebody else chooses their arguments, and files elsewhere may not.
 
     Raises:
-        UserError: naming `source`, the dataset as the user named it.
+        UserError: naming `source`, the dataset as the user named it, and `flag`, by which the user
+            may name the agent.
     """
     file, here = _source_of(reference), Path.cwd().resolve()
     project_packages = {init.parent for init in _PROJECT.glob("*/__init__.py")}
@@ -159,7 +160,7 @@ def require_own_code(reference: FactoryReference, source: str) -> None:
     if is_ours or not is_here:
         raise UserError(
             f"{source}: names an agent made by code outside the working folder, which is not run "
-            f"on its word; if you trust it, name it: --agent_file '{reference.lasting}'"
+            f"on its word; if you trust it, name it: {flag} '{reference.lasting}'"
         )
 
 

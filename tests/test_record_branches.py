@@ -170,7 +170,8 @@ def test_mistakes_end_in_one_line(
 def test_an_agent_that_is_gone_is_named(workplace, monkeypatch, capsys) -> None:
     shutil.rmtree("agent")
     assert type_command(monkeypatch, "--branch_from data --episode 0 --step 0") == 2
-    assert "the agent that --branch_from data names is gone" in capsys.readouterr().err
+    expected = "--model_file: none given, and the agent that --branch_from data names is gone"
+    assert expected in capsys.readouterr().err
 
 
 def test_videos_show_the_first_episodes_and_stay(workplace, monkeypatch) -> None:
