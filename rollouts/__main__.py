@@ -1,4 +1,4 @@
-"""Datasets at the command line: `python -m rollouts info|verify|merge|export|import`."""
+"""Datasets at the command line: `python -m rollouts info|verify|merge|export|import|video`."""
 
 import shlex
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class Config:
 
 def main() -> None:
     """Entry point."""
-    task = parse_flags(Config, "Look at datasets of rollouts, merge, export and import them.").task
+    task = parse_flags(Config, "Look at datasets of rollouts, merge, export, import and draw them.").task
     if isinstance(task, Info):
         print(describe(RolloutDataset(task.folder)))
     elif isinstance(task, Verify):
@@ -180,10 +180,10 @@ def _history(provenance: dict[str, Any]) -> dict[str, str]:
 
 def verify(folder: Path) -> None:
     """Print that the dataset is whole; raises `UserError` when it is damaged."""
-    dataset = RolloutDataset(folder)
     problems = verify_dataset(folder)
     if problems:
         raise UserError(f"{folder}: {'; '.join(problems)}")
+    dataset = RolloutDataset(folder)
     print(f"{folder}: {len(dataset.shard_paths)} shards, all as they were sealed")
 
 

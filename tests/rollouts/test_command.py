@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rollouts.__main__ import describe
+from experiment.errors import UserError
+from rollouts.__main__ import describe, verify
 from rollouts.merge import merge_datasets
 from rollouts.store import RolloutDataset
 
@@ -47,6 +48,17 @@ def test_info_tells_where_simulated_and_merged_episodes_are_from(
     assert found["kind"] == "simulated rollouts of fake, informed"
     assert "levels" not in found
     assert found["merged of"] == f"{folders[0]}, {folders[1]}"
+
+
+def test_verify_names_every_damaged_shard(write_rollouts, make_rollout):
+    """Shards that cannot even be opened included, which no dataset can be made of."""
+    dataset = write_rollouts([make_rollout(i, 10) for i in range(4)], shard_bytes=1)
+    for path in (dataset.shard_paths[0], dataset.shard_paths[2]):
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError) as refusal:
+        verify(dataset.folder)
+    found = [path.name in str(refusal.value) for path in dataset.shard_paths]
+    assert found == [True, False, True, False]
 
 
 @pytest.fixture
