@@ -11,12 +11,24 @@ from agents.checkpoint import LoadedAgent, load_agent, load_chosen_agent
 from environments.factory import environment_name
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
-from experiment.errors import UserError, run_entry_point
+from experiment.errors import UserError, require_at_least, run_entry_point
 from experiment.files import require_writable_folder
 from experiment.report import stage_report
-from generative.checkpoint import load_simulator, newest_simulator, read_environment
+from generative.checkpoint import (
+    LoadedSimulator,
+    load_simulator,
+    newest_simulator,
+    read_environment,
+)
 from generative.reference_flags import ReferenceFlags
-from generative.sample_starts import InformedStarts, RandomStarts
+from generative.sample_actions import ActionSource, RecordedActions, manual_actions
+from generative.sample_starts import (
+    GivenStarts,
+    InformedStarts,
+    InterpolatedStarts,
+    RandomStarts,
+    StartSource,
+)
 from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
 from projections.swap_flags import SwapConfig, make_swap, twin_folder
@@ -36,11 +48,12 @@ class RecordSamplesConfig:
     """The agent the simulator was trained with, as record.py's --model_file takes it; by default
     the one that recorded DATA_DIR."""
     data_dir: Path = Path("data")
-    """Real rollouts, whose windows set up the simulator; with --recording_rand_init they only name
-    the agent, where no --agent_file does."""
+    """Real rollouts, whose windows set up the simulator; otherwise they only name the agent, where
+    no --agent_file does."""
     generated_data_dir: Path | None = None
-    """Where the dataset goes; by default generative/rec_gen_mod_data/informed_init, or rand_init
-    with --recording_rand_init. A dataset of the same settings is continued."""
+    """Where the dataset goes; by default generative/rec_gen_mod_data/informed_init, rand_init,
+    interpolated_init or given_init, as --initialisation says. A dataset of the same settings is
+    continued."""
     data_save_dir: Path | None = None
     """The same as --generated_data_dir, and stronger."""
     interpreting_params_name: str = "defaults"
@@ -69,7 +82,9 @@ class RecordSamplesConfig:
     @property
     def output_folder(self) -> Path:
         """Where the dataset goes."""
-        start = "rand_init" if self.sampling.recording_rand_init else "informed_init"
+        start = {"random": "rand_init"}.get(
+            self.sampling.start_kind, f"{self.sampling.start_kind}_init"
+        )
         default = Path("generative/rec_gen_mod_data") / start
         return self.data_save_dir or self.generated_data_dir or default
 
@@ -77,8 +92,7 @@ class RecordSamplesConfig:
 def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
     """Load what the flags name; every mistake in them is found here, before any work."""
     device = resolve_device(config.device, config.gpu_device)
-    needs_dataset = not config.sampling.recording_rand_init
-    dataset = RolloutDataset(config.data_dir) if needs_dataset else None
+    dataset = RolloutDataset(config.data_dir) if config.sampling.needs_windows else None
     model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
     agent = _load_agent(config, model_file, device)
     simulator = load_simulator(model_file, agent, device)
@@ -87,9 +101,41 @@ def make_plan(config: RecordSamplesConfig) -> SamplingPlan:
         raise UserError(
             f"--env_name {config.env_name}: the simulator {model_file} imitates {imitated}"
         )
-    seed = config.sampling.seed
-    source = RandomStarts(seed) if dataset is None else InformedStarts(dataset, simulator, seed)
-    return SamplingPlan(simulator, agent, source, config.sampling)
+    source = make_starts(config.sampling, dataset, simulator)
+    actions = make_actions(config.sampling, source, simulator)
+    return SamplingPlan(simulator, agent, source, config.sampling, actions)
+
+
+def make_starts(
+    sampling: SamplingConfig, dataset: RolloutDataset | None, simulator: LoadedSimulator
+) -> StartSource:
+    """Where the flags let samples begin; `dataset` is needed where they begin in windows."""
+    if dataset is None:
+        if sampling.start_kind == "random":
+            return RandomStarts(sampling.seed)
+        if sampling.latent_file is None:
+            raise UserError("--initialisation given: needs --latent_file")
+        return GivenStarts(sampling.latent_file, simulator)
+    windows = InformedStarts(dataset, simulator, sampling.seed)
+    if sampling.start_kind == "informed":
+        return windows
+    require_at_least(sampling, "interpolation_points", least=2)
+    return InterpolatedStarts(windows, sampling.interpolation_points)
+
+
+def make_actions(
+    sampling: SamplingConfig, source: StartSource, simulator: LoadedSimulator
+) -> ActionSource | None:
+    """The actions that the flags put in place of the agent's own."""
+    if sampling.recorded_actions and sampling.manual_actions:
+        raise UserError("--recorded_actions: not together with --manual_actions")
+    if sampling.manual_actions:
+        return manual_actions(sampling.manual_actions, simulator.environment)
+    if not sampling.recorded_actions:
+        return None
+    if not isinstance(source, InformedStarts):
+        raise UserError("--recorded_actions: only samples that start in windows have any")
+    return RecordedActions(source, simulator.environment)
 
 
 def _load_agent(config: RecordSamplesConfig, model_file: Path, device: torch.device) -> LoadedAgent:

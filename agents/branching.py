@@ -151,6 +151,11 @@ def check_branches(plan: BranchPlan, folder: Path) -> None:
             f"--branch_from {config.branch_from}: holds simulated rollouts; only episodes of the "
             "real environment can be branched"
         )
+    if plan.recording.save_state_every is not None:
+        raise UserError(
+            f"--save_state_every {plan.recording.save_state_every}: states are kept to branch "
+            "episodes, and branches cannot be branched; leave it out"
+        )
     if plan.agent.hash != metadata.agent_hash:
         raise UserError(
             f"--model_file {plan.agent.path}: this agent (hash {plan.agent.hash[:12]}) is not the "
@@ -317,14 +322,7 @@ def _forced_action(plan: BranchPlan, branch: int) -> int | None:
         return None
     if name == "each":
         return branch % spec.num_actions
-    if name in spec.action_names:
-        return spec.action_names.index(name)
-    if name.isdecimal() and int(name) < spec.num_actions:
-        return int(name)
-    raise UserError(
-        f"--force_action {name}: expected `each`, a number from 0 to {spec.num_actions - 1}, or "
-        f"one of {', '.join(spec.action_names)}"
-    )
+    return spec.action_number(name, "force_action", "each")
 
 
 @dataclass(frozen=True, eq=False)

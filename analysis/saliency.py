@@ -46,6 +46,17 @@ class SimulationChoices:
     agent_actions: LatentChoice = "mode"
     seed: int = 0
     """Seed of the recording, used where anything was sampled."""
+    copies_per_start: int = 1
+    """Samples with adjacent ids that share their draws."""
+    recorded_actions: bool = False
+    """Whether the actions were those of real rollouts, in place of the agent's own."""
+    manual_actions: tuple[str, ...] = ()
+    """The actions that were asked for, in place of the agent's own."""
+
+    @property
+    def are_actions_given(self) -> bool:
+        """Whether the agent did not act itself."""
+        return self.recorded_actions or bool(self.manual_actions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +116,7 @@ def resimulate(
     choices: SimulationChoices,
     intervention: Intervention | None = None,
     cut_environment_gradient: bool = False,
+    actions: Tensor | None = None,
 ) -> SimulatedSteps:
     """Run samples again from their latents, by the choices and draws of their recording.
 
@@ -116,14 +128,17 @@ def resimulate(
         choices: how latents and actions were picked.
         intervention: the one that was applied, if any.
         cut_environment_gradient: cut the edge from action to environment.
+        actions: (K, B) int64, those of the recording where they were given.
     """
-    noise = SimulationNoise(choices.seed, torch.as_tensor(ids, device=latent.device))
+    start_ids = torch.as_tensor(ids // choices.copies_per_start, device=latent.device)
+    noise = SimulationNoise(choices.seed, start_ids)
     uniform = None
     if choices.latents == "sample":
         uniform = noise.initial(simulator.config.num_categoricals)
     return simulator.simulate(
         simulator.decode_initial(latent, choices.latents, uniform),
         num_steps,
+        actions=actions,
         latents=choices.latents,
         agent_actions=choices.agent_actions,
         noise=noise,

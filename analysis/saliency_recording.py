@@ -19,6 +19,7 @@ from analysis.saliency_file import COMBINED_ID, declare_variables, file_labels
 from analysis.saliency_interventions import intervention_key
 from analysis.saliency_pictures import draw_samples
 from analysis.saliency_plan import SaliencyPlan
+from experiment.errors import UserError
 from experiment.files import require_free_space, require_writable_folder
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
@@ -38,6 +39,8 @@ class SampleBatch:
     recorded_frames: NDArray[np.uint8] | None
     """(S, K', H, W, C) as stored, K' the shorter of both lengths; None for a combined sample."""
     intervention: Intervention | None
+    actions: NDArray[np.int64] | None
+    """(S, K) as recorded, where they were given to the agent; None where it acted itself."""
 
 
 def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
@@ -133,6 +136,7 @@ def _batch(
         latent=_latents(rollouts, plan.device),
         recorded_frames=np.stack([r.obs[:num_steps] for r in rollouts]),
         intervention=intervention,
+        actions=_given_actions(plan, rollouts),
     )
 
 
@@ -145,7 +149,20 @@ def _combined(plan: SaliencyPlan, rollouts: list[Rollout]) -> SampleBatch:
         latent=mean,
         recorded_frames=None,
         intervention=plan.interventions[intervention_key(rollouts[0].info)],
+        actions=_given_actions(plan, rollouts[:1]),
     )
+
+
+def _given_actions(plan: SaliencyPlan, rollouts: list[Rollout]) -> NDArray[np.int64] | None:
+    if not plan.choices.are_actions_given:
+        return None
+    num_steps = plan.config.targets.num_sim_steps
+    shortest = min(len(rollout) for rollout in rollouts)
+    if shortest < num_steps:
+        raise UserError(
+            f"--num_sim_steps {num_steps}: the samples were given actions for {shortest} steps only"
+        )
+    return np.stack([rollout.action[:num_steps] for rollout in rollouts]).astype(np.int64)
 
 
 def _latents(rollouts: list[Rollout], device: torch.device) -> Tensor:
@@ -183,6 +200,9 @@ def _attribute(
         simulator.bottleneck, batch.latent, batch.ids, config.copies, config.seed
     )
     latent.requires_grad_(True)
+    actions = None
+    if batch.actions is not None:
+        actions = torch.from_numpy(batch.actions.repeat(num_copies, axis=0).T).to(latent.device)
     steps = resimulate(
         simulator,
         latent,
@@ -191,6 +211,7 @@ def _attribute(
         plan.choices,
         batch.intervention,
         cut_environment_gradient=is_cut,
+        actions=actions,
     )
     found = attribute(
         steps, latent, plan.targets, settings.target_steps, num_copies, config.gradient_method

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from experiment.errors import UserError
+
 TRAINING_LEVELS = 10**9
 """Training levels are the level seeds below this number, held-out levels those from it on.
 
@@ -37,6 +39,27 @@ class EnvironmentSpec:
     """Decisions after which the environment ends an episode by itself; None without a limit."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options that change the game: distribution mode, backgrounds, themes, ..."""
+
+    def action_number(self, word: str, flag: str, alternative: str = "") -> int:
+        """The action that a command line names, by its name or number.
+
+        Args:
+            word: as typed.
+            flag: of the command line, without dashes; for the error.
+            alternative: another word that the flag takes.
+
+        Raises:
+            UserError: there is no such action.
+        """
+        if word in self.action_names:
+            return self.action_names.index(word)
+        if word.isdecimal() and int(word) < self.num_actions:
+            return int(word)
+        other = f"`{alternative}`, " if alternative else ""
+        raise UserError(
+            f"--{flag} {word}: expected {other}a number from 0 to {self.num_actions - 1}, or one "
+            f"of {', '.join(self.action_names)}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

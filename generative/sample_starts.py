@@ -1,6 +1,7 @@
-"""Where simulated samples begin: in windows of real rollouts, or in random latents."""
+"""Where simulated samples begin: in windows of real rollouts, between two, in random latents."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from experiment.errors import UserError
+from experiment.files import hash_file
 from experiment.randomness import keyed_normal
 from generative.checkpoint import LoadedSimulator
 from generative.simulator import Simulator
@@ -89,6 +91,21 @@ class InformedStarts:
             source_row=rows + self._num_init_steps - 1,
         )
 
+    def recorded_actions(
+        self, starts: Starts, num_steps: int, null_action: int
+    ) -> NDArray[np.int64]:
+        """(K, B) actions that were taken from the source rows on; the null action after the end."""
+        actions = np.full((num_steps, len(starts.source_row)), null_action, np.int64)
+        lengths = self._dataset.episodes["length"].to_numpy(np.int64)
+        for column, (episode_id, row) in enumerate(
+            zip(starts.source_episode_id.tolist(), starts.source_row.tolist(), strict=True)
+        ):
+            index = self._dataset.index_of(episode_id)
+            start = int(self._offsets[index]) + row
+            count = min(num_steps, int(lengths[index]) - row)
+            actions[:count, column] = self._dataset.read_field("action", start, start + count)
+        return actions
+
     def _read_windows(self, first_rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(num_init, B, H, W, C) frames of the windows that begin at (B,) rows of the dataset."""
         windows = [
@@ -126,6 +143,92 @@ class RandomStarts:
         latent_dim = simulator.config.latent_dim
         draws = keyed_normal(self._seed, "random-latent", sample_ids, 0, latent_dim)
         device = next(simulator.parameters()).device
-        nowhere = np.full(len(sample_ids), -1, np.int64)
         latent = simulator.bottleneck.from_normal(torch.from_numpy(draws))
-        return Starts(latent.to(device, simulator.dtype), nowhere, nowhere)
+        return Starts(latent.to(device, simulator.dtype), *_nowhere(sample_ids))
+
+
+class InterpolatedStarts:
+    """Starts at even steps on the way between the latents of two windows.
+
+    Sample i is point `i mod num_points` of way `i // num_points`; the first point of a way is one
+    window's latent, the last point the other's. On the sphere a way is an arc.
+
+    Args:
+        windows: gives windows 2w and 2w + 1 as the ends of way w.
+        num_points: at least 2.
+    """
+
+    initialisation: Initialisation = "interpolated"
+
+    def __init__(self, windows: InformedStarts, num_points: int) -> None:
+        assert windows.num_available is not None
+        self.num_available: int | None = windows.num_available // 2 * num_points
+        if self.num_available == 0:
+            raise UserError("--data_dir: interpolation needs at least two windows, found one")
+        self.input_hash = windows.input_hash
+        self._windows = windows
+        self._num_points = num_points
+
+    def starts(self, simulator: Simulator, sample_ids: NDArray[np.int64]) -> Starts:
+        """Interpolate the latents of (B,) samples; between windows there is no source row."""
+        ways, at = np.unique(sample_ids // self._num_points, return_inverse=True)
+        begin, end = (self._windows.starts(simulator, 2 * ways + i).latent[at] for i in (0, 1))
+        share = torch.from_numpy(sample_ids % self._num_points / (self._num_points - 1))
+        latent = simulator.bottleneck.interpolate(begin, end, share.to(begin))
+        return Starts(latent, *_nowhere(sample_ids))
+
+
+class GivenStarts:
+    """Starts from latents in a file.
+
+    Args:
+        path: `.npy` file of (N, latent_dim) floats.
+        simulator: says which latents can occur.
+
+    Raises:
+        UserError: no such file, or not of latents of this simulator.
+    """
+
+    initialisation: Initialisation = "given"
+
+    def __init__(self, path: Path, simulator: LoadedSimulator) -> None:
+        self._latents = torch.from_numpy(_read_latents(path, simulator.simulator))
+        self.num_available: int | None = len(self._latents)
+        self.input_hash = hash_file(path)
+
+    def starts(self, simulator: Simulator, sample_ids: NDArray[np.int64]) -> Starts:
+        """The latents of (B,) samples, in the order of the file."""
+        device = next(simulator.parameters()).device
+        latent = self._latents[torch.from_numpy(sample_ids)]
+        return Starts(latent.to(device, simulator.dtype), *_nowhere(sample_ids))
+
+
+def _nowhere(sample_ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Source episode and row of samples that no window sets up."""
+    return np.full(len(sample_ids), -1, np.int64), np.full(len(sample_ids), -1, np.int64)
+
+
+_LARGEST_DISTANCE = 1e-3
+"""How far a latent in a file may lie from those that can occur."""
+
+
+def _read_latents(path: Path, simulator: Simulator) -> NDArray[np.float32]:
+    try:
+        latents = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"--latent_file {path}: no such file") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"--latent_file {path}: not a .npy file of numbers ({error})") from None
+    dim = simulator.config.latent_dim
+    if not isinstance(latents, np.ndarray) or latents.ndim != 2 or latents.shape[1] != dim:
+        found = getattr(latents, "shape", type(latents).__name__)
+        raise UserError(f"--latent_file {path}: found {found}, expected (N, {dim})")
+    latents = latents.astype(np.float32)
+    projected = simulator.bottleneck.project(torch.from_numpy(latents)).numpy()
+    distance = np.abs(projected - latents).max(initial=0.0)
+    if len(latents) == 0 or not distance <= _LARGEST_DISTANCE:
+        raise UserError(
+            f"--latent_file {path}: {len(latents)} latents, up to {distance:.3g} away from those "
+            f"that can occur with --bottleneck {simulator.config.bottleneck}"
+        )
+    return projected

@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from experiment.errors import UserError, require_at_least
 from experiment.files import require_free_space, write_json
 from experiment.provenance import collect_provenance, to_plain
 from generative.checkpoint import LoadedSimulator
+from generative.sample_actions import ActionSource
 from generative.sample_starts import Starts, StartSource
 from generative.simulator import SimulationNoise
 from generative.types import InitialState, LatentChoice, SimulatedSteps
@@ -47,16 +48,43 @@ class SamplingConfig:
     """Samples that the dataset shall have in all; those already there are not simulated again."""
     num_sim_steps: int = 10
     """Length of each sample; step 0 reconstructs the last frame given."""
-    batch_size: int = 64
-    """Samples simulated together; changes the speed only."""
+    batch_size: int | None = None
+    """Samples simulated together, which changes the speed only; by default as many as are fast and
+    fit into the memory."""
+    initialisation: Literal["informed", "random", "interpolated", "given"] = "informed"
+    """Where samples start: in windows of real rollouts (informed), in random latents (random),
+    between the latents of two windows (interpolated), or in the latents of --latent_file (given).
+    """
     recording_rand_init: bool = False
-    """Start from random latents instead of windows of real rollouts."""
+    """The same as --initialisation random."""
+    interpolation_points: int = 9
+    """Samples on the way from one window to the other, both ends among them."""
+    latent_file: Path | None = None
+    """`.npy` file of (N, latent_dim) latents; implies --initialisation given."""
+    recorded_actions: bool = False
+    """Take the actions that were recorded after the window in place of the agent's own."""
+    manual_actions: tuple[str, ...] = ()
+    """Take these actions, by name or number, in place of the agent's own, and hold the last one;
+    or `each`: as many copies of each start as there are different actions (nine in Procgen), each
+    of which holds another one. A step counts from the reconstructed frame on."""
     latents: LatentChoice = "mode"
     """How the simulated environment's latents are picked: mode or sample."""
     agent_actions: LatentChoice = "mode"
     """How the agent picks its actions: mode or sample."""
     seed: int = 0
     """Decides windows, random latents and every draw."""
+
+    @property
+    def start_kind(self) -> Literal["informed", "random", "interpolated", "given"]:
+        """Where samples start, whichever flag says it."""
+        if self.recording_rand_init:
+            return "random"
+        return "given" if self.latent_file is not None else self.initialisation
+
+    @property
+    def needs_windows(self) -> bool:
+        """Whether samples start in or between windows of real rollouts."""
+        return self.start_kind in ("informed", "interpolated")
 
 
 @dataclass(frozen=True)
@@ -87,6 +115,8 @@ class SamplingPlan:
     source: StartSource
     """Where samples begin."""
     config: SamplingConfig
+    given_actions: ActionSource | None = None
+    """Actions taken in place of the agent's own."""
     intervention: Intervention | None = None
     """Changes the agent's state inside the recurrence."""
     twin_dataset: str = ""
@@ -106,11 +136,19 @@ class SamplingPlan:
     def num_samples(self) -> int:
         """Samples to record: those asked for, or as many as there are starts."""
         available = self.source.num_available
-        return (
-            self.config.max_samples
-            if available is None
-            else min(self.config.max_samples, available)
-        )
+        if available is None:
+            return self.config.max_samples
+        return min(self.config.max_samples, available * self.copies_per_start)
+
+    @property
+    def copies_per_start(self) -> int:
+        """Samples that share a start and the noise, and differ in their actions."""
+        return 1 if self.given_actions is None else self.given_actions.copies_per_start
+
+    @property
+    def batch_size(self) -> int:
+        """Samples simulated together."""
+        return self.config.batch_size or _fitting_batch_size(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +166,13 @@ def simulate_samples(plan: SamplingPlan, sample_ids: NDArray[np.int64]) -> Simul
     """Roll the given (B,) samples forward from their starts, without gradients."""
     simulator, config = plan.simulator.simulator, plan.config
     with torch.no_grad(), full_float32():
-        starts = plan.source.starts(simulator, sample_ids)
-        ids = torch.from_numpy(sample_ids).to(starts.latent.device)
+        start_ids = sample_ids // plan.copies_per_start
+        starts = plan.source.starts(simulator, start_ids)
+        actions = None
+        if plan.given_actions is not None:
+            given = plan.given_actions.actions(sample_ids, starts, config.num_sim_steps)
+            actions = torch.tensor(given, device=starts.latent.device)
+        ids = torch.from_numpy(start_ids).to(starts.latent.device)
         noise = SimulationNoise(config.seed, ids)
         uniform = None
         if config.latents == "sample":
@@ -138,6 +181,7 @@ def simulate_samples(plan: SamplingPlan, sample_ids: NDArray[np.int64]) -> Simul
         steps = simulator.simulate(
             initial,
             config.num_sim_steps,
+            actions=actions,
             latents=config.latents,
             agent_actions=config.agent_actions,
             noise=noise,
@@ -148,7 +192,9 @@ def simulate_samples(plan: SamplingPlan, sample_ids: NDArray[np.int64]) -> Simul
 
 def to_rollouts(samples: SimulatedSamples, plan: SamplingPlan) -> list[Rollout]:
     """Turn a batch of K steps into rollouts of K rows, one per sample."""
-    fields = _step_fields(samples.steps, plan.config.agent_actions)
+    # Who is told what to do does it with certainty, like a greedy agent.
+    is_certain = plan.given_actions is not None or plan.config.agent_actions == "mode"
+    fields = _step_fields(samples.steps, is_certain)
     initial_states = samples.initial.agent_state.cpu().numpy()
     latents = samples.starts.latent.cpu().numpy()
     rollouts = []
@@ -171,12 +217,14 @@ def to_rollouts(samples: SimulatedSamples, plan: SamplingPlan) -> list[Rollout]:
     return rollouts
 
 
-def _step_fields(steps: SimulatedSteps, agent_actions: LatentChoice) -> dict[str, NDArray[Any]]:
+def _step_fields(steps: SimulatedSteps, is_certain: bool) -> dict[str, NDArray[Any]]:
     """(B, K, ...) arrays by the name of the rollout's field."""
     action_logits = _sample_major(steps.action_logits)
     action = _sample_major(steps.action).argmax(axis=-1)
-    log_probs = behaviour_log_probs(action_logits, BehaviourConfig(greedy=agent_actions == "mode"))
-    chosen = np.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
+    chosen = np.zeros(action.shape)
+    if not is_certain:
+        log_probs = behaviour_log_probs(action_logits, BehaviourConfig())
+        chosen = np.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
     terminal_prob = _sample_major(tuple(torch.sigmoid(x) for x in steps.terminal_logit))
     return {
         "obs": _sample_major(tuple(_to_bytes(image) for image in steps.images)),
@@ -214,7 +262,7 @@ def record_samples(plan: SamplingPlan, folder: Path | str) -> SamplingSummary:
     missing = missing_samples(plan, folder)
     if plan.num_samples < plan.config.max_samples:
         print(
-            f"--max_samples {plan.config.max_samples}: only {plan.num_samples} windows exist, "
+            f"--max_samples {plan.config.max_samples}: there are starts for {plan.num_samples}, "
             f"recording {plan.num_samples} samples",
             flush=True,
         )
@@ -237,7 +285,9 @@ def missing_samples(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
     Raises:
         UserError: a senseless count, another recording in the folder, or too little room.
     """
-    require_at_least(plan.config, "max_samples", "num_sim_steps", "batch_size")
+    require_at_least(plan.config, "max_samples", "num_sim_steps")
+    if plan.config.batch_size is not None:
+        require_at_least(plan.config, "batch_size")
     wanted = np.arange(plan.num_samples)
     missing = wanted[~np.isin(wanted, _samples_present(plan, folder))]
     require_free_space(folder, len(missing) * _bytes_per_sample(plan), "--data_save_dir")
@@ -245,7 +295,7 @@ def missing_samples(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
 
 
 def _write_samples(plan: SamplingPlan, folder: Path, sample_ids: NDArray[np.int64]) -> None:
-    batch_size = plan.config.batch_size
+    batch_size = plan.batch_size
     # Without a terminal each update is a line in a log: a few are enough.
     interval = 0.5 if sys.stderr.isatty() else 30.0
     with (
@@ -272,6 +322,7 @@ def _dataset_metadata(plan: SamplingPlan) -> DatasetMetadata:
         **asdict(plan.config),
         "interventions": list(plan.interventions),
         "twin_dataset": plan.twin_dataset,
+        "copies_per_start": plan.copies_per_start,
     }
     return DatasetMetadata(
         environment=plan.simulator.environment,
@@ -318,6 +369,25 @@ def _require_same(folder: Path, name: str, found: Any, expected: Any) -> None:
             f"{flag}: the dataset {folder} was recorded with {found}, now {expected} is asked "
             "for; choose another --data_save_dir or the same setting"
         )
+
+
+_BATCH_BYTES = 2**30
+_CPU_BATCH_SIZE = 64
+"""On a CPU a larger batch is no faster: its activations leave the cache."""
+_GPU_BATCH_SIZE = 2048
+_ACTIVATIONS_PER_FRAME = 100
+"""Floats per pixel that the networks hold at once, where no gradient is asked for."""
+
+
+def _fitting_batch_size(plan: SamplingPlan) -> int:
+    """Samples whose frames, states and activations take a GiB, or a quarter of a GPU's memory."""
+    on_gpu = plan.device.type == "cuda"
+    budget = torch.cuda.mem_get_info(plan.device)[0] // 4 if on_gpu else _BATCH_BYTES
+    sizes, steps = plan.simulator.simulator.config, plan.config.num_sim_steps
+    frame = int(np.prod(plan.simulator.environment.obs_shape))
+    state = sizes.deter_dim + sizes.num_categoricals * sizes.num_classes
+    needed = 4 * (steps * (frame + state) + _ACTIVATIONS_PER_FRAME * frame)
+    return max(1, min(budget // needed, _GPU_BATCH_SIZE if on_gpu else _CPU_BATCH_SIZE))
 
 
 def _bytes_per_sample(plan: SamplingPlan) -> int:

@@ -22,7 +22,7 @@ STEP_FIELDS_SHOWN = (
     "action_logits",
     "behaviour_log_prob",
 )
-INITIALISATIONS = ("real", "informed", "random", "interpolated", "branched")
+INITIALISATIONS = ("real", "informed", "random", "interpolated", "given", "branched")
 """Codes of the column `initialisation` of the episode table are positions in this tuple."""
 TABLE_COLUMNS = (
     "episode_id",

@@ -18,7 +18,7 @@ from environments.game_trace import GameTrace
 Initialisation = Literal["real", "informed", "random", "interpolated", "given", "branched"]
 """How an episode began: in the real environment, at a level's first frame (`real`) or at a row of a
 recorded episode (`branched`); or in the simulator from a latent that was encoded from a window,
-drawn at random, or interpolated between two others."""
+drawn at random, interpolated between two others, or read from a file (`given`)."""
 
 REAL_INITIALISATIONS: tuple[Initialisation, ...] = ("real", "branched")
 """Those of the real environment."""
@@ -86,6 +86,11 @@ class Rollout:
     """Simulated: (T,) predicted probability that the episode ends at this row."""
     game: GameTrace | None = None
     """What the game itself knew when it showed each frame; None where that was not recorded."""
+    saved_states: NDArray[np.uint8] | None = None
+    """(sum of their bytes,) saved states of the environment, one after the other; None where they
+    are not kept."""
+    saved_state_table: NDArray[np.int64] | None = None
+    """(number of saved states, 3) row, number of bytes and CRC-32 of each."""
 
     def __len__(self) -> int:
         """Number of decisions T."""

@@ -252,7 +252,7 @@ def test_another_recording_in_the_folder_is_refused(informed_plan, tmp_path):
 def test_more_samples_than_windows(informed_plan, tmp_path, capsys):
     plan = replace(informed_plan, config=replace(CONFIG, max_samples=1000))
     assert record_samples(plan, tmp_path / "samples").samples == NUM_WINDOWS
-    assert f"--max_samples 1000: only {NUM_WINDOWS} windows exist" in capsys.readouterr().out
+    assert f"--max_samples 1000: there are starts for {NUM_WINDOWS}" in capsys.readouterr().out
 
 
 def test_senseless_counts_are_refused(informed_plan, tmp_path):
