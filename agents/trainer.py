@@ -189,7 +189,7 @@ class Trainer:
                 if stop.requested or is_due or self.is_finished:
                     self.save()
                 if stop.requested and not self.is_finished:
-                    exit_stopped(stop)
+                    exit_stopped(stop, self.folder.path)
         return self._agent_folder()
 
     def save(self) -> None:

@@ -5,8 +5,11 @@ Values meet in rank order; each process then computes the same from the same num
 """
 
 import contextlib
+import ctypes
 import datetime
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +22,9 @@ from torch import Tensor
 from experiment.errors import USER_ERROR_EXIT_CODE, UserError
 
 Result = TypeVar("Result")
+
+_PR_SET_PDEATHSIG = 1
+"""Linux: which signal a process gets when its parent ends."""
 
 TIMEOUT = datetime.timedelta(hours=2)
 """How long a process waits for the others, which may be writing or evaluating."""
@@ -122,6 +128,7 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
     if ranks.size == 1:
         yield ranks
         return
+    _stop_with_launcher()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
@@ -129,6 +136,16 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
         yield ranks
     finally:
         dist.destroy_process_group()
+
+
+def _stop_with_launcher() -> None:
+    """Ask this process to stop when torchrun is gone.
+
+    torchrun hands SIGTERM on, but SIGUSR1 or a lack of memory ends it alone: its processes would
+    go on without anyone who knows of them, beside those of the job that is started next.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

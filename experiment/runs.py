@@ -3,7 +3,8 @@
 A run folder holds `config.json` (every setting, resolved), `provenance.json` (one entry per
 process that worked on it), `log.csv` and TensorBoard events, and `training_state.pt`, which is
 all that a later process needs to go on as if nothing had happened. States saved before it may
-be kept as `training_state.1.pt` and so on, the higher the older.
+be kept as `training_state.1.pt` and so on, the higher the older. `stopped` is there while a run
+that was asked to stop waits to go on.
 """
 
 import csv
@@ -48,6 +49,9 @@ CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
 STATE_FILE = "training_state.pt"
 LOG_FILE = "log.csv"
+STOPPED_FILE = "stopped"
+"""Is there from when a training stopped, as it was asked to, until it goes on: the exit code for
+those who only see that of a launcher, as torchrun, which ends with 1 whatever happened."""
 
 # What torch.load raises on truncated and foreign files; older formats fail inside the unpickler.
 _UNREADABLE = (
@@ -112,6 +116,7 @@ def open_run(
             path, {**_defaults(config), **_flatten(saved)}, settings, operational
         )
         remove_leftovers(path)
+        (path / STOPPED_FILE).unlink(missing_ok=True)
         settings = saved
     else:
         write_json(path / CONFIG_FILE, settings)
@@ -364,8 +369,9 @@ def stop_on_signals() -> "Iterator[StopRequest]":
             signal.signal(number, handler)
 
 
-def exit_stopped(request: StopRequest) -> NoReturn:
-    """Leave with `STOPPED_EXIT_CODE` after the state has been saved."""
+def exit_stopped(request: StopRequest, run: Path) -> NoReturn:
+    """Leave with `STOPPED_EXIT_CODE` after the state of the run in that folder has been saved."""
+    (run / STOPPED_FILE).write_text(f"{request.by}\n")
     print(f"stopped by {request.by}; state saved, run the same command to go on", flush=True)
     raise SystemExit(STOPPED_EXIT_CODE)
 

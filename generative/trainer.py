@@ -332,7 +332,7 @@ class SimulatorTrainer:
                 if stop.requested or clock.is_due():
                     self.save_state()
                 if stop.requested:
-                    exit_stopped(stop)
+                    exit_stopped(stop, self.run_folder.path)
         return self._finish()
 
     def save_state(self) -> None:

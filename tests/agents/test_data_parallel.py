@@ -90,6 +90,22 @@ def test_two_processes_stop_together(tmp_path):
 
 
 @pytest.mark.medium
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_to_the_launcher_saves_and_leaves_no_process_behind(tmp_path, number):
+    """torchrun hides exit code 75, and SIGUSR1 ends it alone: the run folder tells."""
+    folder = tmp_path / "parts"
+    process = start(folder, 2, "--num_timesteps", "100000")
+    wait_until((folder / "training_state.pt").exists, process)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)  # returns once no process can write any more
+    assert process.returncode in (1, -number)
+    assert output.count("stopped by SIGTERM; state saved") == 1
+    assert (folder / "stopped").read_text() == "SIGTERM\n"
+    saved = torch.load(folder / "training_state.pt", weights_only=True)
+    assert saved["iteration"] > 0
+
+
+@pytest.mark.medium
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_training_goes_on_with_another_number_of_processes(tmp_path, before, after):
     train(tmp_path / "whole", 1)

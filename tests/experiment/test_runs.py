@@ -10,6 +10,8 @@ import torch
 from experiment.errors import UserError
 from experiment.runs import (
     MetricLog,
+    StopRequest,
+    exit_stopped,
     export_folder,
     load_training_state,
     new_run_path,
@@ -117,6 +119,16 @@ def test_signals_become_requests_and_handlers_come_back():
         assert stop.requested
         assert stop.by == "SIGTERM"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stopped_run_says_so_until_it_goes_on(tmp_path):
+    open_run(tmp_path, {"seed": 1}, (), {})
+    with pytest.raises(SystemExit) as exit_request:
+        exit_stopped(StopRequest(True, "SIGUSR1"), tmp_path)
+    assert exit_request.value.code == 75
+    assert (tmp_path / "stopped").read_text() == "SIGUSR1\n"
+    open_run(tmp_path, {"seed": 1}, (), {})
+    assert not (tmp_path / "stopped").exists()
 
 
 def test_export_replaces_the_whole_folder(tmp_path):
