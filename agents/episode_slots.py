@@ -12,6 +12,7 @@ from agents.player import NOT_GIVEN, Decision, GivenActions, Player
 from environments.game_trace import GameTracer
 from environments.protocol import VectorEnvironment
 from experiment.errors import UserError
+from rollouts.saved_states import pack_states
 from rollouts.types import EpisodeInfo, Rollout
 
 
@@ -72,6 +73,8 @@ class _OpenEpisode:
 
     start: EpisodeStart
     tracer: GameTracer | None = None
+    save_state_every: int | None = None
+    saved_states: list[bytes] = field(default_factory=list)
     decided: dict[str, list[Any]] = field(
         default_factory=lambda: {
             "obs": [],
@@ -97,6 +100,11 @@ class _OpenEpisode:
     def is_at_its_limit(self) -> bool:
         return self.start.branch is not None and len(self) == self.start.branch.max_rows
 
+    @property
+    def is_to_be_saved(self) -> bool:
+        """Whether the environment's state belongs to the next decision's row."""
+        return bool(self.save_state_every and len(self) and len(self) % self.save_state_every == 0)
+
     def given_action(self) -> tuple[int, float]:
         """Settled action of the next decision and its log-probability."""
         branch = self.start.branch
@@ -113,12 +121,14 @@ class _OpenEpisode:
             self.decided[name].append(getattr(decision, name)[index])
 
     def finish(self, info: EpisodeInfo) -> Rollout:
+        every = self.save_state_every
         return Rollout(
             **{name: np.stack(rows) for name, rows in self.decided.items()},
             reward=np.array(self.rewards, np.float32),
             done=np.array(self.dones, bool),
             info=info,
             game=None if self.tracer is None else self.tracer.trace(),
+            **({} if every is None else vars(pack_states(self.saved_states, every))),
         )
 
 
@@ -132,6 +142,7 @@ class EpisodeSlots:
         player: who decides.
         agent_hash: goes into every rollout.
         with_state: keep what the game itself knows at each step; for Procgen only.
+        save_state_every: keep the environment's whole state at every so many rows.
     """
 
     def __init__(
@@ -140,6 +151,7 @@ class EpisodeSlots:
         player: Player,
         agent_hash: str,
         with_state: bool = False,
+        save_state_every: int | None = None,
     ) -> None:
         self.environment = environment
         self.num_steps = 0
@@ -150,6 +162,7 @@ class EpisodeSlots:
         self._episodes: list[_OpenEpisode | None] = [None] * environment.num_envs
         self._awaits_step = False
         self._with_state = with_state
+        self._save_state_every = save_state_every
 
     @property
     def is_playing(self) -> bool:
@@ -210,7 +223,7 @@ class EpisodeSlots:
             self._restore(branches)
         for index, start in placed.items():
             tracer = GameTracer() if self._with_state else None
-            self._episodes[index] = _OpenEpisode(start, tracer)
+            self._episodes[index] = _OpenEpisode(start, tracer, self._save_state_every)
 
     def _restore(self, branches: Mapping[int, Branch]) -> None:
         """Put environment and agent of the given slots where their branches begin."""
@@ -234,7 +247,7 @@ class EpisodeSlots:
             return
         indices = np.array([index for index, _ in playing])
         frames = self.environment.observe().obs[indices]
-        states = self.environment.get_state(indices.tolist()) if self._with_state else []
+        states = self._states_to_keep(dict(playing))
         decision = self._player.decide(
             frames,
             self._state[indices],
@@ -248,12 +261,20 @@ class EpisodeSlots:
         self.environment.send(actions)
         self._awaits_step = True
         self.num_steps += len(playing)
-        for position, (_, episode) in enumerate(playing):
+        for position, (index, episode) in enumerate(playing):
+            if episode.is_to_be_saved:
+                episode.saved_states.append(states[index])
             episode.append(frames[position], decision, position)
         # Read while the environments step.
-        for (_, episode), saved in zip(playing, states, strict=self._with_state):
+        for index, episode in playing:
             if episode.tracer is not None:
-                episode.tracer.append(saved)
+                episode.tracer.append(states[index])
+
+    def _states_to_keep(self, playing: Mapping[int, _OpenEpisode]) -> dict[int, bytes]:
+        """By slot, the environment's states of the next decisions, where they are needed."""
+        indices = [i for i, e in playing.items() if self._with_state or e.is_to_be_saved]
+        states = self.environment.get_state(indices) if indices else []
+        return dict(zip(indices, states, strict=True))
 
     def _info(self, episode: _OpenEpisode) -> EpisodeInfo:
         start, branch = episode.start, episode.start.branch

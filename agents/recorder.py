@@ -11,7 +11,7 @@ shards under a name of its own. Their union is the dataset that one process woul
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,10 @@ def _metadata_of_recording(
     intervening: Intervening,
 ) -> DatasetMetadata:
     settings = {**asdict(config), **intervening.settings}
-    return dataset_metadata(
+    metadata = dataset_metadata(
         agent, environment, settings, config.seed, inputs={}, with_state=config.with_state
     )
+    return replace(metadata, save_state_every=config.save_state_every)
 
 
 def write_rollouts(writer: RolloutWriter, rollouts: Iterable[Rollout]) -> int:
@@ -194,6 +195,7 @@ def play_starts(
             player,
             agent_hash,
             with_state=config.with_state and game_tables(environment) is not None,
+            save_state_every=config.save_state_every,
         )
         for size in sizes
     ]
@@ -268,10 +270,12 @@ SETTINGS_OF_A_DATASET = (
     "greedy",
     "action_noise",
     "interventions",
+    "save_state_every",
 )
-"""Settings that decide what episode e is: the same for all episodes of a dataset."""
+"""Settings that decide what episode e is, and what is kept of it: the same for all episodes of a
+dataset."""
 
-_SETTINGS_BEFORE_THEY_WERE_STORED = {"interventions": []}
+_SETTINGS_BEFORE_THEY_WERE_STORED = {"interventions": [], "save_state_every": None}
 _FLAGS = {"interventions": "swap_directions_from/to", "dataset": "branch_from"}
 """Flags of what is not called as its flag."""
 

@@ -18,6 +18,8 @@ EXPECTED_COMPRESSION = 5.0
 stored 6 (with backgrounds or in short recordings) to 10 times smaller, StarPilot 11 times."""
 
 _EPISODES_THAT_TELL_THE_LENGTH = 10
+_STATE_BYTES = 38_000
+"""Of a saved state of Procgen, uncompressed, at most."""
 
 
 def what_remains(
@@ -85,10 +87,11 @@ def require_space(folder: Path, metadata: DatasetMetadata, estimate: RowEstimate
         require_free_space(folder, size, "--data_dir")
 
 
-def _expected_row_bytes(metadata: DatasetMetadata) -> int:
+def _expected_row_bytes(metadata: DatasetMetadata) -> float:
     entities = [spec for spec in metadata.ragged_fields if spec.name == "game_entities"]
     num_entities = typical_num_entities(metadata.environment.name)
-    return metadata.row_bytes + sum(num_entities * spec.row_bytes for spec in entities)
+    saved = 0 if metadata.save_state_every is None else _STATE_BYTES / metadata.save_state_every
+    return metadata.row_bytes + sum(num_entities * spec.row_bytes for spec in entities) + saved
 
 
 def _available_episodes(config: RecordingConfig) -> int:

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from environments.game_trace import GameTables, GameTrace
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
-from rollouts.types import SIMULATED_STEP_FIELDS, EpisodeInfo, Rollout, array_of
+from rollouts.saved_states import find_problem
+from rollouts.types import GAME_PREFIX, SIMULATED_STEP_FIELDS, EpisodeInfo, Rollout, array_of
 
 FORMAT_NAME = "dreamscope-rollouts"
-SCHEMA_VERSION, SCHEMA_VERSION_WITH_GAME = 1, 2
-"""Datasets with game states are of version 2, all others of version 1, which has no such thing."""
-READABLE_VERSIONS = (SCHEMA_VERSION, SCHEMA_VERSION_WITH_GAME)
-_READABLE = " and ".join(map(str, READABLE_VERSIONS))
+SCHEMA_VERSION, SCHEMA_VERSION_WITH_GAME, SCHEMA_VERSION_WITH_SAVED_STATES = 1, 2, 3
+"""Datasets with saved states are of version 3, others with game states of version 2, all others of
+version 1, which has neither."""
+READABLE_VERSIONS = range(SCHEMA_VERSION, SCHEMA_VERSION_WITH_SAVED_STATES + 1)
+READABLE = f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
 
 STRING = "string"
 """The `dtype` of an episode column of UTF-8 strings of any length."""
@@ -62,6 +64,13 @@ class FieldSpec:
         return str(value) if self.dtype == STRING else np.dtype(self.dtype).type(value).item()
 
 
+SAVED_STATE_FIELDS = (
+    FieldSpec("saved_state_table", "int64", (3,)),
+    FieldSpec("saved_states", "uint8"),
+)
+"""Ragged fields of datasets that keep states of the environment."""
+
+
 @dataclass(frozen=True)
 class DatasetMetadata:
     """What holds for the whole dataset: the content of `dataset.json`."""
@@ -78,11 +87,15 @@ class DatasetMetadata:
     """None for rollouts of the real environment."""
     game: GameTables | None = None
     """The columns of the game states; None where they are not recorded."""
+    save_state_every: int | None = None
+    """Rows from one saved state of the environment to the next; None where none is kept."""
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def schema_version(self) -> int:
         """Version of the format that the dataset needs."""
+        if self.save_state_every is not None:
+            return SCHEMA_VERSION_WITH_SAVED_STATES
         return SCHEMA_VERSION if self.game is None else SCHEMA_VERSION_WITH_GAME
 
     @property
@@ -116,13 +129,16 @@ class DatasetMetadata:
     @property
     def ragged_fields(self) -> tuple[FieldSpec, ...]:
         """Arrays of which an episode has any number of rows, told by its column `length_column`."""
-        if self.game is None:
-            return ()
-        return (
-            FieldSpec("game_entities", "float32", (len(self.game.entity_columns),)),
-            FieldSpec("game_grid_changes", "int32", (3,)),
-            FieldSpec("game_grid", "int32"),
-        )
+        fields = []
+        if self.game is not None:
+            fields += [
+                FieldSpec("game_entities", "float32", (len(self.game.entity_columns),)),
+                FieldSpec("game_grid_changes", "int32", (3,)),
+                FieldSpec("game_grid", "int32"),
+            ]
+        if self.save_state_every is not None:
+            fields += SAVED_STATE_FIELDS
+        return tuple(fields)
 
     @property
     def episode_fields(self) -> tuple[FieldSpec, ...]:
@@ -149,7 +165,7 @@ class DatasetMetadata:
             fields.append(FieldSpec("latent", "float32", (self.simulated.latent_dim,)))
         if self.game is not None:
             fields.append(FieldSpec("game_grid_shape", "int64", (2,)))
-            fields += [FieldSpec(length_column(f), "int64") for f in self.ragged_fields]
+        fields += [FieldSpec(length_column(f), "int64") for f in self.ragged_fields]
         return tuple(fields)
 
     @property
@@ -171,9 +187,10 @@ class DatasetMetadata:
             "step_fields": [asdict(spec) for spec in self.step_fields],
             "episode_fields": [asdict(spec) for spec in self.episode_fields],
         }
-        if self.game is None:
-            del values["game"]
-        else:
+        for name in ("game", "save_state_every"):
+            if values[name] is None:
+                del values[name]
+        if self.ragged_fields:
             values["ragged_fields"] = [asdict(spec) for spec in self.ragged_fields]
         return values
 
@@ -189,7 +206,7 @@ class DatasetMetadata:
         if values.get("schema_version") not in READABLE_VERSIONS:
             raise UserError(
                 f"{source}: schema version {values.get('schema_version')!r} is unknown, "
-                f"this program reads versions {_READABLE}"
+                f"this program reads versions {READABLE}"
             )
         try:
             return cls._from_known_version(values)
@@ -209,6 +226,7 @@ class DatasetMetadata:
             num_actions=values["num_actions"],
             simulated=None if simulated is None else SimulatedDims(**simulated),
             game=None if game is None else GameTables(**{k: tuple(v) for k, v in game.items()}),
+            save_state_every=values.get("save_state_every"),
             provenance=values["provenance"],
         )
 
@@ -252,6 +270,7 @@ def check_rollout(rollout: Rollout, metadata: DatasetMetadata) -> None:
     if num_rows == 0:
         raise SchemaError("obs: a rollout has at least one row")
     _check_game(rollout.game, metadata)
+    _check_saved_states(rollout, metadata)
     for spec in metadata.step_fields:
         _check_array(spec, array_of(rollout, spec.name), (num_rows, *spec.row_shape))
     for name in () if rollout.is_simulated else SIMULATED_STEP_FIELDS:
@@ -278,10 +297,31 @@ def _check_game(game: GameTrace | None, metadata: DatasetMetadata) -> None:
         raise SchemaError(f"game_grid: found shape {game.grid.shape}, expected two dimensions")
     counts = {"game_entities": game.num_entities, "game_grid_changes": game.num_grid_changes}
     for spec in metadata.ragged_fields:
-        array = getattr(game, spec.name.removeprefix("game_"))
+        if not spec.name.startswith(GAME_PREFIX):
+            continue
+        array = getattr(game, spec.name.removeprefix(GAME_PREFIX))
         num_rows = int(counts[spec.name].sum()) if spec.name in counts else None
         shape = array.shape if num_rows is None else (num_rows, *spec.row_shape)
         _check_array(spec, array, shape)
+
+
+def _check_saved_states(rollout: Rollout, metadata: DatasetMetadata) -> None:
+    every, table, states = (
+        metadata.save_state_every,
+        rollout.saved_state_table,
+        rollout.saved_states,
+    )
+    for spec in SAVED_STATE_FIELDS:
+        array = getattr(rollout, spec.name)
+        if (array is None) != (every is None):
+            found, expected = ("without", "with") if array is None else ("with", "without")
+            raise SchemaError(f"{spec.name}: a rollout {found} it in a dataset {expected} it")
+        if array is not None:
+            _check_array(spec, array, (*np.shape(array)[:1], *spec.row_shape))
+    if every is not None and table is not None and states is not None:
+        problem = find_problem(table, states, len(rollout), every)
+        if problem is not None:
+            raise SchemaError(f"saved_state_table: {problem}")
 
 
 def _check_array(spec: FieldSpec, array: Any, shape: tuple[int, ...]) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from experiment.errors import UserError
 from rollouts.schema import (
     FORMAT_NAME,
+    READABLE,
     READABLE_VERSIONS,
     STRING,
     ContentHash,
@@ -37,6 +38,9 @@ _TABLES = ("game_variables", "game_camera", "game_entities", "game_grid_changes"
 """Fields whose columns are as different as those of a table: each is compressed by itself."""
 _TABLE_CHUNK_ROWS = 2**11
 """Small enough that the open chunks of all columns are in HDF5's chunk cache."""
+
+_SAVED_STATE_CHUNK_BYTES = 2**17
+"""Several states: those of one episode are much alike."""
 
 _VERIFY_ROWS = 4096
 _ROWS_PER_WRITE = 512
@@ -135,6 +139,8 @@ def _create_array(file: h5py.File, path: str, spec: FieldSpec) -> None:
 def _chunk_shape(spec: FieldSpec) -> tuple[int, ...]:
     if spec.name in _TABLES:
         return (_TABLE_CHUNK_ROWS, 1)
+    if spec.name == "saved_states":
+        return (_SAVED_STATE_CHUNK_BYTES,)
     row_bytes = max(1, spec.row_bytes)
     wanted_rows = max(FRAMES_PER_CHUNK, _MIN_CHUNK_BYTES // row_bytes)
     rows_per_chunk = min(wanted_rows, max(1, _MAX_CHUNK_BYTES // row_bytes))
@@ -164,7 +170,9 @@ def episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
     info = {name: getattr(rollout.info, name) for name in EpisodeInfo.__dataclass_fields__}
     return {
         **info,
-        **_lengths_of_game(rollout),
+        **_sizes_of_game(rollout),
+        "saved_state_table_length": _num_rows(rollout.saved_state_table),
+        "saved_states_length": _num_rows(rollout.saved_states),
         "offset": offset,
         "length": len(rollout),
         "return": float(rollout.reward.sum(dtype=np.float64)),
@@ -172,7 +180,11 @@ def episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
     }
 
 
-def _lengths_of_game(rollout: Rollout) -> dict[str, Any]:
+def _num_rows(array: NDArray[Any] | None) -> int:
+    return 0 if array is None else len(array)
+
+
+def _sizes_of_game(rollout: Rollout) -> dict[str, Any]:
     game = rollout.game
     if game is None:
         return {}
@@ -194,8 +206,7 @@ def open_shard(path: Path) -> h5py.File:
     if file.attrs.get("format") != FORMAT_NAME or version not in READABLE_VERSIONS:
         file.close()
         raise UserError(
-            f"{path}: schema version {version} is unknown, this program reads "
-            f"{' and '.join(map(str, READABLE_VERSIONS))}"
+            f"{path}: schema version {version} is unknown, this program reads {READABLE}"
         )
     return file
 
@@ -337,8 +348,9 @@ def find_damage(file: h5py.File, metadata: DatasetMetadata) -> str | None:
             content_hash.update(spec.name, dataset[start : start + _VERIFY_ROWS])
     for spec in metadata.ragged_fields:
         dataset = stored_array(file, f"ragged/{spec.name}")
-        for start in range(0, len(dataset), _VERIFY_ROWS):
-            content_hash.update(spec.name, dataset[start : start + _VERIFY_ROWS])
+        num_at_once = _SAVED_STATE_CHUNK_BYTES if spec.dtype == "uint8" else _VERIFY_ROWS
+        for start in range(0, len(dataset), num_at_once):
+            content_hash.update(spec.name, dataset[start : start + num_at_once])
     for spec in metadata.episode_fields:
         column = read_column(file, spec)
         if len(column) != num_episodes:

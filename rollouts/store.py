@@ -22,6 +22,7 @@ from tqdm import tqdm
 from experiment.errors import UserError
 from experiment.files import hash_bytes, require_writable_folder
 from rollouts.description import METADATA_FILE, create_or_check_metadata, read_metadata
+from rollouts.saved_states import NUM_BYTES, ROW, is_intact
 from rollouts.schema import DatasetMetadata, FieldSpec, check_rollout, length_column
 from rollouts.sealing import list_shards, remove_stale_partials, write_shard
 from rollouts.shards import (
@@ -349,6 +350,37 @@ class RolloutDataset:
         shard = int(self.episodes["shard"].to_numpy()[index])
         start = int(self._ragged_starts[name][index])
         return self._handles[shard].read_ragged(name, start, length)
+
+    def saved_state_rows(self, index: int) -> NDArray[np.int64]:
+        """Rows of an episode whose environment states are kept, in order."""
+        if self.metadata.save_state_every is None:
+            return np.zeros(0, np.int64)
+        return self._read_ragged("saved_state_table", index)[:, ROW]
+
+    def read_saved_state(self, index: int, number: int) -> bytes:
+        """An episode's saved state at its row `saved_state_rows(index)[number]`.
+
+        Raises:
+            UserError: it is damaged; names the shard.
+        """
+        table = self._read_ragged("saved_state_table", index)
+        before = int(table[:number, NUM_BYTES].sum())
+        shard = int(self.episodes["shard"].to_numpy()[index])
+        start = int(self._ragged_starts["saved_states"][index]) + before
+        try:
+            content = self._handles[shard].read_ragged(
+                "saved_states", start, int(table[number, NUM_BYTES])
+            )
+        except OSError:
+            # What the filter cannot decompress.
+            content = np.zeros(0, np.uint8)
+        if not is_intact(content.tobytes(), table[number]):
+            raise UserError(
+                f"{self.shard_paths[shard]}: damaged: the environment state saved at row "
+                f"{table[number, ROW]} of episode_id {self.episodes['episode_id'].iloc[index]} "
+                "differs from its checksum"
+            )
+        return content.tobytes()
 
     def _array_columns(self, index: int) -> dict[str, NDArray[Any]]:
         """Those columns of an episode that are no part of `episodes`."""
