@@ -147,6 +147,8 @@ def _kind(dataset: RolloutDataset) -> str:
     kind = "real" if metadata.simulated is None else "simulated"
     initialisations = sorted(set(dataset.episodes["initialisation"]) - {"real"})
     details = [*initialisations, *(["with game states"] if metadata.game else [])]
+    if metadata.save_state_every is not None:
+        details.append(f"environment saved every {metadata.save_state_every} rows")
     return f"{kind} rollouts of {metadata.environment.name}" + "".join(f", {d}" for d in details)
 
 
