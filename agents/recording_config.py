@@ -55,14 +55,14 @@ class RecordingConfig:
     """Also keep the environment's whole state every so many rows of an episode, so that
     --branch_from begins there in place of the level's first frame; by default none is kept. In
     Procgen a state takes 3 to 9 kB."""
-    shard_megabytes: int = 268
+    shard_size: int = 268
     """Size of a shard file, in MB (10^6 bytes) before compression, which makes it 5 to 10 times
     smaller; bounds the memory. A shard is also finished after a minute, and at the end."""
 
     def __post_init__(self) -> None:
         for name in (
             *("max_episodes", "num_envs", "max_steps", "num_shards"),
-            *("save_state_every", "shard_megabytes"),
+            *("save_state_every", "shard_size"),
         ):
             count = getattr(self, name)
             if count is not None and count < 1:
@@ -77,7 +77,7 @@ class RecordingConfig:
     @property
     def shard_bytes(self) -> int:
         """Size of a shard before compression."""
-        return self.shard_megabytes * 10**6
+        return self.shard_size * 10**6
 
     @property
     def share(self) -> "Share":

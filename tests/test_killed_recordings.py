@@ -52,7 +52,7 @@ class Recorders:
         log = self.folder / f"{self._num_started}.log"
         log.touch()
         common = ("--model_file", self.folder / "agent", "--data_dir", self.folder / data)
-        settings = ("--seed", 5, "--shard_megabytes", 1, "--num_envs", 4, "--num_threads", 1)
+        settings = ("--seed", 5, "--shard_size", 1, "--num_envs", 4, "--num_threads", 1)
         return Recorder(self._ask("start", str(log), *map(str, (*common, *settings, *flags))), log)
 
     def wait(self, recorder: "Recorder") -> int:

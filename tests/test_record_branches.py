@@ -191,7 +191,7 @@ def test_videos_show_the_first_episodes_and_stay(workplace, monkeypatch) -> None
 
 @pytest.mark.medium
 def test_killed_branching_is_continued(workplace, monkeypatch) -> None:
-    command = "--branch_from data --episode 0 1 2 3 --step 0 --device cpu --shard_megabytes 1 "
+    command = "--branch_from data --episode 0 1 2 3 --step 0 --device cpu --shard_size 1 "
     command += "--branches"
     script = [sys.executable, record.__file__, *command.split()]
     process = subprocess.Popen([*script, "100000"], cwd=workplace)

@@ -292,7 +292,7 @@ def test_a_loose_bound_is_told_and_does_not_refuse(tmp_path, monkeypatch, capsys
 
 
 def test_shards_have_the_size_asked_for(tmp_path) -> None:
-    config = replace(SMALL, max_episodes=12, shard_megabytes=1)
+    config = replace(SMALL, max_episodes=12, shard_size=1)
     summary = record_episodes(make_agent(FAKE), FAKE, tmp_path, config)
     dataset = RolloutDataset(tmp_path)
     row_bytes = dataset.metadata.row_bytes
@@ -415,7 +415,7 @@ def test_distribution_mode_of_the_flag_wins_and_that_of_the_agent_is_the_default
     [
         ({"max_episodes": 0}, "--max_episodes"),
         ({"num_envs": 0}, "--num_envs"),
-        ({"shard_megabytes": 0}, "--shard_megabytes"),
+        ({"shard_size": 0}, "--shard_size"),
     ],
 )
 def test_counts_below_one_are_refused(change, flag) -> None:
