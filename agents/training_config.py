@@ -108,6 +108,7 @@ def resolve_settings(config: TrainingConfig) -> TrainingConfig:
         config = _settings_of_run(config, config.resume)
     require_usable(config.ppo)
     require_at_least(config, "num_timesteps", "num_checkpoints", "keep_last")
+    require_at_least(config, "eval_every", "eval_episodes", least=0)
     _require_training_levels(config.environment)
     if config.max_minutes is not None and config.max_minutes <= 0:
         raise UserError(f"--max_minutes {config.max_minutes}: must be positive")

@@ -372,7 +372,7 @@ def stop_on_signals() -> "Iterator[StopRequest]":
 def exit_stopped(request: StopRequest, run: Path) -> NoReturn:
     """Leave with `STOPPED_EXIT_CODE` after the state of the run in that folder has been saved."""
     (run / STOPPED_FILE).write_text(f"{request.by}\n")
-    print(f"stopped by {request.by}; state saved, run the same command to go on", flush=True)
+    print(f"stopped by {request.by}; state saved, go on with --run_dir {run}", flush=True)
     raise SystemExit(STOPPED_EXIT_CODE)
 
 

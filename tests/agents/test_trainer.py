@@ -357,6 +357,13 @@ def test_command_line_refuses_unknown_presets_and_flags(flags, pattern):
         parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, flags)
 
 
+@pytest.mark.parametrize("name", ["num_checkpoints", "keep_last", "eval_every", "eval_episodes"])
+def test_counts_that_are_too_small_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=f"--{name} -1: must be at least"):
+        train_tiny(tmp_path / "run", f"--{name}", "-1")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.medium
 def test_script_refuses_in_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "--run_dir", "run", "--device", "tpu"]
