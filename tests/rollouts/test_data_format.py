@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from environments.game_trace import ENTITY_COLUMNS, GameTables, GameTrace
+from rollouts.saved_states import pack_states
 from rollouts.store import RolloutDataset, RolloutWriter
 
 
@@ -157,3 +159,29 @@ def test_game_states_are_where_the_documentation_says(with_states):
             np.testing.assert_array_equal(episode["entities"][row], trace.entities_at(row))
             np.testing.assert_array_equal(episode["grids"][row], trace.grid_at(row))
     assert dataset.hash == dataset_hash(dataset.folder)
+
+
+def test_saved_states_by_a_reader_made_from_the_documentation(
+    tmp_path, make_rollout, make_metadata
+):
+    states = [[b"one", b"three"], [], [b"0"]]
+    with RolloutWriter(tmp_path, replace(make_metadata(), save_state_every=3)) as writer:
+        for episode_id, (length, own) in enumerate(zip((8, 3, 4), states, strict=True)):
+            packed = vars(pack_states(own, 3))
+            writer.write(replace(make_rollout(episode_id, length), **packed))
+    description = json.loads((tmp_path / "dataset.json").read_text())
+    assert (description["schema_version"], description["save_state_every"]) == (3, 3)
+    path = tmp_path / "shard-0-00000.h5"
+    content_hash(path, description)
+    with h5py.File(path, locking=False) as file:
+        table = read_array(file, "ragged/saved_state_table")[:]
+        content = read_array(file, "ragged/saved_states")[:].tobytes()
+        num_states = read_array(file, "episodes/saved_state_table_length")[:]
+        num_bytes = read_array(file, "episodes/saved_states_length")[:]
+    assert num_states.tolist() == [2, 0, 1]
+    assert num_bytes.tolist() == [8, 0, 1]
+    assert table[:, 0].tolist() == [3, 6, 3]
+    stops = np.cumsum(table[:, 1])
+    found = [content[stop - size : stop] for stop, size in zip(stops, table[:, 1], strict=True)]
+    assert found == [b"one", b"three", b"0"]
+    assert table[:, 2].tolist() == [zlib.crc32(state) for state in found]
