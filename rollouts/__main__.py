@@ -100,7 +100,7 @@ class Config:
 
 def main() -> None:
     """Entry point."""
-    task = parse_flags(Config, "Look at datasets of rollouts, merge, export, import and draw them.").task
+    task = parse_flags(Config, "Look at, merge, export, import and draw datasets of rollouts.").task
     if isinstance(task, Info):
         print(describe(RolloutDataset(task.folder)))
     elif isinstance(task, Verify):
