@@ -224,7 +224,7 @@ def test_unknown_schema_versions_are_refused(write_rollouts, make_rollout, make_
     description.write_text(json.dumps({**values, "schema_version": 4}))
     with pytest.raises(UserError, match="schema version 4 is unknown"):
         RolloutDataset(tmp_path / "data")
-    with pytest.raises(UserError, match="schema version 3 is unknown"):
+    with pytest.raises(UserError, match="schema version 4 is unknown"):
         RolloutWriter(tmp_path / "data", make_metadata())
 
 
