@@ -81,7 +81,10 @@ def test_two_processes_stop_together(tmp_path):
     os.kill(int(children[1]), signal.SIGUSR1)
     output, _ = process.communicate(timeout=120)
     assert output.count("stopped by SIGUSR1; state saved") == 1
-    assert set(re.findall(r"exitcode\s*:\s*(-?\d+)", output)) == {str(STOPPED_EXIT_CODE)}
+    # torchrun ends the slower one by SIGTERM, which may come when it has saved and is leaving.
+    exit_codes = set(re.findall(r"exitcode\s*:\s*(-?\d+)", output))
+    assert str(STOPPED_EXIT_CODE) in exit_codes
+    assert exit_codes <= {str(STOPPED_EXIT_CODE), str(-signal.SIGTERM)}
     saved = torch.load(state, weights_only=True)
     assert pd.read_csv(tmp_path / "parts" / "log.csv")["timesteps"].iloc[-1] == (
         32 * saved["iteration"]
