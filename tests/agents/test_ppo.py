@@ -74,8 +74,15 @@ def test_time_outs_go_on_with_the_last_value_seen_and_other_ends_do_not():
     timed_out[-1] = [True, False, False, False, True]
     assert timed_out[:-1].any()
     assert (done & ~timed_out)[:-1].any()
-    arrays = map(torch.from_numpy, (reward, value, done, last_value))
-    fast = generalised_advantages(*arrays, 0.9, 0.8, torch.from_numpy(timed_out))
+    fast = generalised_advantages(
+        torch.from_numpy(reward),
+        torch.from_numpy(value),
+        torch.from_numpy(done),
+        torch.from_numpy(last_value),
+        0.9,
+        0.8,
+        torch.from_numpy(timed_out),
+    )
     slow = slow_advantages(reward, value, done, last_value, 0.9, 0.8, timed_out)
     np.testing.assert_allclose(fast.numpy(), slow, atol=1e-10)
 

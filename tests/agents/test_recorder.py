@@ -15,7 +15,13 @@ import pytest
 import torch
 
 import record
-from agents.checkpoint import LoadedAgent, hash_agent, load_agent, save_agent
+from agents.checkpoint import (
+    LoadedAgent,
+    hash_agent,
+    load_agent,
+    require_recurrent_policy,
+    save_agent,
+)
 from agents.environment_match import environment_of_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.player import BehaviourConfig, Player
@@ -432,7 +438,9 @@ def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 def test_command_records_the_preset_and_reports(tmp_path, monkeypatch) -> None:
     agent = make_agent(FAKE)
-    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    save_agent(
+        tmp_path / "agent", require_recurrent_policy(agent, "--model_file"), FAKE, {}, env_steps=0
+    )
     monkeypatch.chdir(tmp_path)
     run_command(
         monkeypatch,
@@ -449,7 +457,9 @@ def test_command_records_the_preset_and_reports(tmp_path, monkeypatch) -> None:
 
 def test_command_in_a_job_array_records_its_part(tmp_path, monkeypatch, capsys) -> None:
     agent = make_agent(FAKE)
-    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    save_agent(
+        tmp_path / "agent", require_recurrent_policy(agent, "--model_file"), FAKE, {}, env_steps=0
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
@@ -462,7 +472,9 @@ def test_command_in_a_job_array_records_its_part(tmp_path, monkeypatch, capsys) 
 
 def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
     agent = make_agent(FAKE)
-    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    save_agent(
+        tmp_path / "agent", require_recurrent_policy(agent, "--model_file"), FAKE, {}, env_steps=0
+    )
     monkeypatch.chdir(tmp_path)
     for arguments, complaint in (
         (["--model_file", "absent"], "absent"),
@@ -489,7 +501,9 @@ def test_command_refuses_what_it_cannot_do(tmp_path, monkeypatch) -> None:
 @pytest.mark.medium
 def test_killed_recording_is_continued(tmp_path) -> None:
     agent = make_agent(FAKE)
-    save_agent(tmp_path / "agent", agent.policy, FAKE, {}, env_steps=0)
+    save_agent(
+        tmp_path / "agent", require_recurrent_policy(agent, "--model_file"), FAKE, {}, env_steps=0
+    )
     command = [sys.executable, record.__file__, "--model_file", "agent", "--seed", "3"]
     process = subprocess.Popen([*command, "--max_episodes", "100000"], cwd=tmp_path)
     while not (tmp_path / "data" / "dataset.json").exists():

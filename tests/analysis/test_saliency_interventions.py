@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.checkpoint import load_agent, save_agent
+from agents.checkpoint import load_agent, require_recurrent_policy, save_agent
 from analysis.results import read_results
 from analysis.saliency_config import DrawingSettings, SaliencyConfig, TargetSettings
 from analysis.saliency_plan import SaliencyPlan, make_plan
@@ -32,11 +32,12 @@ def swapped_chain(simulated_chain, tmp_path_factory):
     folder = tmp_path_factory.mktemp("swapped")
     shutil.copytree(simulated_chain / "projection", folder / "projection")
     untrained = load_agent(simulated_chain / "agent")
+    policy = require_recurrent_policy(untrained, "--agent_file")
     with torch.no_grad():
         # An untrained agent acts alike in all states, so that a swap would change no frame.
-        untrained.policy.policy_head.weight *= 3000.0
+        policy.policy_head.weight *= 3000.0
     assert untrained.environment is not None
-    save_agent(folder / "agent", untrained.policy, untrained.environment, {}, 0)
+    save_agent(folder / "agent", policy, untrained.environment, {}, 0)
     agent = load_agent(folder / "agent")
     sizes = load_preset("simulator.yml", "tiny")["training"]["simulator"]
     torch.manual_seed(0)

@@ -28,8 +28,10 @@ def test_every_pixel_of_the_image_is_made_and_every_pixel_of_a_frame_is_read():
     decoder = ImageDecoder(6, 1, ImageSize(37, 50), depth=2)
     weight = torch.rand(37, 50)
     (decoder(torch.rand(1, 6))[0, 0] * weight).sum().backward()
+    assert decoder.first.weight.grad is not None
     assert decoder.first.weight.grad.abs().min() > 0
     frame = torch.rand(1, 1, 64, 64, requires_grad=True)
     FrameEncoder(1, ImageSize(64, 64), depth=2)(frame).square().sum().backward()
     # 62 = 2 + 2 · 30 pixels lie under the first convolution; the others serve 14 and 6 in full.
+    assert frame.grad is not None
     assert (frame.grad[0, 0, :60, :60] != 0).all()
