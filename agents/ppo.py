@@ -7,6 +7,7 @@ loss is clipped like the objective, as in the authors' code.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -46,7 +47,10 @@ class PPOConfig:
     learning_rate: float = 5e-4
     """Learning rate of Adam at the start; it falls linearly to zero at the end."""
     clip: float = 0.2
-    """How far probability ratio and value may move within an update."""
+    """How far the probability ratio, and with `clip_value` the value, may move within an update."""
+    clip_value: bool = True
+    """Clip the value loss, as the reference does. Where returns are large against `clip`, as those
+    of CoinRun's coin are (about 10 after normalisation), this slows the value down."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     entropy_coefficient: float = 0.01
@@ -140,13 +144,16 @@ def generalised_advantages(
     return advantage
 
 
-def ppo_losses(output: AgentOutput, batch: RolloutBatch, clip: float) -> PPOLosses:
+def ppo_losses(
+    output: AgentOutput, batch: RolloutBatch, clip: float, clip_value: bool = True
+) -> PPOLosses:
     """The terms of equation 9 for what the policy now says about a batch's frames.
 
     Args:
         output: logits (T, N, num_actions) and values (T, N) of the policy in training.
         batch: the frames; `advantage` is taken as it is, normalised or not.
         clip: ε.
+        clip_value: whether ε bounds how far the value moves, too.
     """
     log_probs = output.action_logits.log_softmax(-1)
     log_prob = log_probs.gather(-1, batch.action[..., None]).squeeze(-1)
@@ -157,13 +164,18 @@ def ppo_losses(output: AgentOutput, batch: RolloutBatch, clip: float) -> PPOLoss
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     return PPOLosses(
         policy=-surrogate.mean(),
-        value=clipped_value_loss(output.value, batch.value, batch.value_target, clip),
+        value=value_loss(
+            output.value, batch.value, batch.value_target, clip if clip_value else math.inf
+        ),
         entropy=entropy.mean(),
     )
 
 
-def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
-    """½ · mean of max((V − R)², (V_clipped − R)²), V_clipped at most `clip` from the old value."""
+def value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
+    """½ · mean of max((V − R)², (V_clipped − R)²), V_clipped at most `clip` from the old value.
+
+    With an infinite `clip` this is half the mean squared error.
+    """
     clipped = old_value + (value - old_value).clamp(-clip, clip)
     return 0.5 * torch.maximum((value - target).square(), (clipped - target).square()).mean()
 
@@ -260,7 +272,7 @@ class PPOLearner:
         self.optimiser.zero_grad(set_to_none=True)
         for chunk in minibatch.chunks:
             output = self.execution.unroll(chunk.obs, chunk.initial_state, chunk.first)
-            losses = ppo_losses(output, chunk, self.config.clip)
+            losses = ppo_losses(output, chunk, self.config.clip, self.config.clip_value)
             share = chunk.action.numel() / minibatch.num_frames
             (share * losses.total(self.config)).backward()
             terms += share * torch.stack([losses.policy, losses.value, losses.entropy]).detach()

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -11,13 +12,13 @@ from agents.ppo import (
     PPOConfig,
     PPOLearner,
     RolloutBatch,
-    clipped_value_loss,
     generalised_advantages,
     normalise,
     ppo_losses,
     require_usable,
     split_frames,
     split_trajectories,
+    value_loss,
 )
 from agents.protocol import AgentOutput
 from experiment.errors import UserError
@@ -156,7 +157,26 @@ def test_clipping_stops_the_gradient_where_the_ratio_has_moved_far_enough():
 
 def test_value_loss_without_movement_is_half_the_squared_error():
     value, target = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 2.0])
-    assert float(clipped_value_loss(value, value, target, 0.2)) == pytest.approx(1.0)
+    assert float(value_loss(value, value, target, 0.2)) == pytest.approx(1.0)
+
+
+def test_a_value_loss_without_clipping_is_half_the_squared_error_wherever_the_value_moves():
+    value, old_value, target = torch.tensor([1.0]), torch.tensor([9.0]), torch.tensor([0.0])
+    assert float(value_loss(value, old_value, target, math.inf)) == pytest.approx(0.5)
+    # Clipped, the value may not come nearer to the target than 8.8.
+    assert float(value_loss(value, old_value, target, 0.2)) == pytest.approx(0.5 * 8.8**2)
+
+
+@pytest.mark.parametrize(("clip_value", "expected"), [(True, 0.5 * 8.8**2), (False, 0.5)])
+def test_losses_clip_the_value_as_asked(clip_value, expected):
+    batch = dataclasses.replace(
+        make_batch(num_steps=1, num_envs=1),
+        value=torch.full((1, 1), 9.0),
+        value_target=torch.zeros(1, 1),
+    )
+    output = AgentOutput(torch.zeros(1, 1, 8), torch.zeros(1, 1, 5), torch.ones(1, 1))
+    losses = ppo_losses(output, batch, 0.2, clip_value)
+    assert float(losses.value) == pytest.approx(expected)
 
 
 def test_normalised_advantages_have_mean_0_and_deviation_1():

@@ -1,0 +1,33 @@
+import platform
+import resource
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import resource, sys
+import numpy as np
+from experiment.memory import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.empty(64 * 2**20, np.uint8).fill(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(mode: str) -> int:
+    command = [sys.executable, "-c", FAULTS, mode]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_large_buffer_that_was_freed_is_used_again_instead_of_mapped_anew():
+    pages = 64 * 2**20 // resource.getpagesize()
+    kept, returned = page_faults("keep"), page_faults("return")
+    # numpy asks for huge pages, which the kernel may or may not give; only the ratio is certain.
+    assert kept <= 1.2 * pages
+    assert returned > 3 * kept
