@@ -37,6 +37,7 @@ STAGES = (
     "record_heldout",
     "train_simulator",
     "simulator_fidelity",
+    "fidelity_figures",
     "record_samples",
     "hidden_analysis",
     "saliency",
@@ -81,6 +82,7 @@ SETTINGS["train_simulator"] = settings(
 SETTINGS["simulator_fidelity"] = settings(
     "simulator.yml", SETTINGS["train_simulator"], section="measurement"
 )
+SETTINGS["fidelity_figures"] = {"measured": SETTINGS["simulator_fidelity"]}
 SETTINGS["record_samples"] = settings("sampling.yml", SETTINGS["train_simulator"])
 SETTINGS["hidden_analysis"] = settings(
     "hidden_analysis.yml", SETTINGS["record_samples"], section="precompute"
@@ -229,6 +231,21 @@ rule simulator_fidelity:
         " --model_file {input.simulator} --data_dir {input.heldout} --train_data_dir {input.data}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.results} --report {output.report}"
+
+
+rule fidelity_figures:
+    input:
+        results=rules.simulator_fidelity.output.results,
+    output:
+        figures=directory(f"{OUT}/fidelity_figures"),
+        report=f"{OUT}/reports/fidelity_figures.json",
+    params:
+        settings=SETTINGS["fidelity_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/simulator_fidelity_plotting.py --input_dir {input.results}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.figures} --report {output.report}"
 
 
 rule record_samples:

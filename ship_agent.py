@@ -26,7 +26,7 @@ from experiment.command_line import parse_flags
 from experiment.errors import UserError, require_at_least, run_entry_point
 from experiment.files import atomic_folder, read_json, require_writable_folder, write_json
 from experiment.report import stage_report
-from experiment.runs import LOG_FILE
+from experiment.runs import LOG_FILE, PROVENANCE_FILE
 from plot_training_csv import draw_main_curve, read_log
 
 DESCRIPTION = """Make an asset of a trained agent: a folder with its weights, its description, its
@@ -71,7 +71,9 @@ def ship(config: ShipConfig) -> dict[str, Any]:
     if agent.environment is None or agent.env_steps not in set(log["timesteps"]):
         raise UserError(f"{folder}: not an agent of the training {config.run_dir}")
     log = log.loc[np.asarray(log["timesteps"]) <= agent.env_steps, :]
-    provenance = portable_provenance(description["provenance"], OPERATIONAL)
+    # What began the training says how to repeat it; a process that went on says --resume.
+    command = read_json(config.run_dir / PROVENANCE_FILE)[0]["command"]
+    provenance = portable_provenance({**description["provenance"], "command": command}, OPERATIONAL)
     policy = require_recurrent_policy(agent, "--model_file")
     card = make_card(config, agent, agent.environment, log, provenance)
     with atomic_folder(config.out) as temporary:

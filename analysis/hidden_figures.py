@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 
+from analysis.figure_style import OKABE_ITO, save_figure
 from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, read_results
 from experiment.errors import require_at_least
 from experiment.files import atomic_file, require_writable_folder
@@ -23,17 +24,6 @@ from experiment.report import StageReport
 
 BACKGROUND = "0.82"
 REAL_COLOUR, SIMULATED_COLOUR = "#2166ac", "#e66101"
-OKABE_ITO = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#cc79a7",
-    "#56b4e9",
-    "#d55e00",
-    "#f0e442",
-    "#000000",
-)
-"""Colours that colour-blind readers can tell apart (Okabe and Ito, 2008)."""
 MAX_LEGEND_ENTRIES = 15
 SHOWN_COMPONENTS = 6
 """How many leading components the pair plots need."""
@@ -152,7 +142,7 @@ def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Pa
         mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
     ):
         for name, figure in _figures(dataset, config):
-            pictures.append(_save(figure, folder / name, config.dpi))
+            pictures.append(save_figure(figure, folder / name, config.dpi))
     sheet = folder / "contact_sheet.png"
     with atomic_file(sheet) as path:
         contact_sheet(pictures).save(path)
@@ -452,17 +442,6 @@ def _label(axis: Axes, space: str, title: str, pair: Sequence[int] = (0, 1)) -> 
     axis.set_title(title)
     axis.set_xticks([])
     axis.set_yticks([])
-
-
-def _save(figure: Figure, stem: Path, dpi: int) -> Path:
-    """Write PNG and PDF; returns the PNG."""
-    picture = stem.with_name(f"{stem.name}.png")
-    for suffix in (".png", ".pdf"):
-        with atomic_file(stem.with_name(stem.name + suffix)) as path:
-            figure.savefig(path, dpi=dpi)
-        # The layout found for the PNG serves the PDF; finding it takes as long as drawing.
-        figure.set_layout_engine("none")
-    return picture
 
 
 def contact_sheet(pictures: Sequence[Path], columns: int = 3, width: int = 640) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Measure the simulator's predictions on held-out levels beside two baselines."""
+"""Measure the simulator's predictions on held-out levels beside baselines."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,18 @@ from experiment.provenance import collect_provenance
 from experiment.report import StageReport, stage_report
 from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
 from generative.fidelity import BASELINES, METHODS, Fidelity, FidelityConfig, measure_fidelity
+from generative.scores import SCORES
 from rollouts.store import RolloutDataset
 
-DESCRIPTION = """Measure how well a simulator predicts frames of levels that it was not trained on.
+DESCRIPTION = """Measure how well a simulator predicts levels that it was not trained on.
 
 Given the initial frames of a window and the actions recorded after them, the simulator predicts
-the next frames; its mean squared error is set beside that of the training data's mean frame and of
-the last given frame, repeated. Intervals come from resampling levels. Prints a table and writes
-OUTPUT_DIR/simulator_fidelity.nc."""
+the next frames. At each horizon they are compared with the true ones, in pixels (squared error,
+structural similarity) and in the eyes of the agent (divergence of its policy, agreement of its most
+probable action, error of its value, cosine of its hidden state). Beside the simulator stand
+baselines (mean frame, last frame repeated, another episode), predictions under another window's
+actions, and as an upper bound states that have seen the true frames. Intervals come from
+resampling levels. Prints a table and writes OUTPUT_DIR/simulator_fidelity.nc."""
 
 
 @dataclass(frozen=True)
@@ -92,39 +96,46 @@ def precompute(config: FidelityCommand, report: StageReport) -> Path:
 
 def to_dataset(fidelity: Fidelity) -> xr.Dataset:
     """Label the figures."""
-    what = "mean squared error over pixels in [0, 1]"
     by_method, by_pair = ("prediction", "horizon"), ("prediction", "baseline", "horizon")
     windows = fidelity.windows
+    what, versus = "mean over windows", "mean over windows, minus the baseline's on the same rows"
     return xr.Dataset(
         {
-            "mse": (by_method, fidelity.mse, {"long_name": what}),
-            "mse_interval": (("bound", *by_method), fidelity.mse_interval, _interval(what)),
-            "difference": (by_pair, fidelity.difference, {"long_name": f"{what}, minus baseline"}),
-            "difference_interval": (
-                ("bound", *by_pair),
-                fidelity.difference_interval,
-                _interval(f"{what}, minus baseline"),
+            "score": (("measure", *by_method), fidelity.mean, {"long_name": what}),
+            "score_interval": (
+                ("bound", "measure", *by_method),
+                fidelity.interval,
+                _interval(what),
             ),
-            "window_mse": (
-                ("prediction", "window", "horizon"),
-                windows.errors,
-                {"long_name": what},
+            "difference": (("measure", *by_pair), fidelity.difference, {"long_name": versus}),
+            "difference_interval": (
+                ("bound", "measure", *by_pair),
+                fidelity.difference_interval,
+                _interval(versus),
+            ),
+            "window_score": (
+                ("measure", "prediction", "window", "horizon"),
+                windows.scores,
+                {"long_name": "score of one window; NaN past the end of its episode"},
             ),
             "level": ("window", windows.level, {"long_name": "level seed"}),
             "episode_id": ("window", windows.episode_id, {"long_name": "episode"}),
             "start_row": ("window", windows.start_row, {"long_name": "first row of the window"}),
+            "measure_meaning": ("measure", list(SCORES.values())),
+            "prediction_meaning": ("prediction", list(METHODS.values())),
         },
         coords={
+            "measure": list(SCORES),
             "prediction": list(METHODS),
             "baseline": list(BASELINES),
-            "horizon": np.arange(fidelity.mse.shape[1]),
+            "horizon": np.arange(fidelity.horizon + 1),
             "bound": ["lower", "upper"],
         },
     )
 
 
 def _interval(what: str) -> dict[str, str]:
-    return {"long_name": f"95% interval of {what}, bootstrap over levels"}
+    return {"long_name": f"95% interval of the {what}, bootstrap over levels"}
 
 
 def _require_same_environment(flag: str, dataset: RolloutDataset, loaded: LoadedSimulator) -> None:

@@ -1,8 +1,9 @@
-"""How well the simulator predicts frames of levels it has not seen, beside two baselines.
+"""How well the simulator predicts levels it has not seen, beside baselines and an upper bound.
 
 The simulator is given the initial frames of a window and the actions recorded after them, and
-predicts on from its own states: the frames after the initial ones are shown to it never.
-Horizon k is simulated step k; horizon 0, the last frame given, is a reconstruction.
+predicts on from its own states: the frames after the initial ones are shown to it never, except in
+the upper bound. Horizon k is simulated step k; horizon 0, the last frame given, is a
+reconstruction. Scores are those of `generative.scores`.
 """
 
 from collections.abc import Iterator
@@ -19,17 +20,29 @@ from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
 from generative.networks import in_one_batch
 from generative.objective import WindowTensors, to_window_tensors
+from generative.scores import SCORES, MeanReaction, react, read_reaction, score
 from generative.simulator import SimulationNoise, Simulator
 from generative.straight_through import clamp_to_image, round_to_8_bits
 from generative.types import EnvironmentState, LatentChoice
 from rollouts.store import RolloutDataset
 from rollouts.windows import WindowSampler
 
-METHODS = ("mode", "mean_of_samples", "single_sample", "mean_frame", "last_frame")
-"""Predictions compared: the simulator's most probable future, the mean of its sampled futures, one
-sampled future (its expected error), the mean frame of the training data, and the last frame given,
-repeated. At horizon 0 the last one is the target itself."""
-BASELINES = ("mean_frame", "last_frame")
+METHODS = {
+    "mode": "the simulator's most probable future",
+    "mode_decoded_state": "the same, shown to an agent in the decoded initial state",
+    "mean_of_samples": "mean of sampled futures",
+    "single_sample": "one sampled future",
+    "observed": "upper bound: states that have seen the true frames",
+    "shuffled_actions": "most probable future under another window's actions",
+    "mean_frame": "mean frame of the training data",
+    "last_frame": "last frame given, repeated",
+    "other_episode": "frames of another episode",
+}
+"""Predictions compared, each with what it is. The agent sees them from its recorded initial state
+on, except where another is named. Of a single sample the expected score is taken; the agent's
+reaction to a mean of samples is the mixture of its reactions to them. At horizon 0 the last frame
+given is the target itself."""
+BASELINES = ("mean_frame", "last_frame", "other_episode")
 MEAN_FRAME_CHUNKS = 64
 MEAN_FRAME_ROWS_PER_CHUNK = 256
 
@@ -40,7 +53,7 @@ class FidelityConfig:
 
     num_windows: int = 512
     """Windows to predict, spread over the episodes."""
-    horizon: int = 5
+    horizon: int = 10
     """Frames to predict after the last one given."""
     num_samples: int = 16
     """Sampled futures per window."""
@@ -53,11 +66,11 @@ class FidelityConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class WindowErrors:
-    """Squared error of each prediction, mean over pixels in [0, 1]."""
+class WindowScores:
+    """Scores of each prediction of each window."""
 
-    errors: NDArray[np.float64]
-    """(num_methods, num_windows, horizon + 1); NaN past the end of an episode."""
+    scores: NDArray[np.float64]
+    """(num_scores, num_methods, num_windows, horizon + 1); NaN past the end of an episode."""
     level: NDArray[np.int64]
     """(num_windows,) level seed, or episode id where the environment has no levels."""
     episode_id: NDArray[np.int64]
@@ -68,31 +81,43 @@ class WindowErrors:
 
 @dataclass(frozen=True, eq=False)
 class Fidelity:
-    """Mean errors over valid rows with 95% intervals from resampling levels."""
+    """Mean scores over valid rows with 95% intervals from resampling levels."""
 
-    windows: WindowErrors
-    mse: NDArray[np.float64]
-    """(num_methods, horizon + 1)"""
-    mse_interval: NDArray[np.float64]
-    """(2, num_methods, horizon + 1) lower and upper bound."""
+    windows: WindowScores
+    mean: NDArray[np.float64]
+    """(num_scores, num_methods, horizon + 1)"""
+    interval: NDArray[np.float64]
+    """(2, num_scores, num_methods, horizon + 1) lower and upper bound."""
     difference: NDArray[np.float64]
-    """(num_methods, num_baselines, horizon + 1) error minus the baseline's, on the same rows."""
+    """(num_scores, num_methods, num_baselines, horizon + 1) score minus the baseline's, on the same
+    rows."""
     difference_interval: NDArray[np.float64]
-    """(2, num_methods, num_baselines, horizon + 1)"""
+    """(2, num_scores, num_methods, num_baselines, horizon + 1)"""
+
+    @property
+    def horizon(self) -> int:
+        """The last one."""
+        return self.mean.shape[-1] - 1
 
     def beats(self, baseline: str, horizon: int, method: str = "mode") -> bool:
-        """Whether the method's mean error is below the baseline's."""
-        return bool(self.mse[METHODS.index(method), horizon] < self.mse_of(baseline)[horizon])
+        """Whether the method's mean squared error is below the baseline's."""
+        return bool(self.mean_of("mse", method)[horizon] < self.mean_of("mse", baseline)[horizon])
 
-    def mse_of(self, method: str) -> NDArray[np.float64]:
+    def mean_of(self, score_name: str, method: str) -> NDArray[np.float64]:
         """(horizon + 1,)"""
-        return self.mse[METHODS.index(method)]
+        return self.mean[_index(SCORES, score_name), _index(METHODS, method)]
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers for a report."""
-        last = self.mse.shape[1] - 1
+        last = self.horizon
         return {
-            "mse_by_horizon": {m: [round(v, 6) for v in self.mse_of(m).tolist()] for m in METHODS},
+            **{
+                f"{name}_by_horizon": {
+                    method: [round(v, 6) for v in self.mean_of(name, method).tolist()]
+                    for method in METHODS
+                }
+                for name in ("mse", "policy_kl", "greedy_agreement")
+            },
             "beats_mean_frame_at_each_horizon": all(
                 self.beats("mean_frame", horizon) for horizon in range(1, last + 1)
             ),
@@ -102,14 +127,16 @@ class Fidelity:
         }
 
     def table(self) -> str:
-        """Errors by horizon, one line per prediction, with 95% intervals."""
-        lines = ["MSE (95% interval)  " + "".join(f"h={h:<22d}" for h in range(self.mse.shape[1]))]
-        for index, method in enumerate(METHODS):
-            low, high = self.mse_interval[:, index]
-            cells = zip(self.mse[index], low, high, strict=True)
-            entries = "".join(f"{m:.4f} [{a:.4f}, {b:.4f}] " for m, a, b in cells)
-            lines.append(f"{method:<20s}{entries}")
-        return "\n".join(lines)
+        """Scores by horizon, one line per prediction."""
+        lines = []
+        for name, meaning in SCORES.items():
+            lines += ["", f"{name}: {meaning}"]
+            horizons = "".join(f"h={horizon:<7d}" for horizon in range(self.horizon + 1))
+            lines.append(f"{'':<20s}{horizons}")
+            for method in METHODS:
+                cells = "".join(f"{value:<9.4f}" for value in self.mean_of(name, method))
+                lines.append(f"{method:<20s}{cells}")
+        return "\n".join(lines[1:])
 
 
 def measure_fidelity(
@@ -135,22 +162,43 @@ def measure_windows(
     mean_image: Tensor,
     config: FidelityConfig,
     device: torch.device | str,
-) -> WindowErrors:
-    """Errors of all predictions on chosen windows; `mean_image` is (C, H, W)."""
+) -> WindowScores:
+    """Scores of all predictions on chosen windows; `mean_image` is (C, H, W)."""
     num_init = simulator.config.num_init_steps
     episodes, rows = choose_windows(heldout, num_init, config)
+    others = other_windows(episodes)
     sampler = WindowSampler(heldout, num_init, config.horizon + 1, config.num_windows, config.seed)
-    errors = []
+    scores = []
     for chunk in _chunks(len(episodes), config.fidelity_batch_size):
-        batch = sampler.windows_at(episodes[chunk], rows[chunk])
-        windows = to_window_tensors(batch, device, simulator.dtype)
+        windows, other = (
+            to_window_tensors(
+                sampler.windows_at(episodes[chosen], rows[chosen]), device, simulator.dtype
+            )
+            for chosen in (np.arange(chunk.start, chunk.stop), others[chunk])
+        )
         ids = torch.arange(chunk.start, chunk.stop)
-        errors.append(_errors(simulator, windows, mean_image.to(device), ids, config))
+        scores.append(_scores(simulator, windows, other, mean_image.to(device), ids, config))
     table = heldout.episodes.iloc[episodes]
     episode_id = table["episode_id"].to_numpy(np.int64)
     level = table["level_seed"].to_numpy(np.int64)
     level = np.where(level < 0, episode_id, level)
-    return WindowErrors(np.concatenate(errors, axis=1), level, episode_id, rows)
+    return WindowScores(np.concatenate(scores, axis=2), level, episode_id, rows)
+
+
+def other_windows(episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(W,) episode of each window → (W,) a window of another episode, where there is one.
+
+    The windows form a ring, and the other one is the nearest ahead: the choice of windows has
+    shuffled the episodes.
+    """
+    count = len(episodes)
+    if np.all(episodes == episodes[0]):
+        return (np.arange(count) + 1) % count
+    others = np.empty(count, np.int64)
+    for window in range(count):
+        ahead = (window + 1 + np.arange(count)) % count
+        others[window] = ahead[np.argmax(episodes[ahead] != episodes[window])]
+    return others
 
 
 def choose_windows(
@@ -189,59 +237,92 @@ def mean_frame(dataset: RolloutDataset) -> Tensor:
     return torch.from_numpy(mean).movedim(-1, 0).float()
 
 
-def summarise(windows: WindowErrors, config: FidelityConfig) -> Fidelity:
+def summarise(windows: WindowScores, config: FidelityConfig) -> Fidelity:
     """Means and intervals; whole levels are resampled, since windows of one level are alike."""
-    valid = np.isfinite(windows.errors[0])
+    valid = np.isfinite(windows.scores[0, 0])
     _, group = np.unique(windows.level, return_inverse=True)
     member = np.eye(group.max() + 1)[group].T
     counts = member @ valid
-    sums = member @ np.nan_to_num(windows.errors)
+    sums = member @ np.nan_to_num(windows.scores)
     resamples = _resample_weights(len(member), config)
     # A horizon that no window, or no window of a resample, reaches has no mean: NaN.
     with np.errstate(invalid="ignore"):
-        mse = sums.sum(axis=1) / counts.sum(axis=0)
-        resampled = np.einsum("rl,mlh->rmh", resamples, sums) / (resamples @ counts)[:, None]
-    base = [METHODS.index(name) for name in BASELINES]
+        mean = sums.sum(axis=2) / counts.sum(axis=0)
+        resampled = np.einsum("rl,smlh->rsmh", resamples, sums, optimize=True)
+        resampled /= (resamples @ counts)[:, None, None]
+    base = [_index(METHODS, name) for name in BASELINES]
     return Fidelity(
         windows=windows,
-        mse=mse,
-        mse_interval=np.nanpercentile(resampled, [2.5, 97.5], axis=0),
-        difference=mse[:, None] - mse[None, base],
+        mean=mean,
+        interval=np.nanpercentile(resampled, [2.5, 97.5], axis=0),
+        difference=mean[:, :, None] - mean[:, None, base],
         difference_interval=np.nanpercentile(
-            resampled[:, :, None] - resampled[:, None, base], [2.5, 97.5], axis=0
+            resampled[:, :, :, None] - resampled[:, :, None, base], [2.5, 97.5], axis=0
         ),
     )
 
 
-def _errors(
+def _scores(
     simulator: Simulator,
     windows: WindowTensors,
+    other: WindowTensors,
     mean_image: Tensor,
     ids: Tensor,
     config: FidelityConfig,
 ) -> NDArray[np.float64]:
-    """(num_methods, B, horizon + 1)"""
+    """(num_scores, num_methods, B, horizon + 1); `other` are windows of other episodes."""
     targets = to_float_images(windows.frames).to(simulator.dtype)
     latent = simulator.encode(windows.initial_frames)
     actions = simulator.one_hot_actions(windows.action)
+    truth = read_reaction(simulator.agent, windows.agent_state)
+    recorded_state = windows.initial_agent_state
+
+    def score_of(images: Tensor, agent_state: Tensor = recorded_state) -> Tensor:
+        return score(images, react(simulator, images, agent_state), targets, truth)
+
     mode = predict(simulator, latent, actions)
-    total, single = torch.zeros_like(mode), torch.zeros_like(mode[:, :, 0, 0, 0])
+    mixture, total, single = MeanReaction(), torch.zeros_like(mode), torch.zeros(())
     for sample in range(config.num_samples):
         noise = SimulationNoise(config.seed, ids * config.num_samples + sample)
         images = predict(simulator, latent, actions, "sample", noise)
+        reaction = react(simulator, images, recorded_state)
+        mixture.add(reaction)
         total += images
-        single += _squared_error(images, targets)
-    errors = torch.stack(
-        [
-            _squared_error(mode, targets),
-            _squared_error(total / config.num_samples, targets),
-            single / config.num_samples,
-            _squared_error(mean_image.expand_as(targets), targets),
-            _squared_error(targets[:1].expand_as(targets), targets),
-        ]
-    )
-    valid = windows.valid.expand_as(errors)
-    return torch.where(valid, errors, torch.nan).transpose(1, 2).double().cpu().numpy()
+        single = single + score(images, reaction, targets, truth)
+    by_method = {
+        "mode": score_of(mode),
+        "mode_decoded_state": score_of(mode, simulator.initial_agent_state(latent)),
+        "mean_of_samples": score(total / config.num_samples, mixture.mean(), targets, truth),
+        "single_sample": single / config.num_samples,
+        "observed": score_of(_follow(simulator, latent, targets, actions)),
+        "shuffled_actions": score_of(
+            predict(simulator, latent, simulator.one_hot_actions(other.action))
+        ),
+        "mean_frame": score_of(mean_image.to(targets).expand_as(targets)),
+        "last_frame": score_of(targets[:1].expand_as(targets)),
+        "other_episode": score_of(to_float_images(_held(other)).to(targets)),
+    }
+    scores = torch.stack([by_method[name] for name in METHODS], dim=1)
+    scores = torch.where(windows.valid, scores, torch.nan)
+    return scores.transpose(2, 3).double().cpu().numpy()
+
+
+def _held(windows: WindowTensors) -> Tensor:
+    """(K, B, H, W, C) frames, the last of an episode repeated after its end."""
+    last = windows.valid.sum(0) - 1
+    steps = torch.arange(len(windows.valid), device=last.device)[:, None].minimum(last)
+    return windows.frames[steps, torch.arange(windows.num_windows, device=last.device)]
+
+
+def _follow(simulator: Simulator, latent: Tensor, targets: Tensor, actions: Tensor) -> Tensor:
+    """Images of the most probable posterior states: each has seen the frame that it shows."""
+    initial = simulator.decode_initial(latent)
+    steps = simulator.observe(initial.environment, initial.action, targets, actions, "mode")
+    return _decode(simulator, steps.state)
+
+
+def _index(names: dict[str, str], name: str) -> int:
+    return list(names).index(name)
 
 
 def predict(
@@ -277,10 +358,6 @@ def predict(
 def _decode(simulator: Simulator, states: EnvironmentState) -> Tensor:
     images = in_one_batch(simulator.image_decoder, states.features)
     return round_to_8_bits(clamp_to_image(images))
-
-
-def _squared_error(predicted: Tensor, target: Tensor) -> Tensor:
-    return (predicted - target).square().flatten(2).mean(-1)
 
 
 def _resample_weights(num_levels: int, config: FidelityConfig) -> NDArray[np.float64]:

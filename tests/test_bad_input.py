@@ -110,6 +110,7 @@ SCRIPTS = (
     "analysis/hidden_analysis_precompute.py",
     "analysis/hidden_analysis_plotting.py",
     "analysis/simulator_fidelity_precompute.py",
+    "analysis/simulator_fidelity_plotting.py",
 )
 
 

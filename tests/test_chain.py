@@ -21,6 +21,7 @@ STAGES = {
     "record_heldout",
     "train_simulator",
     "simulator_fidelity",
+    "fidelity_figures",
     "record_samples",
     "hidden_analysis",
     "saliency",

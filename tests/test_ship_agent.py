@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -16,13 +17,17 @@ STEPS = 64
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    """A training that a second process was asked to go on with."""
     folder = tmp_path_factory.mktemp("training") / "run"
     flags = ["--param_name", "tiny", "--env_name", "fake", "--num_timesteps", str(STEPS)]
-    arguments = [*flags, "--run_dir", str(folder)]
-    train(
-        parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, arguments),
-        StageReport("train"),
-    )
+    begun = ["train.py", *flags, "--run_dir", str(folder)]
+    for arguments in (begun, ["train.py", "--resume", str(folder)]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", arguments)
+            train(
+                parse_command_line(TrainingConfig, "", "param_name", "agents.yml"),
+                StageReport("train"),
+            )
     return folder
 
 
@@ -42,6 +47,8 @@ def test_an_asset_is_the_agent_its_card_and_its_curve(run, tmp_path):
     assert "# small" in text
     assert "an abacus" in text
     assert str(tmp_path) not in text + (asset / "agent.json").read_text()
+    expected = f"python train.py --param_name tiny --env_name fake --num_timesteps {STEPS}"
+    assert card["command"] == expected
     assert pd.read_csv(asset / "curve.csv")["timesteps"].iloc[-1] == STEPS
     assert (asset / "curve.png").stat().st_size > 1000
 

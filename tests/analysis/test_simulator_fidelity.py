@@ -6,13 +6,14 @@ from analysis.simulator_fidelity_precompute import FidelityCommand, precompute, 
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
-from generative.fidelity import METHODS, Fidelity, FidelityConfig, WindowErrors, summarise
+from generative.fidelity import METHODS, Fidelity, FidelityConfig, WindowScores, summarise
+from generative.scores import SCORES
 
 
 @pytest.fixture
 def known_fidelity() -> Fidelity:
-    errors = np.random.default_rng(0).uniform(size=(len(METHODS), 6, 4))
-    windows = WindowErrors(errors, np.arange(6) // 2, np.arange(6), np.arange(6))
+    scores = np.random.default_rng(0).uniform(size=(len(SCORES), len(METHODS), 6, 4))
+    windows = WindowScores(scores, np.arange(6) // 2, np.arange(6), np.arange(6))
     return summarise(windows, FidelityConfig(num_resamples=50))
 
 
@@ -21,14 +22,18 @@ def test_figures_keep_their_labels_in_the_result_file(known_fidelity, tmp_path):
     write_results(path, to_dataset(known_fidelity), collect_provenance({}, 0, {"agent": "a"}))
     with read_results(path) as result:
         for method in METHODS:
-            np.testing.assert_array_equal(
-                result["mse"].sel(prediction=method), known_fidelity.mse_of(method)
-            )
-        chosen = result["difference"].sel(prediction="mode", baseline="last_frame", horizon=2)
-        expected = known_fidelity.mse_of("mode")[2] - known_fidelity.mse_of("last_frame")[2]
-        assert float(chosen) == pytest.approx(expected)
-        low, high = (result["mse_interval"].sel(bound=b) for b in ("lower", "upper"))
-        assert bool((low <= result["mse"]).all() and (result["mse"] <= high).all())
+            for name in SCORES:
+                np.testing.assert_array_equal(
+                    result["score"].sel(prediction=method, measure=name),
+                    known_fidelity.mean_of(name, method),
+                )
+        chosen = result["difference"].sel(
+            measure="policy_kl", prediction="mode", baseline="last_frame", horizon=2
+        )
+        own, other = (known_fidelity.mean_of("policy_kl", m)[2] for m in ("mode", "last_frame"))
+        assert float(chosen) == pytest.approx(own - other)
+        low, high = (result["score_interval"].sel(bound=b) for b in ("lower", "upper"))
+        assert bool((low <= result["score"]).all() and (result["score"] <= high).all())
 
 
 def test_a_missing_dataset_is_refused_before_anything_is_written(tmp_path):

@@ -10,19 +10,22 @@ from generative.fidelity import (
     BASELINES,
     METHODS,
     FidelityConfig,
-    WindowErrors,
+    WindowScores,
     choose_windows,
     mean_frame,
     measure_fidelity,
     measure_windows,
+    other_windows,
     predict,
     summarise,
 )
+from generative.scores import SCORES
 from rollouts.store import RolloutDataset
 
 CONFIG = FidelityConfig(
     num_windows=7, horizon=3, num_samples=3, num_resamples=200, fidelity_batch_size=3
 )
+PREDICTIONS = list(METHODS)
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def test_baselines_equal_a_plain_computation(small_simulator, training_files, he
         for horizon in range(CONFIG.horizon + 1):
             target_row = row + 2 + horizon
             for method, prediction in (("mean_frame", mean), ("last_frame", obs[row + 2])):
-                found = windows.errors[METHODS.index(method), index, horizon]
+                found = windows.scores[0, PREDICTIONS.index(method), index, horizon]
                 if target_row >= len(obs):
                     assert np.isnan(found)
                 else:
@@ -49,10 +52,10 @@ def test_baselines_equal_a_plain_computation(small_simulator, training_files, he
 
 def test_rows_past_the_end_count_for_no_method(small_simulator, heldout):
     windows = measure_windows(small_simulator, heldout, torch.zeros(3, 64, 64), CONFIG, "cpu")
-    missing = np.isnan(windows.errors)
+    missing = np.isnan(windows.scores)
     assert missing.any()
-    assert (missing == missing[:1]).all()
-    assert not missing[:, :, :2].any()
+    assert (missing == missing[:1, :1]).all()
+    assert not missing[..., :2].any()
 
 
 def test_the_batch_size_changes_nothing(small_simulator, heldout):
@@ -66,7 +69,7 @@ def test_the_batch_size_changes_nothing(small_simulator, heldout):
         )
         for size in (1, 7)
     )
-    np.testing.assert_allclose(small.errors, whole.errors, rtol=1e-5)
+    np.testing.assert_allclose(small.scores, whole.scores, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -85,20 +88,42 @@ def test_windows_leave_a_row_to_predict_and_spread_over_the_episodes(heldout):
     assert set(np.bincount(episodes, minlength=3)) <= {2, 3}
 
 
-def test_summary_of_known_errors():
+def test_other_windows_are_of_other_episodes():
+    episodes = np.array([3, 3, 5, 3, 4])
+    others = other_windows(episodes)
+    np.testing.assert_array_equal(others, [2, 2, 3, 4, 0])
+    assert (episodes[others] != episodes).all()
+    np.testing.assert_array_equal(other_windows(np.array([7, 7])), [1, 0])
+
+
+def test_the_frames_of_another_episode_are_those_of_the_other_window(small_simulator, heldout):
+    windows = measure_windows(small_simulator, heldout, torch.zeros(3, 64, 64), CONFIG, "cpu")
+    episodes = np.array([heldout.index_of(int(episode)) for episode in windows.episode_id])
+    for index, other in enumerate(other_windows(episodes)):
+        own = heldout.read_episode(int(episodes[index])).obs / 255
+        shown = heldout.read_episode(int(episodes[other])).obs / 255
+        row = windows.start_row[index] + 3
+        # Horizon 1 is a real row in every window; later ones may hold the last frame.
+        expected = np.square(shown[windows.start_row[other] + 3] - own[row]).mean()
+        found = windows.scores[0, PREDICTIONS.index("other_episode"), index, 1]
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_summary_of_known_scores():
     """Two levels of unlike size: the mean is over rows, the intervals over levels."""
-    errors = np.ones((len(METHODS), 3, 2))
-    errors[METHODS.index("mode")] = [[0.1, 0.2], [0.1, 0.2], [0.4, np.nan]]
-    errors[METHODS.index("mean_frame")] = [[0.3, 0.3], [0.3, 0.3], [0.3, np.nan]]
-    errors[:, 2, 1] = np.nan
-    windows = WindowErrors(errors, np.array([7, 7, 9]), np.arange(3), np.zeros(3, np.int64))
+    scores = np.ones((len(SCORES), len(METHODS), 3, 2))
+    scores[0, PREDICTIONS.index("mode")] = [[0.1, 0.2], [0.1, 0.2], [0.4, np.nan]]
+    scores[0, PREDICTIONS.index("mean_frame")] = [[0.3, 0.3], [0.3, 0.3], [0.3, np.nan]]
+    scores[:, :, 2, 1] = np.nan
+    windows = WindowScores(scores, np.array([7, 7, 9]), np.arange(3), np.zeros(3, np.int64))
     fidelity = summarise(windows, replace(CONFIG, num_resamples=4000))
-    np.testing.assert_allclose(fidelity.mse_of("mode"), [0.2, 0.2])
+    np.testing.assert_allclose(fidelity.mean_of("mse", "mode"), [0.2, 0.2])
+    np.testing.assert_allclose(fidelity.mean_of("ssim", "mode"), [1.0, 1.0])
     assert fidelity.beats("mean_frame", 1)
-    difference = fidelity.difference[METHODS.index("mode"), BASELINES.index("mean_frame")]
-    np.testing.assert_allclose(difference, [-0.1, -0.1])
+    mode, baseline = PREDICTIONS.index("mode"), BASELINES.index("mean_frame")
+    np.testing.assert_allclose(fidelity.difference[0, mode, baseline], [-0.1, -0.1])
     # With two levels, resampling draws only the first, only the second, or both.
-    low, high = fidelity.mse_interval[:, METHODS.index("mode"), 0]
+    low, high = fidelity.interval[:, 0, mode, 0]
     np.testing.assert_allclose([low, high], [0.1, 0.4])
     assert fidelity.summary()["beats_mean_frame_at_each_horizon"]
     assert fidelity.summary()["num_levels"] == 2
@@ -107,7 +132,8 @@ def test_summary_of_known_errors():
 def test_measurement_of_a_whole_dataset_is_reproducible(small_simulator, training_files, heldout):
     train = RolloutDataset(training_files.data)
     first, again = (measure_fidelity(small_simulator, heldout, train, CONFIG) for _ in range(2))
-    np.testing.assert_array_equal(first.mse, again.mse)
-    np.testing.assert_array_equal(first.mse_interval, again.mse_interval)
-    assert first.mse_of("last_frame")[0] == 0.0
-    assert all(method in first.table() for method in METHODS)
+    np.testing.assert_array_equal(first.mean, again.mean)
+    np.testing.assert_array_equal(first.interval, again.interval)
+    assert first.mean_of("mse", "last_frame")[0] == 0.0
+    assert first.mean_of("ssim", "last_frame")[0] == pytest.approx(1.0)
+    assert all(word in first.table() for word in (*METHODS, *SCORES))

@@ -1,0 +1,172 @@
+"""Figures of the simulator's fidelity, drawn from its result file alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.results import read_results
+from experiment.errors import require_at_least
+from experiment.files import require_writable_folder
+from experiment.report import StageReport
+from generative.fidelity import BASELINES
+from generative.scores import RISING_SCORES
+
+COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class FidelityPlottingConfig:
+    """Flags of `simulator_fidelity_plotting.py`."""
+
+    interpreting_params_name: str = "defaults"
+    """Preset in hyperparams/simulator.yml that the other values are taken from."""
+    input_dir: Path = Path("analysis/simulator_fidelity")
+    """Folder of simulator_fidelity.nc, made by simulator_fidelity_precompute.py."""
+    output_dir: Path = Path("analysis/simulator_fidelity_plots")
+    """Folder for the figures, each as PNG and PDF."""
+    dpi: int = 130
+    """Resolution of PNGs."""
+    report: Path | None = None
+    """JSON file for seconds, outputs and metrics."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """How one prediction is drawn."""
+
+    prediction: str
+    label: str
+    colour: str
+    style: str = "-"
+
+
+LINES = (
+    Line("mode", "simulator, most probable future", OKABE_ITO[0]),
+    Line("mode_decoded_state", "the same, decoded initial agent state", OKABE_ITO[4]),
+    Line("mean_of_samples", "simulator, mean of sampled futures", OKABE_ITO[2]),
+    Line("single_sample", "simulator, one sampled future", OKABE_ITO[3]),
+    Line("observed", "upper bound: has seen the true frames", OKABE_ITO[7], ":"),
+    Line("shuffled_actions", "control: another window's actions", OKABE_ITO[5], "--"),
+    Line("last_frame", "baseline: last frame repeated", OKABE_ITO[1], "-."),
+    Line("mean_frame", "baseline: mean frame", "0.45", "-."),
+    Line("other_episode", "baseline: another episode", "0.7", "-."),
+)
+COMPARED = ("mode", "mean_of_samples", "single_sample")
+"""Predictions whose differences from the baselines are drawn."""
+
+
+def plot_fidelity(config: FidelityPlottingConfig, report: StageReport) -> list[Path]:
+    """Draw scores and paired differences over the horizon; returns the PNGs.
+
+    Raises:
+        UserError: no result file, a foreign one, or an output folder that cannot be written.
+    """
+    require_at_least(config, "dpi")
+    folder = require_writable_folder(config.output_dir, "--output_dir")
+    path = config.input_dir / "simulator_fidelity.nc"
+    with (
+        read_results(path) as results,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+    ):
+        figures = {
+            "fidelity_scores": draw_scores(results),
+            "fidelity_differences": draw_differences(results),
+        }
+        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
+    report.outputs.append(str(folder))
+    report.metrics["figures"] = len(pictures)
+    return pictures
+
+
+def draw_scores(results: xr.Dataset) -> Figure:
+    """One panel per score, one line per prediction, 95% intervals as bands.
+
+    Structural similarity is drawn for single futures as for means, but reads differently there: a
+    mean of futures is blurred where they differ.
+    """
+    figure, axes = _panels(results)
+    for axis, measure in zip(axes, results["measure"].values, strict=True):
+        for line in LINES:
+            chosen = {"measure": measure, "prediction": line.prediction}
+            mean = results["score"].sel(chosen)
+            low, high = (results["score_interval"].sel(chosen).sel(bound=b) for b in _BOUNDS)
+            _draw_line(axis, mean, low, high, line)
+        better = "higher" if measure in RISING_SCORES else "lower"
+        axis.set_title(f"{_meaning(results, measure)}\n({better} is better)")
+    _finish(figure, axes, results, "Predictions on levels that the simulator never saw")
+    return figure
+
+
+def draw_differences(results: xr.Dataset) -> Figure:
+    """Score of the simulator minus that of its strongest baseline, at each horizon.
+
+    A band that stays on the better side of zero is a simulator that beats every baseline there.
+    """
+    figure, axes = _panels(results)
+    by_name = {line.prediction: line for line in LINES}
+    for axis, measure in zip(axes, results["measure"].values, strict=True):
+        rises = measure in RISING_SCORES
+        strongest = strongest_baseline(results, measure)
+        for prediction in COMPARED:
+            chosen = {"measure": measure, "prediction": prediction, "baseline": strongest}
+            mean = results["difference"].sel(chosen)
+            low, high = (results["difference_interval"].sel(chosen).sel(bound=b) for b in _BOUNDS)
+            _draw_line(axis, mean, low, high, by_name[prediction])
+        axis.axhline(0, color="black", linewidth=0.8)
+        better = "above" if rises else "below"
+        axis.set_title(f"{_meaning(results, measure)}\n(better is {better} zero)")
+    _finish(figure, axes, results, "Difference from the strongest baseline, paired over windows")
+    return figure
+
+
+def strongest_baseline(results: xr.Dataset, measure: str) -> xr.DataArray:
+    """(horizon,) the baseline with the best mean score at each horizon."""
+    means = results["score"].sel(measure=measure, prediction=list(BASELINES))
+    sign = -1 if measure in RISING_SCORES else 1
+    # A horizon that no window reaches has no score at all; any baseline stands for none.
+    filled = (sign * means).fillna(np.inf)
+    return results["baseline"].isel(baseline=filled.argmin("prediction"))
+
+
+_BOUNDS = ("lower", "upper")
+
+
+def _panels(results: xr.Dataset) -> tuple[Figure, list[Axes]]:
+    count = results.sizes["measure"]
+    rows = -(-count // COLUMNS)
+    figure = Figure(figsize=(3.6 * COLUMNS, 2.9 * rows + 1.1), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten().tolist()
+    for axis in axes[count:]:
+        axis.set_visible(False)
+    return figure, axes[:count]
+
+
+def _draw_line(
+    axis: Axes, mean: xr.DataArray, low: xr.DataArray, high: xr.DataArray, line: Line
+) -> None:
+    horizon = mean["horizon"].values
+    axis.plot(horizon, mean.values, line.style, color=line.colour, label=line.label, linewidth=1.4)
+    axis.fill_between(horizon, low.values, high.values, color=line.colour, alpha=0.18, linewidth=0)
+
+
+def _meaning(results: xr.Dataset, measure: str) -> str:
+    return str(results["measure_meaning"].sel(measure=measure).values)
+
+
+def _finish(figure: Figure, axes: list[Axes], results: xr.Dataset, title: str) -> None:
+    for axis in axes:
+        axis.set_xlabel("horizon (0 is the last frame given)")
+        axis.spines[["top", "right"]].set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    windows, levels = results.sizes["window"], len(np.unique(results["level"].values))
+    figure.suptitle(
+        f"{title}: {windows} windows of {levels} levels, recorded actions; "
+        "bands are 95% intervals over levels"
+    )
