@@ -111,6 +111,7 @@ SCRIPTS = (
     "analysis/hidden_analysis_plotting.py",
     "analysis/simulator_fidelity_precompute.py",
     "analysis/simulator_fidelity_plotting.py",
+    "loss_over_time_experiment.py",
 )
 
 

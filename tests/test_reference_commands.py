@@ -242,6 +242,17 @@ def test_swapped_directions(session, samples, hidden_analysis):
     assert 0.0 <= report["metrics"]["share_of_steps_outside_unit_box"] <= 1.0
 
 
+def test_loss_over_time(session, recorded, simulator):
+    session.type(
+        f"loss_over_time_experiment.py --agent_file={AGENT} --model_file={simulator}",
+        *(*TINY, "--data_dir", "data", "--train_data_dir", "data"),
+    )
+    folder = session.folder / "analysis/loss_over_time"
+    with read_results(folder / "simulator_fidelity.nc") as results:
+        assert np.isfinite(results["score"].sel(prediction="mode", horizon=1)).all()
+    assert (folder / "fidelity_scores.png").stat().st_size > 1000
+
+
 def test_hyphens_serve_as_well_as_underscores(session, samples, hidden_analysis):
     session.type(
         "record_gen_samples.py --swap-directions-from 1 --swap-directions-to None "
