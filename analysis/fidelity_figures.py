@@ -1,5 +1,6 @@
 """Figures of the simulator's fidelity, drawn from its result file alone."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from generative.fidelity import BASELINES
 from generative.scores import RISING_SCORES
 
 COLUMNS = 3
+TITLE_CHARACTERS = 46
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def _draw_line(
 
 
 def _meaning(results: xr.Dataset, measure: str) -> str:
-    return str(results["measure_meaning"].sel(measure=measure).values)
+    meaning = str(results["measure_meaning"].sel(measure=measure).values)
+    return textwrap.fill(meaning, TITLE_CHARACTERS)
 
 
 def _finish(figure: Figure, axes: list[Axes], results: xr.Dataset, title: str) -> None:

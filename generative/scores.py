@@ -129,10 +129,15 @@ def structural_similarity(predicted: Tensor, target: Tensor) -> Tensor:
         (K, B)
     """
 
-    def local_mean(images: Tensor) -> Tensor:
-        return F.avg_pool2d(images, SSIM_WINDOW, stride=1)
+    # As two matrix products, many times faster on a CPU than pooling.
+    height, width = predicted.shape[-2:]
+    over_rows = _moving_mean(height).to(predicted)
+    over_columns = _moving_mean(width).to(predicted).t()
 
-    x, y = predicted.flatten(0, 1), target.flatten(0, 1)
+    def local_mean(images: Tensor) -> Tensor:
+        return over_rows @ images @ over_columns
+
+    x, y = predicted.flatten(0, 1).contiguous(), target.flatten(0, 1).contiguous()
     mean_x, mean_y = local_mean(x), local_mean(y)
     unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
     variance_x = unbiased * (local_mean(x * x) - mean_x * mean_x)
@@ -141,3 +146,10 @@ def structural_similarity(predicted: Tensor, target: Tensor) -> Tensor:
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x.square() + mean_y.square() + SSIM_C1)
     structure = (2 * covariance + SSIM_C2) / (variance_x + variance_y + SSIM_C2)
     return (luminance * structure).flatten(1).mean(-1).unflatten(0, predicted.shape[:2])
+
+
+def _moving_mean(size: int) -> Tensor:
+    """(size − 6, size) matrix that averages over runs of 7."""
+    starts = torch.arange(size - SSIM_WINDOW + 1)[:, None]
+    offsets = torch.arange(size)[None] - starts
+    return ((offsets >= 0) & (offsets < SSIM_WINDOW)).double() / SSIM_WINDOW
