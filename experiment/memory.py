@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns buffers of 32 MiB and more to the system as soon as they are freed, and
     so it does with the free end of its heap. A network's activations are such buffers, and mapping
-    them anew at each pass takes up to a third of the time of a training step
+    them anew took up to 40% of a forward and backward pass over many frames at once
     (docs/performance.md). The memory goes back when the process ends. Other C libraries are left
     as they are.
 
