@@ -7,6 +7,7 @@ many convolutions read and make them; sizes named in comments are those of Procg
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -182,6 +183,47 @@ class ImageDecoder(nn.Module):
         for layer in self.transposed:
             hidden = layer(F.elu(hidden))
         return hidden + 0.5
+
+
+class SubpixelDecoder(nn.Module):
+    """Features → image by convolutions at low resolution: 8-16-64 pixels.
+
+    No layer works at more than a quarter of the image's resolution: the last one makes the 4 × 4
+    pixels of each place as channels (Shi et al., "Real-Time Single Image and Video Super-Resolution
+    Using an Efficient Sub-Pixel Convolutional Neural Network", 2016). Images whose sides are no
+    multiples of 8 are cut out of the next larger one. The output is centred on 0.5 and not clamped.
+    """
+
+    def __init__(
+        self, features_dim: int, image_channels: int, image_size: ImageSize, depth: int
+    ) -> None:
+        super().__init__()
+        self._image_size = image_size
+        base = ImageSize(-(-image_size.height // 8), -(-image_size.width // 8))
+        self._base_shape = (depth, base.height, base.width)
+        self.linear = nn.Linear(features_dim, 8 * depth)
+        self.first = nn.Linear(8 * depth, depth * base.height * base.width)
+        self.doubling = nn.Conv2d(depth, 2**2 * depth, 3, padding=1)
+        self.quadrupling = nn.Conv2d(depth, 4**2 * image_channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, features_dim) → (B, C, H, W)."""
+        hidden = self.first(F.elu(self.linear(features))).unflatten(1, self._base_shape)
+        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        hidden = F.pixel_shuffle(self.doubling(F.elu(hidden)), 2)
+        images = F.pixel_shuffle(self.quadrupling(F.elu(hidden)), 4)
+        return images[..., : self._image_size.height, : self._image_size.width] + 0.5
+
+
+DecoderKind = Literal["transposed", "subpixel"]
+
+
+def make_image_decoder(
+    kind: DecoderKind, features_dim: int, image_channels: int, image_size: ImageSize, depth: int
+) -> "ImageDecoder | SubpixelDecoder":
+    """The image decoder of that kind, with `depth` channels in its last hidden layer."""
+    kinds = {"transposed": ImageDecoder, "subpixel": SubpixelDecoder}
+    return kinds[kind](features_dim, image_channels, image_size, depth)
 
 
 def _kernel_onto(size: int) -> int:

@@ -6,7 +6,7 @@ convolutions see all of them in one batch, and only the agent's small recurrence
 """
 
 from dataclasses import dataclass, field, fields
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -158,15 +158,12 @@ def compute_losses(
         **_initial_terms(simulator, latent, windows, weights),
         **_environment_terms(simulator, initial, steps, actions, windows, config),
         **_image_terms(simulator, steps, targets, windows, config),
+        **_imagined_terms(
+            simulator, initial, initial_action, actions, targets, windows, config, noise
+        ),
     }
     if weights.latent_kl:
         terms["latent_kl"] = losses.latent_kl_loss(distribution)
-    if weights.imagined_image:
-        imagined = simulator.imagine(
-            initial, initial_action, actions, config.imagination_latents, noise.imagined
-        )
-        images = simulator.decode_images(imagined.state.features)
-        terms["imagined_image"] = losses.image_loss(images, targets, windows.valid)
     total = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
     return Losses(total, terms)
 
@@ -247,18 +244,53 @@ def _image_terms(
     return terms
 
 
-def _agent_terms(
-    simulator: Simulator, images: Tensor, windows: WindowTensors, config: ObjectiveConfig
+def _imagined_terms(
+    simulator: Simulator,
+    initial: EnvironmentState,
+    initial_action: Tensor,
+    actions: Tensor,
+    targets: Tensor,
+    windows: WindowTensors,
+    config: ObjectiveConfig,
+    noise: TrainingNoise,
 ) -> dict[str, Tensor]:
+    weights = config.weights
+    needs_agent = weights.imagined_agent_hidden or weights.imagined_action_log_prob
+    if not (weights.imagined_image or needs_agent):
+        return {}
+    shown = windows.num_windows
+    if not weights.imagined_image:
+        shown = _share_of(windows, config.agent_share)
+    steps = simulator.imagine(
+        initial, initial_action, actions, config.imagination_latents, noise.imagined
+    )
+    images = simulator.decode_images(steps.state.features[:, :shown])
+    terms = {}
+    if weights.imagined_image:
+        terms["imagined_image"] = losses.image_loss(images, targets, windows.valid)
+    if needs_agent:
+        terms.update(_agent_terms(simulator, images, windows, config, "imagined_"))
+    return terms
+
+
+def _agent_terms(
+    simulator: Simulator,
+    images: Tensor,
+    windows: WindowTensors,
+    config: ObjectiveConfig,
+    prefix: Literal["", "imagined_"] = "",
+) -> dict[str, Tensor]:
+    """What the agent makes of the first decoded images; `prefix` says which states they show."""
+    hidden, log_prob = f"{prefix}agent_hidden", f"{prefix}action_log_prob"
     shown = _share_of(windows, config.agent_share)
     states = watch(simulator, images[:, :shown], windows.initial_agent_state[:shown])
     valid, targets = windows.valid[:, :shown], windows.agent_state[:, :shown]
     terms = {}
-    if config.weights.agent_hidden:
-        terms["agent_hidden"] = losses.agent_hidden_loss(states, targets, valid)
-    if config.weights.action_log_prob:
+    if getattr(config.weights, hidden):
+        terms[hidden] = losses.agent_hidden_loss(states, targets, valid)
+    if getattr(config.weights, log_prob):
         read_out = simulator.agent.read_out
-        terms["action_log_prob"] = losses.action_log_prob_loss(
+        terms[log_prob] = losses.action_log_prob_loss(
             read_out(states).action_logits, read_out(targets).action_logits, valid
         )
     return terms

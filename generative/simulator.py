@@ -26,12 +26,13 @@ from experiment.randomness import keyed_uniform
 from generative.bottleneck import BottleneckKind, LatentDistribution, make_bottleneck
 from generative.networks import (
     LARGEST_DECODER_BASE,
+    DecoderKind,
     FrameEncoder,
-    ImageDecoder,
     ImageSize,
     InitialFramesEncoder,
     ScalarHead,
     in_one_batch,
+    make_image_decoder,
     make_mlp,
 )
 from generative.rssm import Rssm
@@ -77,8 +78,12 @@ class SimulatorConfig:
     """Hidden layers from the latent to the previous action."""
     embedding_depth: int = 32
     """Channels of the first convolution that embeds frames for the posterior; doubles per layer."""
+    decoder: DecoderKind = "transposed"
+    """How images are made: by `transposed` convolutions, as in the reference system, or by
+    convolutions at low resolution whose channels become pixels (`subpixel`): cheaper and, for the
+    same time of training, sharper."""
     decoder_depth: int = 48
-    """Channels before the last transposed convolution of the image decoder."""
+    """Channels before the last convolution of the image decoder."""
     head_mlp: tuple[int, ...] = (400, 400, 400, 400)
     """Hidden layers of the reward and terminal heads."""
     bounded_agent_state: bool = True
@@ -171,8 +176,8 @@ class Simulator(nn.Module):
             agent.num_actions,
             self.frame_encoder.embedding_dim,
         )
-        self.image_decoder = ImageDecoder(
-            features_dim, image_channels, image_size, config.decoder_depth
+        self.image_decoder = make_image_decoder(
+            config.decoder, features_dim, image_channels, image_size, config.decoder_depth
         )
         self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)

@@ -22,7 +22,15 @@ from generative.straight_through import clamp_to_image, onehot_from_logits
 from generative.types import EnvironmentState
 from rollouts.types import WindowBatch
 
-ALL_TERMS = ObjectiveConfig(weights=LossWeights(imagined_image=0.5, action_log_prob=0.3, spread=7))
+ALL_TERMS = ObjectiveConfig(
+    weights=LossWeights(
+        imagined_image=0.5,
+        action_log_prob=0.3,
+        imagined_agent_hidden=0.7,
+        imagined_action_log_prob=0.6,
+        spread=7,
+    )
+)
 
 
 @pytest.fixture(params=["sphere", "vae"])
@@ -146,12 +154,23 @@ def test_the_agent_stays_frozen_but_teaches_the_decoder(small_simulator, padded_
     assert small_simulator.image_decoder.linear.weight.grad.abs().sum() > 0
 
 
-def test_a_share_of_the_windows_is_shown_to_the_agent(small_simulator, padded_batch):
-    share = replace(ALL_TERMS, weights=_only("agent_hidden"), agent_share=1 / 3)
-    found = _losses(small_simulator, padded_batch, share).terms["agent_hidden"]
+@pytest.mark.parametrize("term", ["agent_hidden", "imagined_agent_hidden"])
+def test_a_share_of_the_windows_is_shown_to_the_agent(small_simulator, padded_batch, term):
+    share = replace(ALL_TERMS, weights=_only(term), agent_share=1 / 3)
+    found = _losses(small_simulator, padded_batch, share).terms[term]
     first = replace(padded_batch, valid=padded_batch.valid & (np.arange(3) == 0))
-    alone = _losses(small_simulator, first, replace(share, agent_share=1.0)).terms["agent_hidden"]
+    alone = _losses(small_simulator, first, replace(share, agent_share=1.0)).terms[term]
     torch.testing.assert_close(found, 3 * alone)
+
+
+def test_only_terms_on_imagined_images_train_the_prior_through_the_agent(
+    small_simulator, padded_batch
+):
+    prior = list(small_simulator.rssm.prior_output.parameters())
+    for term, is_trained in (("action_log_prob", False), ("imagined_action_log_prob", True)):
+        total = _losses(small_simulator, padded_batch, ObjectiveConfig(weights=_only(term))).total
+        gradients = torch.autograd.grad(total, prior, allow_unused=True)
+        assert all((gradient is not None) == is_trained for gradient in gradients)
 
 
 def test_noise_depends_on_its_arguments_alone():
@@ -247,7 +266,7 @@ def _plain_window(simulator, batch, b, noise, add) -> Tensor:
     logits = simulator.initial_action(detached)
     add("initial_action", -torch.log_softmax(logits, -1)[0, action[1, 0]])
     state = imagined = initial.environment
-    agent_state = hidden[1]
+    agent_state = imagined_agent_state = hidden[1]
     for k in range(len(images) - 2):
         row = k + 2
         deter = simulator.rssm.transition(state, onehot[row - 1])
@@ -257,30 +276,34 @@ def _plain_window(simulator, batch, b, noise, add) -> Tensor:
         stoch = onehot_from_logits(posterior, "sample", noise.posterior[k, b : b + 1])
         previous, state = state, EnvironmentState(deter, stoch)
         image = simulator.image_decoder(state.features)
-        agent_state = simulator.agent.advance(
-            simulator.agent.embed(clamp_to_image(image)), agent_state
-        )
+        agent_state = _plain_watch(simulator, image, agent_state)
         imagined_deter = simulator.rssm.transition(imagined, onehot[row - 1])
         imagined_logits = simulator.rssm.prior_logits(imagined_deter)
         imagined = EnvironmentState(imagined_deter, onehot_from_logits(imagined_logits, "mode"))
+        imagined_image = simulator.image_decoder(imagined.features)
+        imagined_agent_state = _plain_watch(simulator, imagined_image, imagined_agent_state)
         if not batch.valid[row, b]:
             break
         add("image", 0.5 * (image - images[row]).square().sum())
-        imagined_image = simulator.image_decoder(imagined.features)
         add("imagined_image", 0.5 * (imagined_image - images[row]).square().sum())
         reward = simulator.reward_head(state.features, onehot[row])
         add("reward", 0.5 * (reward - float(batch.reward[row, b])).square().sum())
         probability = torch.sigmoid(simulator.terminal_head(state.features, onehot[row]))
         ends = bool(batch.terminal[row, b])
         add("terminal", -torch.log(probability if ends else 1 - probability).sum())
-        add("agent_hidden", 0.5 * (agent_state - hidden[row]).square().sum())
         true_policy = torch.softmax(simulator.agent.read_out(hidden[row]).action_logits, -1)
-        policy = torch.softmax(simulator.agent.read_out(agent_state).action_logits, -1)
-        add("action_log_prob", (true_policy * (true_policy / policy).log()).sum())
+        for prefix, found in (("", agent_state), ("imagined_", imagined_agent_state)):
+            add(f"{prefix}agent_hidden", 0.5 * (found - hidden[row]).square().sum())
+            policy = torch.softmax(simulator.agent.read_out(found).action_logits, -1)
+            add(f"{prefix}action_log_prob", (true_policy * (true_policy / policy).log()).sum())
         add("kl", 0.8 * _plain_kl(posterior.detach(), prior))
         add("kl", 0.2 * _plain_kl(posterior, prior.detach()))
         add("env_update", 0.5 * (deter - previous.deter).square().sum().sqrt())
     return latent[0]
+
+
+def _plain_watch(simulator, image, agent_state) -> Tensor:
+    return simulator.agent.advance(simulator.agent.embed(clamp_to_image(image)), agent_state)
 
 
 def _plain_kl(left: Tensor, right: Tensor) -> Tensor:
