@@ -31,6 +31,7 @@ PYTHON = (
 AGENT = config.get("agent") or CHAIN["agent"]
 AGENT_STAGE = "train_agent" if AGENT == "train" else "take_agent"
 AGENT_FOLDER = Path(AGENT) if Path(AGENT).exists() else Path(workflow.basedir) / AGENT
+SIMULATOR_FOLDER = Path(workflow.basedir) / CHAIN["simulator"]
 STAGES = (
     AGENT_STAGE,
     "record_rollouts",
@@ -49,9 +50,9 @@ SHARED_SETTINGS = ("env_name", "distribution_mode", "train_flags", "seed")
 STAMP = "sha256sum | cut -c1-8"
 
 
-def settings(preset_file, *upstream, section=None):
+def settings(preset_file, *upstream, section=None, name=None):
     """What decides a stage's result: the chain, its preset's values, the stages before it."""
-    name = CHAIN["param_name" if preset_file == "agents.yml" else "interpreting_params_name"]
+    name = name or CHAIN["param_name" if preset_file == "agents.yml" else "interpreting_params_name"]
     preset = load_preset(preset_file, name)
     values = preset if section is None else preset.get(section)
     shared = {setting: CHAIN[setting] for setting in SHARED_SETTINGS}
@@ -76,8 +77,19 @@ SETTINGS["record_heldout"] = {
     "recording": SETTINGS["record_rollouts"],
     "num_heldout_episodes": CHAIN["num_heldout_episodes"],
 }
+# A shipped simulator is trained on where its own agent plays; of any other agent it knows nothing.
+IS_TRAINED_ON = AGENT != "train" and CHAIN["simulator"] != "train"
+if IS_TRAINED_ON:
+    description = read_json(SIMULATOR_FOLDER / "simulator.json")
+    IS_TRAINED_ON = description["agent_hash"] == SETTINGS[AGENT_STAGE]["hash"]
+SIMULATOR_PRESET = CHAIN["finetuning_params_name" if IS_TRAINED_ON else "interpreting_params_name"]
+SIMULATOR_FLAGS = f"--model_file {shlex.quote(str(SIMULATOR_FOLDER))}" if IS_TRAINED_ON else ""
 SETTINGS["train_simulator"] = settings(
-    "simulator.yml", SETTINGS["record_rollouts"], section="training"
+    "simulator.yml",
+    SETTINGS["record_rollouts"],
+    {"simulator": description if IS_TRAINED_ON else "train"},
+    section="training",
+    name=SIMULATOR_PRESET,
 )
 SETTINGS["simulator_fidelity"] = settings(
     "simulator.yml", SETTINGS["train_simulator"], section="measurement"
@@ -210,7 +222,7 @@ rule train_simulator:
         " {input.heldout}/dataset.json | {STAMP});"
         " {PYTHON} {ROOT}/train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
         " --heldout_data_dir {input.heldout} --seed {CHAIN[seed]} --device auto"
-        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --interpreting_params_name {SIMULATOR_PRESET} {SIMULATOR_FLAGS}"
         " --run_dir $work --export_dir {output.simulator} --report {output.report}"
 
 
