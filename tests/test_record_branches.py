@@ -16,8 +16,8 @@ from agents.networks import NetworkConfig, RecurrentPolicy
 from environments.factory import EnvironmentConfig, environment_spec
 from experiment.errors import run_entry_point
 from experiment.files import read_json
+from projections.descriptions import interventions_from_descriptions
 from projections.hidden import HiddenProjection
-from projections.interventions import swap_from_description
 from rollouts.episode_videos import write_episode_videos
 from rollouts.store import RolloutDataset
 from rollouts.types import Rollout
@@ -81,7 +81,8 @@ def test_one_row_of_many_episodes_and_many_rows_of_one(workplace, monkeypatch) -
 
 def assert_swapped(intervened: Rollout, twin: Rollout, policy: RecurrentPolicy) -> None:
     """The description, applied by hand to what the agent proposes, gives the recorded states."""
-    swap = swap_from_description(intervened.info.interventions[0])
+    swap = interventions_from_descriptions(intervened.info.interventions)
+    assert swap is not None
     previous = torch.as_tensor(intervened.info.agent_initial_state)[None]
     for t in range(len(intervened)):
         images = torch.as_tensor(intervened.obs[t : t + 1]).permute(0, 3, 1, 2) / 255
