@@ -254,6 +254,7 @@ class EpisodeSlots:
             np.array([episode.start.noise_id for _, episode in playing], np.int64),
             np.array([episode.next_row for _, episode in playing], np.int64),
             _given_actions([episode for _, episode in playing]),
+            np.array([len(episode) for _, episode in playing], np.int64),
         )
         self._state[indices] = decision.state
         actions = np.full(self.environment.num_envs, self.environment.spec.null_action, np.int32)

@@ -28,7 +28,8 @@ from generative.sample_actions import ActionSource
 from generative.sample_starts import Starts, StartSource
 from generative.simulator import SimulationNoise
 from generative.types import InitialState, LatentChoice, SimulatedSteps
-from projections.intervention import Intervention
+from projections.intervention import Intervention, descriptions_of
+from projections.intervention_flags import NAMES_OF_FLAGS
 from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.schema import DatasetMetadata, SimulatedDims
 from rollouts.sealing import list_shards
@@ -130,7 +131,7 @@ class SamplingPlan:
     @property
     def interventions(self) -> tuple[dict[str, Any], ...]:
         """Descriptions of the interventions, as rollouts store them."""
-        return () if self.intervention is None else (self.intervention.describe(),)
+        return descriptions_of(self.intervention)
 
     @property
     def num_samples(self) -> int:
@@ -364,7 +365,7 @@ def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
 
 def _require_same(folder: Path, name: str, found: Any, expected: Any) -> None:
     if found != expected:
-        flag = "--swap_directions_from/to" if name == "interventions" else f"--{name}"
+        flag = f"--{NAMES_OF_FLAGS if name == 'interventions' else name}"
         raise UserError(
             f"{flag}: the dataset {folder} was recorded with {found}, now {expected} is asked "
             "for; choose another --data_save_dir or the same setting"

@@ -6,6 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+from agents.protocol import AgentOutput, Readout
+from environments.fake import fake_spec
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +74,42 @@ def pixel_world() -> str:
 
     gymnasium.register("PixelWorld-v0", entry_point=PixelWorld, max_episode_steps=12)
     return "gymnasium:PixelWorld-v0"
+
+
+@pytest.fixture
+def cell_first_lstm() -> nn.Module:
+    """An agent for the fake environment: an LSTM whose state is c, then h, read by linear heads.
+
+    So the hidden state is a part of the state, and not its first.
+    """
+    torch.manual_seed(0)
+    return CellFirstLstm(num_actions=fake_spec().num_actions).requires_grad_(False).eval()
+
+
+class CellFirstLstm(nn.Module):
+    def __init__(self, num_actions: int) -> None:
+        super().__init__()
+        self.state_dim, self.hidden_slice, self.num_actions = 16, slice(8, 16), num_actions
+        self.cell = nn.LSTMCell(3 * 4 * 4, 8)
+        self.heads = nn.Linear(8, num_actions + 1)
+
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, 16)
+
+    def embed(self, images):
+        return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+    def advance(self, embedding, state, first=None):
+        if first is not None:
+            state = torch.where(first[:, None], 0.0, state)
+        hidden, cell = self.cell(embedding, (state[..., 8:], state[..., :8]))
+        return torch.cat([cell, hidden], dim=-1)
+
+    def read_out(self, state):
+        heads = self.heads(state[..., 8:])
+        return Readout(heads[..., :-1], heads[..., -1])
+
+    def step(self, images, state, first=None):
+        state = self.advance(self.embed(images), state, first)
+        readout = self.read_out(state)
+        return AgentOutput(state, readout.action_logits, readout.value)

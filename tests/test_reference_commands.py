@@ -231,7 +231,7 @@ def test_swapped_directions(session, samples, hidden_analysis):
     swapped = RolloutDataset(session.folder / "generative/recorded_validations_swapping")
     twin = RolloutDataset(session.folder / "generative/recorded_validations_swapping_twin")
     (intervention,) = swapped.read_episode(0).info.interventions
-    assert (intervention["from"], intervention["to"]) == ([10, 5], [12, None])
+    assert (intervention["sources"], intervention["targets"]) == ([10, 5], [12, None])
     for index in range(swapped.num_episodes):
         rollout, clean = swapped.read_episode(index), samples.read_episode(index)
         partner = twin.read_episode(twin.index_of(rollout.info.twin_of))
