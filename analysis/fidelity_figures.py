@@ -19,7 +19,7 @@ from generative.fidelity import BASELINES
 from generative.scores import RISING_SCORES
 
 COLUMNS = 3
-TITLE_CHARACTERS = 46
+TITLE_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _panels(results: xr.Dataset) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(3.6 * COLUMNS, 2.9 * rows + 1.1), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten().tolist()
     for axis in axes[count:]:
-        axis.set_visible(False)
+        axis.remove()
     return figure, axes[:count]
 
 

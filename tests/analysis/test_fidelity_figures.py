@@ -10,12 +10,13 @@ from analysis.fidelity_figures import (
     plot_fidelity,
     strongest_baseline,
 )
+from analysis.fidelity_file import to_dataset
 from analysis.results import write_results
-from analysis.simulator_fidelity_precompute import to_dataset
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
-from generative.fidelity import BASELINES, METHODS, FidelityConfig, WindowScores, summarise
+from generative.fidelity import BASELINES, METHODS, WindowScores, summarise
+from generative.fidelity_windows import FidelityConfig
 from generative.scores import SCORES
 
 PREDICTIONS, MEASURES = list(METHODS), list(SCORES)
