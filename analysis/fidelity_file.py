@@ -18,14 +18,14 @@ def to_dataset(fidelity: Fidelity) -> xr.Dataset:
     windows = fidelity.windows
     scores = xr.Dataset(
         {
-            **_with_interval(
+            **with_interval(
                 "score",
                 ("measure", "prediction", "horizon"),
                 fidelity.mean,
                 fidelity.interval,
                 "mean over windows",
             ),
-            **_with_interval(
+            **with_interval(
                 "difference",
                 ("measure", "prediction", "baseline", "horizon"),
                 fidelity.difference,
@@ -62,14 +62,14 @@ def _components(fit: ComponentFit) -> xr.Dataset:
     dims = ("prediction", "horizon")
     return xr.Dataset(
         {
-            **_with_interval(
+            **with_interval(
                 "component_r2",
                 (*dims, "component"),
                 fit.r2,
                 fit.r2_interval,
                 "R² of a component of the agent's hidden state",
             ),
-            **_with_interval(
+            **with_interval(
                 "median_component_r2",
                 dims,
                 fit.median_r2,
@@ -91,7 +91,7 @@ def _calibration(calibration: Calibration) -> xr.Dataset:
     variables = {}
     for name, meaning in meanings.items():
         interval = getattr(calibration, f"{name}_interval")
-        variables |= _with_interval(name, dims, getattr(calibration, name), interval, meaning)
+        variables |= with_interval(name, dims, getattr(calibration, name), interval, meaning)
     return xr.Dataset(
         {
             **variables,
@@ -101,7 +101,7 @@ def _calibration(calibration: Calibration) -> xr.Dataset:
                 {"long_name": "rows at which the event happens"},
             ),
             "num_rows": ("span", calibration.num_rows, {"long_name": "rows that are judged"}),
-            **_with_interval(
+            **with_interval(
                 "event_frequency",
                 ("event", "forecast", "bin"),
                 reliability.frequency,
@@ -135,13 +135,14 @@ def _calibration(calibration: Calibration) -> xr.Dataset:
     )
 
 
-def _with_interval(
+def with_interval(
     name: str,
     dims: tuple[str, ...],
     values: NDArray[np.float64],
     interval: NDArray[np.float64],
     meaning: str,
 ) -> dict[str, tuple]:
+    """Variables of a figure and of its interval, (2, ...) with the dim `bound` first."""
     bounds = {"long_name": f"95% interval of the {meaning}, bootstrap over levels"}
     return {
         name: (dims, values, {"long_name": meaning}),

@@ -27,7 +27,7 @@ from generative.fidelity_windows import (
     frame_statistics,
     window_pairs,
 )
-from generative.level_bootstrap import LevelBootstrap, percentile_interval
+from generative.level_bootstrap import LevelBootstrap, average_windows
 from generative.objective import WindowTensors
 from generative.predictions import decode, imagined_states, observed_states
 from generative.scores import (
@@ -216,23 +216,15 @@ def summarise(
 ) -> Fidelity:
     """Means and intervals; whole levels are resampled, since windows of one level are alike."""
     bootstrap = LevelBootstrap(windows.level, config.num_resamples, config.seed)
-    counts = bootstrap.sum_by_level(np.isfinite(windows.scores[0, 0]))
-    sums = bootstrap.sum_by_level(np.nan_to_num(np.moveaxis(windows.scores, 2, 0)))
-    # A horizon that no window, or no window of a resample, reaches has no mean: NaN.
-    with np.errstate(invalid="ignore"):
-        mean = sums.sum(axis=0) / counts.sum(axis=0)
-        resampled = bootstrap.resample(sums)
-        resampled /= bootstrap.resample(counts)[:, None, None]
-    reference = [_index(METHODS, name) for name in REFERENCES]
+    means = average_windows(windows.scores, bootstrap)
+    differences = means.differences([_index(METHODS, name) for name in REFERENCES])
     components = windows.components
     return Fidelity(
         windows=windows,
-        mean=mean,
-        interval=percentile_interval(resampled),
-        difference=mean[:, :, None] - mean[:, None, reference],
-        difference_interval=percentile_interval(
-            resampled[:, :, :, None] - resampled[:, :, None, reference]
-        ),
+        mean=means.mean,
+        interval=means.interval,
+        difference=differences.mean,
+        difference_interval=differences.interval,
         components=None if components is None else fit_components(components, bootstrap),
         calibration=calibration,
     )

@@ -1,5 +1,7 @@
 """Intervals from resampling whole levels, since what is measured on one level is alike."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,3 +50,36 @@ def percentile_interval(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
     has_value = np.isfinite(resampled).any(axis=0)
     bounds[:, has_value] = np.nanpercentile(resampled[:, has_value], INTERVAL_PERCENTILES, axis=0)
     return bounds
+
+
+@dataclass(frozen=True, eq=False)
+class ResampledMeans:
+    """Means over windows, and what resamples of levels make of them."""
+
+    mean: NDArray[np.float64]
+    """(num_scores, num_methods, K); NaN for a row that no window has."""
+    resampled: NDArray[np.float64]
+    """(R, num_scores, num_methods, K)"""
+
+    def differences(self, references: list[int]) -> "ResampledMeans":
+        """(num_scores, num_methods, num_references, K) less the mean of each reference method."""
+        return ResampledMeans(
+            self.mean[:, :, None] - self.mean[:, None, references],
+            self.resampled[:, :, :, None] - self.resampled[:, :, None, references],
+        )
+
+    @property
+    def interval(self) -> NDArray[np.float64]:
+        """(2, ...) bounds of the 95% interval."""
+        return percentile_interval(self.resampled)
+
+
+def average_windows(scores: NDArray[np.float64], bootstrap: LevelBootstrap) -> ResampledMeans:
+    """(num_scores, num_methods, W, K) scores, NaN where a window has no such row → their means."""
+    counts = bootstrap.sum_by_level(np.isfinite(scores[0, 0]))
+    sums = bootstrap.sum_by_level(np.nan_to_num(np.moveaxis(scores, 2, 0)))
+    # A row that no window, or no window of a resample, has is without a mean: NaN.
+    with np.errstate(invalid="ignore"):
+        mean = sums.sum(axis=0) / counts.sum(axis=0)
+        resampled = bootstrap.resample(sums) / bootstrap.resample(counts)[:, None, None]
+    return ResampledMeans(mean, resampled)
