@@ -201,7 +201,7 @@ def _summary(measurement: Measurement) -> dict[str, Any]:
 def _describe(measurement: Measurement) -> str:
     """One line per thing compared, and one on trust."""
     known = measurement.trust[np.isfinite(measurement.trust)]
-    lines = [f"trust: {len(known)} of {len(measurement.trust)} samples have a real counterpart"]
+    lines = [f"trust: {len(known)} of {len(measurement.trust)} samples have a trust score"]
     if measurement.means is None or not len(known):
         return lines[0]
     low, middle, high = np.percentile(known, [25, 50, 75])
