@@ -91,14 +91,14 @@ SETTINGS["train_simulator"] = settings(
     section="training",
     name=SIMULATOR_PRESET,
 )
-SETTINGS["simulator_fidelity"] = settings(
-    "simulator.yml", SETTINGS["train_simulator"], section="measurement"
-)
-SETTINGS["fidelity_figures"] = {"measured": SETTINGS["simulator_fidelity"]}
 SETTINGS["record_samples"] = settings("sampling.yml", SETTINGS["train_simulator"])
 SETTINGS["hidden_analysis"] = settings(
     "hidden_analysis.yml", SETTINGS["record_samples"], section="precompute"
 )
+SETTINGS["simulator_fidelity"] = settings(
+    "simulator.yml", SETTINGS["hidden_analysis"], section="measurement"
+)
+SETTINGS["fidelity_figures"] = {"measured": SETTINGS["simulator_fidelity"]}
 SETTINGS["figures"] = settings(
     "hidden_analysis.yml", SETTINGS["hidden_analysis"], section="plotting"
 )
@@ -232,6 +232,7 @@ rule simulator_fidelity:
         simulator=rules.train_simulator.output.simulator,
         data=rules.record_rollouts.output.data,
         heldout=rules.record_heldout.output.data,
+        hidden_analysis=f"{OUT}/hidden_analysis",
     output:
         results=directory(f"{OUT}/fidelity"),
         report=f"{OUT}/reports/simulator_fidelity.json",
@@ -241,6 +242,7 @@ rule simulator_fidelity:
     shell:
         "{PYTHON} {ROOT}/analysis/simulator_fidelity_precompute.py --agent_file {input.agent}"
         " --model_file {input.simulator} --data_dir {input.heldout} --train_data_dir {input.data}"
+        " --projection {input.hidden_analysis}/projection"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.results} --report {output.report}"
 
@@ -248,6 +250,7 @@ rule simulator_fidelity:
 rule fidelity_figures:
     input:
         results=rules.simulator_fidelity.output.results,
+        samples=f"{OUT}/samples",
     output:
         figures=directory(f"{OUT}/fidelity_figures"),
         report=f"{OUT}/reports/fidelity_figures.json",
@@ -256,6 +259,7 @@ rule fidelity_figures:
     threads: workflow.cores
     shell:
         "{PYTHON} {ROOT}/analysis/simulator_fidelity_plotting.py --input_dir {input.results}"
+        " --sample_trust {input.samples}/sample_trust.nc"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.figures} --report {output.report}"
 
@@ -278,6 +282,8 @@ rule record_samples:
         " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --data_save_dir $work --report {output.report}"
+        " && {PYTHON} {ROOT}/analysis/sample_trust_precompute.py --agent_file {input.agent}"
+        " --data_dir {input.data} --generated_data_dir $work --device auto"
         " && mv $work {output.data}"
 
 

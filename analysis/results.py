@@ -26,6 +26,7 @@ RESULT_SCHEMA_VERSION = 1
 PRODUCERS = {
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
     "saliency": "python saliency_experiments.py",
+    "sample_trust": "python analysis/sample_trust_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
 }
 """Which command makes each kind of result file; named when one is missing."""

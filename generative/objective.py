@@ -13,6 +13,7 @@ import tyro
 from torch import Tensor
 
 from agents.images import to_float_images
+from agents.protocol import Agent
 from generative import losses
 from generative.bottleneck import BottleneckKind
 from generative.losses import LossWeights
@@ -20,6 +21,7 @@ from generative.networks import in_one_batch
 from generative.simulator import EnvironmentSteps, Simulator, SimulatorConfig
 from generative.straight_through import clamp_to_image
 from generative.types import EnvironmentState, LatentChoice
+from projections.intervention import Intervention
 from rollouts.types import WindowBatch
 
 
@@ -312,8 +314,26 @@ def watch(simulator: Simulator, images: Tensor, agent_state: Tensor) -> Tensor:
         (K, B, state_dim)
     """
     embeddings = in_one_batch(simulator.agent.embed, clamp_to_image(images))
+    return advance_over(simulator.agent, embeddings, agent_state)
+
+
+def advance_over(
+    agent: Agent,
+    embeddings: Tensor,
+    agent_state: Tensor,
+    intervention: Intervention | None = None,
+) -> Tensor:
+    """States of the agent while it sees embedded images, (K, B, state_dim).
+
+    Args:
+        agent: whose recurrence it is.
+        embeddings: (K, B, embedding_dim)
+        agent_state: (B, state_dim) before the first of them.
+        intervention: changes each new state before it is carried on.
+    """
     states = []
-    for embedding in embeddings:
-        agent_state = simulator.agent.advance(embedding, agent_state)
+    for step, embedding in enumerate(embeddings):
+        proposed = agent.advance(embedding, agent_state)
+        agent_state = intervention(agent_state, proposed, step) if intervention else proposed
         states.append(agent_state)
     return torch.stack(states)

@@ -6,6 +6,7 @@ begins with the smaller one, a killed one goes on with the samples that it lacks
 intervened recording shares start and noise with its unmodified twin.
 """
 
+import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, behaviour_log_probs, full_float32
 from experiment.errors import UserError, require_at_least
-from experiment.files import require_free_space, write_json
+from experiment.files import hash_bytes, require_free_space, write_json
 from experiment.provenance import collect_provenance, to_plain
 from generative.checkpoint import LoadedSimulator
 from generative.sample_actions import ActionSource
@@ -345,6 +346,16 @@ def _dataset_metadata(plan: SamplingPlan) -> DatasetMetadata:
 _INPUT_FLAGS = {"agent": "agent_file", "simulator": "model_file", "dataset": "data_dir"}
 _FREE_SETTINGS = ("max_samples", "batch_size", "twin_dataset")
 """Settings that do not change what sample i is."""
+
+
+def recording_identity(metadata: DatasetMetadata) -> str:
+    """Hash of everything that decides what sample i of a recording is.
+
+    The same for a recording and for the larger one that continues it.
+    """
+    config, inputs = (metadata.provenance.get(name, {}) for name in ("config", "inputs"))
+    settings = {name: value for name, value in config.items() if name not in _FREE_SETTINGS}
+    return hash_bytes(json.dumps([settings, inputs], sort_keys=True).encode())
 
 
 def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:

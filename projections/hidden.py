@@ -366,6 +366,33 @@ class HiddenProjection(TransformerMixin, BaseEstimator):
         return projection
 
 
+def load_fitting_projection(
+    folder: Path | str, hidden_slice: slice, flag: str = "--projection"
+) -> HiddenProjection:
+    """The projection in `folder`, which must be of hidden states of the agent's size.
+
+    Args:
+        folder: as `HiddenProjection.save` wrote it.
+        hidden_slice: of the agent's state.
+        flag: that named the folder.
+
+    Raises:
+        UserError: no projection in the folder, or one for another hidden size.
+    """
+    if not (Path(folder) / _METADATA_FILE).exists():
+        raise UserError(
+            f"{flag} {folder}: no such projection; make it with: "
+            "python analysis/hidden_analysis_precompute.py"
+        )
+    projection = HiddenProjection.load(folder)
+    num_units, hidden_dim = len(projection.mean_), hidden_slice.stop - (hidden_slice.start or 0)
+    if num_units != hidden_dim:
+        raise UserError(
+            f"{flag} {folder}: fitted on {num_units} hidden units, the agent has {hidden_dim}"
+        )
+    return projection
+
+
 def _floats_of_width(values: ArrayLike, width: int) -> NDArray[np.floating]:
     values = np.asarray(values)
     if values.ndim == 0 or values.shape[-1] != width:

@@ -115,7 +115,13 @@ SCRIPTS = (
 )
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+SCRIPTS_WITHOUT_PRESET = (
+    "analysis/sample_trust_precompute.py",
+    "analysis/sample_trust_plotting.py",
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS + SCRIPTS_WITHOUT_PRESET)
 def test_unknown_flag(refuse: Refuse, script: str) -> None:
     refusal = refuse(script, "--no_such_flag", "3")
     assert "no_such_flag" in refusal.line.replace("-", "_")
