@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,7 +91,7 @@ def _training_step(
     parameters = list(simulator_parameters(simulator).values())
     optimiser = torch.optim.Adam(parameters, fused=True)
     num_steps, num_windows = windows.valid.shape
-    noise = draw_training_noise(num_steps, num_windows, training.simulator, 0)
+    noise = draw_training_noise(num_steps, np.arange(num_windows), training.simulator, 0)
     noise = noise.to(windows.valid.device)
     whole = dataclasses.replace(training.objective, observed_share=1.0, agent_share=1.0)
 

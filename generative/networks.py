@@ -110,14 +110,19 @@ class InitialFramesEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(num_init, B, C, H, W) → (B, num_outputs)."""
-        num_init, batch_size = frames.shape[:2]
-        images = frames.flatten(0, 1)
+        return self.summarise(in_one_batch(self.embed, frames))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, embedding_dim), each frame by itself."""
         if self.downsampling > 1:
             images = F.avg_pool2d(images, self.downsampling)
-        embedded = self.blocks(images).flatten(1).unflatten(0, (num_init, batch_size))
-        state = embedded.new_zeros(batch_size, self.rnn.hidden_size)
-        for step in embedded:
-            state = self.rnn(step, state)
+        return self.blocks(images).flatten(1)
+
+    def summarise(self, embeddings: Tensor) -> Tensor:
+        """(num_init, B, embedding_dim) in the order of time → (B, num_outputs)."""
+        state = embeddings.new_zeros(embeddings.shape[1], self.rnn.hidden_size)
+        for embedding in embeddings:
+            state = self.rnn(embedding, state)
         return self.head(state)
 
 

@@ -11,8 +11,10 @@ frames are embedded in one batch, the small recurrence runs alone, and every ima
 shown to the agent's convolutions, in one batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,9 @@ from generative.types import EnvironmentState, InitialState, LatentChoice, Simul
 from projections.intervention import Intervention
 
 PROCGEN_SHAPE = (64, 64, 3)
+
+Precision = Literal["float32", "bfloat16"]
+"""What convolutions compute in while a simulator is trained."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,8 @@ class Simulator(nn.Module):
         self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.precision: Precision = "float32"
+        self._advance: Callable[..., _Advance] = self._advance_eagerly
 
     def train(self, mode: bool = True) -> "Simulator":
         """As `nn.Module.train`, but the frozen agent stays in evaluation mode."""
@@ -184,6 +191,14 @@ class Simulator(nn.Module):
         if isinstance(self.agent, nn.Module):
             self.agent.eval()
         return self
+
+    def compile_recurrence(self, backend: str = "inductor") -> None:
+        """Compile the step of the environment's recurrence.
+
+        It is a few dozen operations on small tensors, whose launches cost a GPU more than their
+        computation.
+        """
+        self._advance = torch.compile(self._advance_eagerly, backend=backend)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -201,8 +216,19 @@ class Simulator(nn.Module):
 
     def encode_distribution(self, frames: Tensor) -> LatentDistribution:
         """uint8 (num_init, B, H, W, C) → what they tell of the latent."""
-        outputs = self.encoder(to_float_images(frames).to(self.dtype))
-        return self.bottleneck.distribution(outputs)
+        images = to_float_images(frames).to(self.dtype)
+        embeddings = self.convolve(partial(in_one_batch, self.encoder.embed), images)
+        return self.bottleneck.distribution(self.encoder.summarise(embeddings))
+
+    def convolve(self, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Apply a convolutional network in the chosen precision; the result has `dtype`.
+
+        What is recurrent, the heads and all losses stay in `dtype`: errors of a recurrence add up,
+        and the deterministic state moves by less than bfloat16 resolves.
+        """
+        in_bfloat16 = self.precision == "bfloat16"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=in_bfloat16):
+            return network(inputs).to(self.dtype)
 
     def decode_initial(
         self, latent: Tensor, latents: LatentChoice = "mode", uniform: Tensor | None = None
@@ -254,7 +280,8 @@ class Simulator(nn.Module):
             latents: how the stochastic part is picked from the posterior.
             uniform: (K, B, num_categoricals) draws, needed for `sample`.
         """
-        projected = self.rssm.project_embedding(in_one_batch(self.frame_encoder, images))
+        embeddings = self.convolve(partial(in_one_batch, self.frame_encoder), images)
+        projected = self.rssm.project_embedding(embeddings)
         return self._roll(initial, initial_action, actions, latents, uniform, projected)
 
     def imagine(
@@ -279,14 +306,12 @@ class Simulator(nn.Module):
     ) -> EnvironmentSteps:
         deters, stochs, posteriors = [], [], []
         for step in range(len(actions)):
-            deter = self.rssm.transition(state, action)
-            if projected_embeddings is None:
-                logits = self.rssm.prior_logits(deter)
-            else:
-                logits = self.rssm.posterior_logits(deter, projected_embeddings[step])
-                posteriors.append(logits)
+            projected = None if projected_embeddings is None else projected_embeddings[step]
             draws = None if uniform is None else uniform[step]
-            state = EnvironmentState(deter, onehot_from_logits(logits, latents, draws))
+            advance = self._advance(state.deter, state.stoch, action, projected, latents, draws)
+            if projected is not None:
+                posteriors.append(advance.logits)
+            state = EnvironmentState(advance.deter, advance.stoch)
             action = actions[step]
             deters.append(state.deter)
             stochs.append(state.stoch)
@@ -297,9 +322,25 @@ class Simulator(nn.Module):
             posterior_logits=torch.stack(posteriors) if posteriors else None,
         )
 
+    def _advance_eagerly(
+        self,
+        deter: Tensor,
+        stoch: Tensor,
+        action: Tensor,
+        projected_embedding: Tensor | None,
+        latents: LatentChoice,
+        uniform: Tensor | None,
+    ) -> "_Advance":
+        deter = self.rssm.transition(EnvironmentState(deter, stoch), action)
+        if projected_embedding is None:
+            logits = self.rssm.prior_logits(deter)
+        else:
+            logits = self.rssm.posterior_logits(deter, projected_embedding)
+        return _Advance(deter, onehot_from_logits(logits, latents, uniform), logits)
+
     def decode_images(self, features: Tensor) -> Tensor:
         """(..., features_dim) → (..., C, H, W), not clamped."""
-        images = self.image_decoder(features.flatten(0, -2))
+        images = self.convolve(self.image_decoder, features.flatten(0, -2))
         return images.unflatten(0, features.shape[:-1])
 
     def simulate(
@@ -371,6 +412,15 @@ class Simulator(nn.Module):
 def _freeze(agent: object) -> None:
     if isinstance(agent, nn.Module):
         agent.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class _Advance:
+    """The environment state after a step, and the logits that its stochastic part is from."""
+
+    deter: Tensor
+    stoch: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)

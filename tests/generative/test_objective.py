@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from benchmarks.stepwise import stepwise_losses
+from experiment.distributed import ALONE, Ranks
 from generative.losses import LossWeights
 from generative.objective import (
     ObjectiveConfig,
@@ -155,11 +157,68 @@ def test_a_share_of_the_windows_is_shown_to_the_agent(small_simulator, padded_ba
 
 
 def test_noise_depends_on_its_arguments_alone():
-    first, again = (draw_training_noise(3, 2, SimulatorConfig(), seed=7) for _ in range(2))
-    other = draw_training_noise(3, 2, SimulatorConfig(), seed=8)
+    first, again = (draw_training_noise(3, [4, 5], SimulatorConfig(), seed=7) for _ in range(2))
+    other = draw_training_noise(3, [4, 5], SimulatorConfig(), seed=8)
     assert torch.equal(first.posterior, again.posterior)
     assert not torch.equal(first.posterior, other.posterior)
     assert not torch.equal(first.posterior, first.imagined)
+
+
+def test_noise_of_a_window_does_not_depend_on_its_batch():
+    whole = draw_training_noise(3, [4, 5, 6, 7], SimulatorConfig(), seed=7)
+    part = draw_training_noise(2, [5, 7], SimulatorConfig(), seed=7)
+    assert torch.equal(part.initial, whole.initial[1::2])
+    assert torch.equal(part.posterior, whole.posterior[:2, 1::2])
+    assert torch.equal(part.imagined, whole.imagined[:2, 1::2])
+    assert torch.equal(part.latent, whole.latent[1::2])
+
+
+@pytest.mark.parametrize("agent_share", [1.0, 0.5, 0.25])
+def test_processes_contribute_parts_of_the_losses_of_the_whole_batch(
+    either_simulator, padded_batch, agent_share
+):
+    """Two processes with two windows each; at a quarter, the second shows the agent nothing."""
+    simulator = either_simulator.double()
+    config = replace(ALL_TERMS, observed_share=0.75, agent_share=agent_share)
+    four = _select(padded_batch, [0, 1, 2, 0])
+    numbers = np.arange(4)
+    latents = simulator.encode(to_window_tensors(four, "cpu", simulator.dtype).initial_frames)
+
+    def losses(own: NDArray[np.int64], ranks: Ranks):
+        windows = to_window_tensors(_select(four, own), "cpu", simulator.dtype)
+        noise = draw_training_noise(len(windows.valid), own, simulator.config, seed=3)
+        return compute_losses(simulator, windows, config, noise, ranks)
+
+    whole = losses(numbers, ALONE)
+    parts = [losses(numbers[r::2], _KnownRanks(r, latents.detach())) for r in range(2)]
+    for name, value in whole.terms.items():
+        torch.testing.assert_close(sum(part.terms[name] for part in parts), value, msg=name)
+    parameters = list(simulator_parameters(simulator).values())
+    expected = torch.autograd.grad(whole.total, parameters)
+    found = [torch.autograd.grad(p.total, parameters, materialize_grads=True) for p in parts]
+    for left, right, both in zip(*found, expected, strict=True):
+        torch.testing.assert_close(left + right, both, rtol=1e-9, atol=1e-9)
+
+
+class _KnownRanks(Ranks):
+    """One of two processes, which knows what the other would send: its latents."""
+
+    def __init__(self, rank: int, latents: Tensor) -> None:
+        super().__init__(rank, 2)
+        object.__setattr__(self, "latents", latents)
+
+    def concatenate(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        return torch.stack([self.latents[0::2], self.latents[1::2]])
+
+
+def _select(batch: WindowBatch, windows: ArrayLike) -> WindowBatch:
+    """Some windows of a batch."""
+    chosen = np.asarray(windows)
+    per_row = ("obs", "agent_hidden", "action", "reward", "terminal", "valid")
+    arrays = {name: getattr(batch, name)[:, chosen] for name in per_row}
+    return replace(
+        batch, episode_id=batch.episode_id[chosen], start_row=batch.start_row[chosen], **arrays
+    )
 
 
 def _only(name: str) -> LossWeights:
@@ -173,7 +232,7 @@ def _losses(simulator: Simulator, batch: WindowBatch, config: ObjectiveConfig):
 
 def _noise(simulator: Simulator, batch: WindowBatch):
     num_steps = len(batch.valid) - batch.num_init_steps + 1
-    return draw_training_noise(num_steps, batch.valid.shape[1], simulator.config, seed=3)
+    return draw_training_noise(num_steps, np.arange(batch.valid.shape[1]), simulator.config, seed=3)
 
 
 def _observed(simulator: Simulator, batch: WindowBatch):
