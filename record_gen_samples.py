@@ -162,6 +162,8 @@ def main() -> None:
         preset_file="sampling.yml",
     )
     plan = make_plan(config)
+    if config.num_videos > 0:
+        plan.simulator.environment.require_images("--num_videos")
     swap = make_swap(config.swap, plan.agent.policy.hidden_slice, plan.device)
     folder = config.output_folder
     recordings = {folder: plan}

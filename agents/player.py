@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from agents.protocol import Agent, AgentOutput
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform, sample_categorical
@@ -113,7 +113,7 @@ class Player:
 
     def decide(
         self,
-        frames: NDArray[np.uint8],
+        frames: NDArray[np.uint8] | NDArray[np.float32],
         state: Tensor,
         noise_ids: NDArray[np.int64],
         rows: NDArray[np.int64],
@@ -122,14 +122,14 @@ class Player:
         """Act on B frames.
 
         Args:
-            frames: (B, H, W, C).
+            frames: (B, H, W, C), or (B, D) vectors.
             state: (B, state_dim) after the frame before; replaced where the row is 0.
             noise_ids: (B,) what keys the draws, with seed and row: as a rule the episode's number.
             rows: (B,) index of the decision within its episode.
             given: actions that are not the agent's to choose.
         """
         with torch.inference_mode(), full_float32():
-            output = self._respond(to_float_images(frames, self.device), state, rows)
+            output = self._respond(to_float_observations(frames, self.device), state, rows)
             # One transfer instead of three.
             packed = [output.state, output.action_logits, output.value[:, None]]
             numbers = torch.cat(packed, dim=1).cpu().numpy()

@@ -151,6 +151,7 @@ def measure_fidelity(
     Raises:
         UserError: no window fits into an episode of `heldout`.
     """
+    heldout.metadata.environment.require_images("the fidelity of a simulator")
     windows = measure_windows(simulator, heldout, mean_frame(train), config, device)
     return summarise(windows, config)
 

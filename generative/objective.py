@@ -15,15 +15,15 @@ import tyro
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from experiment.distributed import ALONE, Ranks
 from experiment.randomness import keyed_normal, keyed_uniform
 from generative import losses
 from generative.bottleneck import BottleneckKind
 from generative.losses import LossWeights
-from generative.networks import in_one_batch
+from generative.networks import VectorDecoder, in_one_batch
 from generative.simulator import EnvironmentSteps, Simulator, SimulatorConfig
-from generative.straight_through import clamp_to_image, straight_through
+from generative.straight_through import straight_through
 from generative.types import EnvironmentState, LatentChoice
 from rollouts.types import WindowBatch
 
@@ -57,7 +57,7 @@ class WindowTensors:
     """
 
     initial_frames: Tensor
-    """(init, B, H, W, C) uint8"""
+    """(init, B, H, W, C) uint8, or (init, B, D) float32, as `frames`"""
     frames: Tensor
     """(K, B, H, W, C) uint8; frame 0 is the last initial frame."""
     initial_agent_state: Tensor
@@ -189,7 +189,7 @@ def compute_losses(
     distribution = simulator.encode_distribution(windows.initial_frames)
     latent = distribution.draw(noise.latent.to(simulator.dtype))
     initial = simulator.decode_initial(latent, config.training_latents, noise.initial).environment
-    targets = to_float_images(windows.frames).to(simulator.dtype)
+    targets = to_float_observations(windows.frames).to(simulator.dtype)
     actions = simulator.one_hot_actions(windows.action)
     initial_action = simulator.one_hot_actions(windows.initial_action)
     steps = simulator.observe(
@@ -206,7 +206,7 @@ def compute_losses(
             initial, initial_action, actions, config.imagination_latents, noise.imagined
         )
         images = simulator.decode_images(imagined.state.features)
-        terms["imagined_image"] = losses.image_loss(images, targets, windows.valid)
+        terms["imagined_image"] = _observation_loss(simulator, images, targets, windows.valid)
     # Means over this process's windows so far.
     terms = {name: term / ranks.size for name, term in terms.items()}
     terms |= _image_terms(simulator, steps, targets, windows, config, ranks)
@@ -297,7 +297,7 @@ def _image_terms(
     terms = {}
     if weights.image:
         valid = windows.valid[:, : shown.num_own]
-        loss = losses.image_loss(images, targets[:, : shown.num_own], valid)
+        loss = _observation_loss(simulator, images, targets[:, : shown.num_own], valid)
         terms["image"] = loss * shown.portion
     if needs_agent:
         terms.update(_agent_terms(simulator, images, windows, config, ranks))
@@ -329,6 +329,18 @@ def _agent_terms(
     return {name: term * shown.portion for name, term in terms.items()}
 
 
+def _observation_loss(
+    simulator: Simulator, predicted: Tensor, target: Tensor, valid: Tensor
+) -> Tensor:
+    """Of images over their pixels, of vectors on the scale where each number varies by one."""
+    decoder = simulator.image_decoder
+    if isinstance(decoder, VectorDecoder):
+        return losses.vector_loss(
+            decoder.standardise(predicted), decoder.standardise(target), valid
+        )
+    return losses.image_loss(predicted, target, valid)
+
+
 @dataclass(frozen=True)
 class _Shown:
     """The first windows of the whole batch, as far as they are this process's."""
@@ -357,7 +369,7 @@ def watch(simulator: Simulator, images: Tensor, agent_state: Tensor) -> Tensor:
         (K, B, state_dim)
     """
     embed = partial(in_one_batch, simulator.agent.embed)
-    embeddings = simulator.convolve(embed, clamp_to_image(images))
+    embeddings = simulator.convolve(embed, simulator.as_seen(images))
     states = []
     for embedding in embeddings:
         agent_state = simulator.agent.advance(embedding, agent_state)

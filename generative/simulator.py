@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from agents.protocol import Agent
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
@@ -31,8 +31,13 @@ from generative.networks import (
     FrameEncoder,
     ImageDecoder,
     ImageSize,
+    InitialEncoder,
     InitialFramesEncoder,
+    InitialVectorsEncoder,
     ScalarHead,
+    Standardisation,
+    VectorDecoder,
+    VectorEncoder,
     in_one_batch,
     make_mlp,
 )
@@ -86,6 +91,9 @@ class SimulatorConfig:
     """Channels before the last transposed convolution of the image decoder."""
     head_mlp: tuple[int, ...] = (400, 400, 400, 400)
     """Hidden layers of the reward and terminal heads."""
+    vector_mlp: tuple[int, ...] = (256, 256)
+    """Hidden layers of the networks that embed observations which are vectors, and, in reverse, of
+    the one that decodes them. The settings of convolutions have no effect there."""
     bounded_agent_state: bool = True
     """Whether the predicted initial agent state passes through tanh, as a GRU's state does."""
 
@@ -137,7 +145,8 @@ class Simulator(nn.Module):
     Args:
         config: sizes.
         agent: the agent; its parameters are frozen.
-        obs_shape: (H, W, C) of the environment's frames.
+        obs_shape: (H, W, C) of the environment's frames, or (D,) of its vectors. What is called
+            an image or a frame here is then a vector.
     """
 
     def __init__(
@@ -147,27 +156,19 @@ class Simulator(nn.Module):
         self.config = config
         self.agent = agent
         self.obs_shape = obs_shape
-        height, width, image_channels = obs_shape
-        image_size = ImageSize(height, width)
         _freeze(agent)
         stoch_dim = config.num_categoricals * config.num_classes
         features_dim = config.deter_dim + stoch_dim
         self.bottleneck = make_bottleneck(config.bottleneck, config.latent_dim)
-        self.encoder = InitialFramesEncoder(
-            image_channels,
-            image_size,
-            config.encoder_channels,
-            config.encoder_rnn_dim,
-            config.encoder_mlp,
-            self.bottleneck.num_outputs,
-            config.encoder_downsampling,
-        )
+        make_networks = _image_networks if self.sees_images else _vector_networks
+        networks = make_networks(config, obs_shape, features_dim, self.bottleneck.num_outputs)
+        self.encoder = networks.encoder
         self.initial_environment = make_mlp(
             [config.latent_dim, *config.environment_mlp, features_dim]
         )
         self.initial_agent = make_mlp([config.latent_dim, *config.agent_mlp, agent.state_dim])
         self.initial_action = make_mlp([config.latent_dim, *config.action_mlp, agent.num_actions])
-        self.frame_encoder = FrameEncoder(image_channels, image_size, config.embedding_depth)
+        self.frame_encoder = networks.frame_encoder
         self.rssm = Rssm(
             config.deter_dim,
             config.num_categoricals,
@@ -176,9 +177,7 @@ class Simulator(nn.Module):
             agent.num_actions,
             self.frame_encoder.embedding_dim,
         )
-        self.image_decoder = ImageDecoder(
-            features_dim, image_channels, image_size, config.decoder_depth
-        )
+        self.image_decoder = networks.image_decoder
         self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -203,7 +202,12 @@ class Simulator(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type that the simulator computes in."""
-        return self.image_decoder.linear.weight.dtype
+        return self.rssm.stoch_weights.weight.dtype
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the environment's observations are frames; otherwise they are vectors."""
+        return len(self.obs_shape) == 3
 
     @property
     def num_parameters(self) -> int:
@@ -215,8 +219,8 @@ class Simulator(nn.Module):
         return self.encode_distribution(frames).mode
 
     def encode_distribution(self, frames: Tensor) -> LatentDistribution:
-        """uint8 (num_init, B, H, W, C) → what they tell of the latent."""
-        images = to_float_images(frames).to(self.dtype)
+        """uint8 (num_init, B, H, W, C), or (num_init, B, D) → what they tell of the latent."""
+        images = to_float_observations(frames).to(self.dtype)
         embeddings = self.convolve(partial(in_one_batch, self.encoder.embed), images)
         return self.bottleneck.distribution(self.encoder.summarise(embeddings))
 
@@ -343,6 +347,14 @@ class Simulator(nn.Module):
         images = self.convolve(self.image_decoder, features.flatten(0, -2))
         return images.unflatten(0, features.shape[:-1])
 
+    def as_seen(self, decoded: Tensor) -> Tensor:
+        """Decoded images in the range that an agent is used to; vectors as they are."""
+        return clamp_to_image(decoded) if self.sees_images else decoded
+
+    def as_recorded(self, decoded: Tensor) -> Tensor:
+        """As a rollout keeps them: images of 8 bits, vectors as they are."""
+        return round_to_8_bits(clamp_to_image(decoded)) if self.sees_images else decoded
+
     def simulate(
         self,
         initial: InitialState,
@@ -380,7 +392,7 @@ class Simulator(nn.Module):
             draws = noise and noise.latents(step, self.config.num_categoricals)
             stoch = onehot_from_logits(self.rssm.prior_logits(deter), latents, draws)
             state = EnvironmentState(deter, stoch)
-            image = round_to_8_bits(clamp_to_image(self.image_decoder(state.features)))
+            image = self.as_recorded(self.image_decoder(state.features))
             proposed = self.agent.advance(self.agent.embed(image), agent_state)
             agent_state = intervention(agent_state, proposed, step) if intervention else proposed
             readout = self.agent.read_out(agent_state)
@@ -407,6 +419,53 @@ class Simulator(nn.Module):
     def one_hot_actions(self, actions: Tensor) -> Tensor:
         """(...) int64 → (..., num_actions) in the simulator's floating-point type."""
         return F.one_hot(actions, self.agent.num_actions).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class _ObservationNetworks:
+    """What reads and makes observations."""
+
+    encoder: InitialEncoder
+    frame_encoder: FrameEncoder | VectorEncoder
+    image_decoder: ImageDecoder | VectorDecoder
+
+
+def _image_networks(
+    config: SimulatorConfig, obs_shape: tuple[int, ...], features_dim: int, num_outputs: int
+) -> _ObservationNetworks:
+    height, width, channels = obs_shape
+    size = ImageSize(height, width)
+    encoder = InitialFramesEncoder(
+        channels,
+        size,
+        config.encoder_channels,
+        config.encoder_rnn_dim,
+        config.encoder_mlp,
+        num_outputs,
+        config.encoder_downsampling,
+    )
+    return _ObservationNetworks(
+        encoder,
+        FrameEncoder(channels, size, config.embedding_depth),
+        ImageDecoder(features_dim, channels, size, config.decoder_depth),
+    )
+
+
+def _vector_networks(
+    config: SimulatorConfig, obs_shape: tuple[int, ...], features_dim: int, num_outputs: int
+) -> _ObservationNetworks:
+    standardise = Standardisation(obs_shape[0])
+    return _ObservationNetworks(
+        InitialVectorsEncoder(
+            standardise,
+            config.vector_mlp,
+            config.encoder_rnn_dim,
+            config.encoder_mlp,
+            num_outputs,
+        ),
+        VectorEncoder(standardise, config.vector_mlp),
+        VectorDecoder(standardise, features_dim, config.vector_mlp),
+    )
 
 
 def _freeze(agent: object) -> None:
@@ -451,7 +510,12 @@ def simulator_parameters(simulator: Simulator) -> dict[str, nn.Parameter]:
 
 
 def require_simulable(config: SimulatorConfig, obs_shape: tuple[int, ...], source: str) -> None:
-    """Raise `UserError` naming `source` unless its frames are large enough for the encoder."""
+    """Raise `UserError` naming `source` unless its observations are vectors, or frames that are
+    large enough for the encoder."""
+    if len(obs_shape) == 1:
+        if not config.vector_mlp:
+            raise UserError("--vector_mlp: observations that are vectors need at least one layer")
+        return
     smallest = config.encoder_downsampling << len(config.encoder_channels)
     smallest = max(smallest, LARGEST_DECODER_BASE + 1)
     if len(obs_shape) != 3 or min(obs_shape[:2]) < smallest:

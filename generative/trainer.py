@@ -46,6 +46,7 @@ from experiment.runs import (
     stop_on_signals,
 )
 from generative.checkpoint import load_weights, read_description, save_simulator
+from generative.networks import VectorDecoder
 from generative.objective import (
     Losses,
     ObjectiveConfig,
@@ -167,7 +168,7 @@ class SimulatorTrainingConfig:
     """Optimiser steps between two simulators kept; the last one always is."""
     num_video_windows: int = 4
     """Windows shown in the video that is made whenever a simulator is kept: the truth beside what
-    the simulator makes of it. 0 makes none."""
+    the simulator makes of it. 0 makes none; there is none where observations are vectors."""
     num_heldout_windows: int = 128
     """Windows on which the held-out loss is measured, whenever a simulator is kept."""
     seed: int | None = None
@@ -310,7 +311,8 @@ class SimulatorTrainer:
         assert config.seed is not None
         self.config, self.seed, self.run_folder = config, config.seed, run
         self.simulator, self.inputs, self.device, self.ranks = simulator, inputs, device, ranks
-        self.parameters = list(simulator_parameters(simulator).values())
+        trained = simulator_parameters(simulator).values()
+        self.parameters = [parameter for parameter in trained if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=config.optimiser.lr, fused=True)
         batch_size = config.optimiser.batch_size
         self.sampler = make_sampler(config, inputs.dataset, batch_size, self.seed, ranks)
@@ -473,7 +475,7 @@ class SimulatorTrainer:
             self._provenance(),
             self.step,
         )
-        if self.config.num_video_windows > 0:
+        if self.config.num_video_windows > 0 and self.simulator.sees_images:
             path = self.run_folder.path / "videos" / f"model_{self.step}.mp4"
             write_training_video(path, self.simulator, self._video_windows(), self.seed)
 
@@ -618,6 +620,8 @@ def _make_simulator(config: SimulatorTrainingConfig, inputs: TrainingInputs) -> 
     sizes = dataclasses.replace(config.simulator, bounded_agent_state=bounded)
     seed_everything(config.seed)
     simulator = Simulator(sizes, inputs.agent.policy, inputs.dataset.metadata.environment.obs_shape)
+    if isinstance(simulator.image_decoder, VectorDecoder):
+        simulator.image_decoder.standardise.fit(inputs.dataset.iter_field("obs"))
     if config.model_file is not None:
         description = read_description(config.model_file)
         if description["agent_hash"] != inputs.agent.hash:

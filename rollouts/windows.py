@@ -144,7 +144,8 @@ class WindowSampler:
     ) -> NDArray[Any]:
         """(num_rows, B, ...) rows of one field, zero behind the real ones."""
         spec = self.dataset.step_field(name)
-        read_rows = self.dataset.read_rows if name == "obs" else self._small_fields.read_rows
+        is_frame = name == "obs" and self.dataset.metadata.environment.shows_images
+        read_rows = self.dataset.read_rows if is_frame else self._small_fields.read_rows
         windows = np.empty((self.num_rows, len(first_rows), *spec.row_shape), spec.dtype)
         # HDF5 is a hundred times slower when it scatters into the strided batch by itself.
         buffer = np.empty((self.num_rows, *spec.row_shape), spec.dtype)

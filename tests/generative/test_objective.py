@@ -173,6 +173,36 @@ def test_noise_of_a_window_does_not_depend_on_its_batch():
     assert torch.equal(part.latent, whole.latent[1::2])
 
 
+def test_bfloat16_rounds_what_convolutions_make_and_nothing_else(small_simulator, padded_batch):
+    exact = _losses(small_simulator, padded_batch, ALL_TERMS)
+    small_simulator.precision = "bfloat16"
+    rounded = _losses(small_simulator, padded_batch, ALL_TERMS)
+    rounded.total.backward()
+    assert all(
+        p.grad.dtype == torch.float32 for p in simulator_parameters(small_simulator).values()
+    )
+    for name, term in rounded.terms.items():
+        assert term.dtype == torch.float32
+        # Another class may be drawn where a draw is near the border between two.
+        torch.testing.assert_close(term, exact.terms[name], rtol=0.1, atol=0.05, msg=name)
+    assert rounded.terms["image"] != exact.terms["image"]
+
+
+@pytest.mark.medium
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # its tracer asks
+def test_a_compiled_recurrence_gives_the_same_losses_and_gradients(small_simulator, padded_batch):
+    """As PyTorch traces and differentiates it, without generated code."""
+    simulator = small_simulator.double()
+    parameters = list(simulator_parameters(simulator).values())
+    eager = _losses(simulator, padded_batch, ALL_TERMS).total
+    expected = torch.autograd.grad(eager, parameters)
+    simulator.compile_recurrence(backend="aot_eager")
+    compiled = _losses(simulator, padded_batch, ALL_TERMS).total
+    torch.testing.assert_close(compiled, eager)
+    for left, right in zip(torch.autograd.grad(compiled, parameters), expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("agent_share", [1.0, 0.5, 0.25])
 def test_processes_contribute_parts_of_the_losses_of_the_whole_batch(
     either_simulator, padded_batch, agent_share

@@ -178,6 +178,12 @@ def test_a_missing_dataset_is_refused(training_config, tmp_path):
         _train(replace(training_config, data_dir=tmp_path / "nowhere"))
 
 
+def test_compilation_without_a_gpu_is_refused(training_config):
+    with pytest.raises(UserError, match="--compile: needs a CUDA device, not cpu"):
+        _train(replace(training_config, compile=True))
+    assert not training_config.run_dir.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
