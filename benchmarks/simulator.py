@@ -150,8 +150,9 @@ def _batched_parts(
     shape = tuple(windows.valid.shape)
     height, width, channels = simulator.obs_shape
     images = torch.rand(*shape, channels, height, width, device=windows.valid.device)
-    size = simulator.image_decoder.linear.in_features
-    features = torch.rand(*shape, size, device=windows.valid.device)
+    sizes = simulator.config
+    features_dim = sizes.deter_dim + sizes.num_categoricals * sizes.num_classes
+    features = torch.rand(*shape, features_dim, device=windows.valid.device)
     return [
         ("embed_frames", simulator.frame_encoder, images),
         ("decode_images", simulator.image_decoder, features),

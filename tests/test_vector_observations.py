@@ -17,6 +17,7 @@ from agents.checkpoint import load_agent
 from environments.factory import EnvironmentConfig, environment_spec
 from experiment.errors import UserError
 from generative.checkpoint import load_simulator
+from generative.networks import VectorDecoder
 from rollouts.schema import SCHEMA_VERSION_OF_VECTORS
 from rollouts.store import RolloutDataset
 
@@ -110,6 +111,7 @@ def test_a_simulator_learns_vectors_and_its_samples_replay(workplace):
     dataset = RolloutDataset("data")
     simulator = load_simulator("sim", load_agent("pole_agent:make_agent")).simulator
     obs = dataset.read_field("obs").astype(np.float64)
+    assert isinstance(simulator.image_decoder, VectorDecoder)
     standardise = simulator.image_decoder.standardise
     np.testing.assert_allclose(standardise.mean.numpy(), obs.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(standardise.std.numpy(), obs.std(0), rtol=1e-5)

@@ -58,9 +58,13 @@ def assert_same_training(folder: Path, expected: Path) -> None:
         load_file(run / f"model_{NUM_STEPS}" / WEIGHTS_NAME) for run in (folder, expected)
     )
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
-    logs = [pd.read_csv(run / "log.csv") for run in (folder, expected)]
-    without_time = [log.drop(columns=["seconds", "data_wait_share"]) for log in logs]
-    pd.testing.assert_frame_equal(*without_time, rtol=1e-4, atol=1e-5)
+    pd.testing.assert_frame_equal(
+        log_without_time(folder), log_without_time(expected), rtol=1e-4, atol=1e-5
+    )
+
+
+def log_without_time(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "log.csv").drop(columns=["seconds", "data_wait_share"])
 
 
 @pytest.fixture(scope="module")

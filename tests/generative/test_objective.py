@@ -1,6 +1,6 @@
 """The batched formulation against a plain one, and what padding may influence: nothing."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pytest
@@ -178,9 +178,8 @@ def test_bfloat16_rounds_what_convolutions_make_and_nothing_else(small_simulator
     small_simulator.precision = "bfloat16"
     rounded = _losses(small_simulator, padded_batch, ALL_TERMS)
     rounded.total.backward()
-    assert all(
-        p.grad.dtype == torch.float32 for p in simulator_parameters(small_simulator).values()
-    )
+    gradients = [p.grad for p in simulator_parameters(small_simulator).values()]
+    assert all(g is not None and g.dtype == torch.float32 for g in gradients)
     for name, term in rounded.terms.items():
         assert term.dtype == torch.float32
         # Another class may be drawn where a draw is near the border between two.
@@ -220,7 +219,7 @@ def test_processes_contribute_parts_of_the_losses_of_the_whole_batch(
         return compute_losses(simulator, windows, config, noise, ranks)
 
     whole = losses(numbers, ALONE)
-    parts = [losses(numbers[r::2], _KnownRanks(r, latents.detach())) for r in range(2)]
+    parts = [losses(numbers[r::2], _KnownRanks(r, 2, latents=latents.detach())) for r in range(2)]
     for name, value in whole.terms.items():
         torch.testing.assert_close(sum(part.terms[name] for part in parts), value, msg=name)
     parameters = list(simulator_parameters(simulator).values())
@@ -230,12 +229,12 @@ def test_processes_contribute_parts_of_the_losses_of_the_whole_batch(
         torch.testing.assert_close(left + right, both, rtol=1e-9, atol=1e-9)
 
 
+@dataclass(frozen=True)
 class _KnownRanks(Ranks):
     """One of two processes, which knows what the other would send: its latents."""
 
-    def __init__(self, rank: int, latents: Tensor) -> None:
-        super().__init__(rank, 2)
-        object.__setattr__(self, "latents", latents)
+    latents: Tensor = field(default_factory=lambda: torch.zeros(0))
+    """(B, latent_dim) of the whole batch."""
 
     def concatenate(self, tensor: Tensor, dim: int = 0) -> Tensor:
         return torch.stack([self.latents[0::2], self.latents[1::2]])
