@@ -87,6 +87,7 @@ def make_episode_task(config: RecordConfig, recording: RecordingConfig) -> Task:
     """Play new episodes."""
     chosen = select_agent(config.who, recording.start_level, recording.num_levels)
     who = (chosen.agent, chosen.environment)
+    _require_drawable(config, chosen.environment)
     return Task(
         chosen.agent,
         chosen.device,
@@ -101,6 +102,7 @@ def make_branch_task(config: RecordConfig, recording: RecordingConfig, source: P
     dataset = RolloutDataset(source)
     environment = dataset.metadata.environment
     _require_same_environment(config.who, environment, source)
+    _require_drawable(config, environment)
     recorded, named = dataset.metadata.agent_file, f"--branch_from {source}"
     agent = load_chosen_agent(
         config.who.model_file, recorded, named, environment, device, flag="--model_file"
@@ -115,6 +117,11 @@ def make_branch_task(config: RecordConfig, recording: RecordingConfig, source: P
         lambda folder, how: check_branches(plan(how), folder),
         lambda folder, how: record_branches(plan(how), folder, device),
     )
+
+
+def _require_drawable(config: RecordConfig, environment: EnvironmentSpec) -> None:
+    if config.num_videos > 0:
+        environment.require_images("--num_videos")
 
 
 def _require_same_environment(who: AgentFlags, recorded: EnvironmentSpec, source: Path) -> None:

@@ -170,6 +170,8 @@ def main() -> None:
         preset_file="sampling.yml",
     )
     plan = make_plan(config)
+    if config.num_videos > 0:
+        plan.simulator.environment.require_images("--num_videos")
     intervention = load_intervention(config.intervention, plan.agent, plan.device)
     folder = config.output_folder
     recordings = {folder: plan}

@@ -112,7 +112,7 @@ class _OpenEpisode:
             return NOT_GIVEN, 0.0
         return int(branch.action[len(self)]), float(branch.log_prob[len(self)])
 
-    def append(self, frame: NDArray[np.uint8], decision: Decision, index: int) -> None:
+    def append(self, frame: NDArray[Any], decision: Decision, index: int) -> None:
         # Copies: a view would keep the whole batch in memory until the episode ends.
         self.decided["obs"].append(frame.copy())
         self.decided["agent_hidden"].append(decision.agent_hidden[index].copy())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from agents.intervening import intervene_at_rows
 from agents.player import full_float32
 from agents.protocol import Agent
@@ -114,7 +114,7 @@ def _episode_changes(
         frames = dataset.read_field("obs", offset + start, offset + int(rows[-1]) + 1)
         with torch.inference_mode(), full_float32():
             before = torch.as_tensor(previous[rows]).to(device)
-            proposed = policy.advance(policy.embed(to_float_images(frames, device)), before)
+            proposed = policy.advance(policy.embed(to_float_observations(frames, device)), before)
             change = intervene_at_rows(intervention, before, proposed, rows) - proposed
             norm = change[:, policy.hidden_slice].norm(dim=1).double().cpu().numpy()
         hidden = states[rows][:, policy.hidden_slice]

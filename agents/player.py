@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from agents.intervening import intervene_at_rows
 from agents.protocol import Agent, AgentOutput
 from experiment.errors import UserError
@@ -114,7 +114,7 @@ class Player:
 
     def decide(
         self,
-        frames: NDArray[np.uint8],
+        frames: NDArray[np.uint8] | NDArray[np.float32],
         state: Tensor,
         noise_ids: NDArray[np.int64],
         rows: NDArray[np.int64],
@@ -124,7 +124,7 @@ class Player:
         """Act on B frames.
 
         Args:
-            frames: (B, H, W, C).
+            frames: (B, H, W, C), or (B, D) vectors.
             state: (B, state_dim) after the frame before; replaced where the row is 0.
             noise_ids: (B,) what keys the draws, with seed and row: as a rule the episode's number.
             rows: (B,) index of the decision within its episode; within the source episode for a
@@ -136,7 +136,7 @@ class Player:
         with torch.inference_mode(), full_float32():
             first = torch.as_tensor(rows == 0).to(self.device)
             recorded_rows = rows if rows_of_rollout is None else rows_of_rollout
-            images = to_float_images(frames, self.device)
+            images = to_float_observations(frames, self.device)
             output = self._respond(images, state, first, recorded_rows)
             # One transfer instead of three.
             packed = [output.state, output.action_logits, output.value[:, None]]

@@ -52,6 +52,7 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
             "simulated ones, made by record_gen_samples.py"
         )
     metadata = dataset.metadata
+    metadata.environment.require_images("saliency")
     source = f"--generated_data_dir {config.generated_data_dir}"
     agent = load_chosen_agent(
         config.agent_file, metadata.agent_file, source, metadata.environment, device

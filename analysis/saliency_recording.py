@@ -134,7 +134,7 @@ def _batch(
     return SampleBatch(
         ids=np.array([r.info.episode_id for r in rollouts], np.int64),
         latent=_latents(rollouts, plan.device),
-        recorded_frames=np.stack([r.obs[:num_steps] for r in rollouts]),
+        recorded_frames=np.stack([r.obs[:num_steps] for r in rollouts], dtype=np.uint8),
         intervention=intervention,
         actions=_given_actions(plan, rollouts),
     )

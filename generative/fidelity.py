@@ -174,6 +174,7 @@ def measure_fidelity(
     Raises:
         UserError: no window fits into an episode of `heldout`.
     """
+    heldout.metadata.environment.require_images("the fidelity of a simulator")
     num_init = simulator.config.num_init_steps
     chosen = choose_windows(heldout, num_init, config.num_windows, config.seed)
     more = choose_windows(heldout, num_init, config.num_calibration_windows, config.seed)

@@ -79,6 +79,11 @@ def image_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     return over_window(0.5 * (predicted - target).square().sum(dim=(-3, -2, -1)), valid)
 
 
+def vector_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """½ ‖x̂ − x‖² of standardised vectors (K, B, D)."""
+    return over_window(0.5 * (predicted - target).square().sum(dim=-1), valid)
+
+
 def reward_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """½ (r̂ − r)²; all (K, B)."""
     return over_window(0.5 * (predicted - target).square(), valid)

@@ -229,7 +229,7 @@ def _step_fields(steps: SimulatedSteps, is_certain: bool) -> dict[str, NDArray[A
         chosen = np.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
     terminal_prob = _sample_major(tuple(torch.sigmoid(x) for x in steps.terminal_logit))
     return {
-        "obs": _sample_major(tuple(_to_bytes(image) for image in steps.images)),
+        "obs": _sample_major(tuple(_as_stored(image) for image in steps.images)),
         "agent_hidden": _sample_major(steps.agent_state),
         "action_logits": action_logits,
         "value": _sample_major(steps.value),
@@ -243,8 +243,10 @@ def _step_fields(steps: SimulatedSteps, is_certain: bool) -> dict[str, NDArray[A
     }
 
 
-def _to_bytes(images: Tensor) -> Tensor:
-    """(B, C, H, W) in [0, 1], multiples of 1/255 → (B, H, W, C) uint8."""
+def _as_stored(images: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1], multiples of 1/255 → (B, H, W, C) uint8; (B, D) stays as it is."""
+    if images.ndim == 2:
+        return images
     return (images * 255.0).round().to(torch.uint8).movedim(-3, -1)
 
 
@@ -405,7 +407,9 @@ def _fitting_batch_size(plan: SamplingPlan) -> int:
 def _bytes_per_sample(plan: SamplingPlan) -> int:
     sizes = plan.simulator.simulator.config
     # Simulated frames compress at least four times.
-    frame = int(np.prod(plan.simulator.environment.obs_shape)) // 4
+    environment = plan.simulator.environment
+    numbers_shown = int(np.prod(environment.obs_shape))
+    frame = numbers_shown // 4 if environment.shows_images else 4 * numbers_shown
     numbers = sizes.deter_dim + plan.agent.policy.state_dim + plan.agent.policy.num_actions + 8
     return plan.config.num_sim_steps * (frame + sizes.num_categoricals + 4 * numbers)
 

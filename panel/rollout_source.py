@@ -97,6 +97,8 @@ class RolloutSource:
         stop = min(stop, length)
         if not 0 <= start < stop:
             raise UnknownItemError(f"episode {episode_id} has rows 0 to {length - 1}, not {start}")
+        if not self._dataset.metadata.environment.shows_images:
+            raise UnknownItemError("the observations of this dataset are vectors, not frames")
         frame_bytes = math.prod(self._dataset.metadata.environment.obs_shape)
         limit = min(MAX_FRAMES_PER_REQUEST, max(1, MAX_FRAME_BYTES_PER_REQUEST // frame_bytes))
         if stop - start > limit:
