@@ -1,6 +1,6 @@
 """Curves over the horizon, with their intervals, as all fidelity figures draw them."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +64,11 @@ class Curve:
     """(horizon,)"""
 
 
-def select_curve(results: xr.Dataset, name: str, chosen: Mapping[Hashable, Any]) -> Curve:
+def select_curve(results: xr.Dataset, name: str, chosen: Mapping[str, Any]) -> Curve:
     """The variable `name` and its interval where the other dims are as `chosen`."""
-    interval = results[f"{name}_interval"].sel(chosen)
+    interval = results[f"{name}_interval"].sel(**chosen)
     return Curve(
-        results[name].sel(chosen), interval.sel(bound="lower"), interval.sel(bound="upper")
+        results[name].sel(**chosen), interval.sel(bound="lower"), interval.sel(bound="upper")
     )
 
 

@@ -27,7 +27,7 @@ SHOWN = ("mode", "single_sample", "observed", "shuffled_actions", "last_frame", 
 EVENT_COLOURS = {"reward": OKABE_ITO[2], "terminal": OKABE_ITO[5]}
 LARGEST_R2 = 1.0
 """R² beyond this, on either side of zero, has the colour of this."""
-TRUST_BINS = np.linspace(0, 1, 21)
+NUM_TRUST_BINS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,9 +189,10 @@ def _reliability_panel(results: xr.Dataset) -> Panel:
 
 def draw_trust_histogram(axis: Axes, trust: NDArray[np.float64]) -> None:
     """(N,) trust scores, with their median and with that of the averages."""
-    counts = axis.hist(trust, TRUST_BINS, color=OKABE_ITO[4], alpha=0.6)[0]
+    counts = axis.hist(trust, NUM_TRUST_BINS, range=(0, 1), color=OKABE_ITO[4], alpha=0.6)[0]
+    median = float(np.median(trust))
     axis.axvline(0.5, color="0.3", linestyle="-.", label="errors of the averages")
-    axis.axvline(np.median(trust), color=OKABE_ITO[0], label=f"median {np.median(trust):.2f}")
+    axis.axvline(median, color=OKABE_ITO[0], label=f"median {median:.2f}")
     # Room for the legend.
     axis.set_ylim(0, 1.4 * float(np.max(counts)))
     axis.set(xlim=(0, 1), xlabel="trust", ylabel="samples")

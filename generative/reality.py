@@ -11,15 +11,15 @@ Samples from random, interpolated or given latents have no counterpart.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from agents.checkpoint import LoadedAgent
-from agents.episode_slots import Branch, EpisodeStart
+from agents.episode_slots import Branch, BranchPoint, EpisodeStart
 from agents.player import BehaviourConfig, Player
 from agents.recorder import (
     dataset_metadata,
@@ -36,6 +36,7 @@ from projections.intervention import Intervention
 from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.schema import DatasetMetadata
 from rollouts.store import RolloutDataset, RolloutWriter
+from rollouts.types import Rollout
 
 _STARTS_PER_REPLAY = 64
 """Bounds the memory: each may need an environment of its own, and holds a saved state."""
@@ -72,6 +73,17 @@ def has_reality(samples: RolloutDataset) -> NDArray[np.bool_]:
     return samples.episodes["source_episode_id"].to_numpy() >= 0
 
 
+@dataclass(frozen=True)
+class _Sample:
+    """A sample to be replayed; ordered lists of them hold those of one episode together."""
+
+    interventions: str
+    source: SourceRow
+    episode_id: int
+    rows: slice
+    """Its rows in the dataset of samples."""
+
+
 def record_replays(
     plan: ReplayPlan, folder: Path | str, device: torch.device | str = "cpu"
 ) -> None:
@@ -84,36 +96,45 @@ def record_replays(
     folder = Path(folder)
     metadata = _metadata(plan)
     _require_same_samples(folder, metadata)
-    present = recorded_episodes(folder)["episode_id"].to_numpy()
-    episodes = plan.samples.episodes[has_reality(plan.samples)]
-    missing = episodes[~episodes["episode_id"].isin(present)]
-    if missing.empty:
+    missing = _missing_samples(plan, folder)
+    if not missing:
         return
     _require_whole_sources(plan.source, missing)
-    rows = int(missing["length"].sum())
-    require_space(folder, metadata, RowEstimate(rows, is_loose=False))
+    num_rows = sum(sample.rows.stop - sample.rows.start for sample in missing)
+    require_space(folder, metadata, RowEstimate(num_rows, is_loose=False))
     with RolloutWriter(folder, metadata) as writer:
-        for key, group in missing.groupby("interventions"):
-            player = Player(
-                plan.agent.policy,
-                BehaviourConfig(greedy=True),
-                device,
-                plan.interventions[str(key)],
-            )
-            group = group.sort_values(["source_episode_id", "source_row"])
-            write_rollouts(
-                writer,
-                play_starts(
-                    player,
-                    plan.agent.hash,
-                    plan.source.metadata.environment,
-                    RecordingConfig(
-                        num_envs=plan.num_envs, num_threads=plan.num_threads, with_state=False
-                    ),
-                    _starts(plan, group),
-                    len(group),
-                ),
-            )
+        for key, group in groupby(missing, lambda sample: sample.interventions):
+            write_rollouts(writer, _play(plan, list(group), plan.interventions[key], device))
+
+
+def _missing_samples(plan: ReplayPlan, folder: Path) -> list[_Sample]:
+    """Samples that have a real counterpart and no replay yet, by intervention and source."""
+    table = plan.samples.episodes
+    names = ("interventions", "source_episode_id", "source_row", "episode_id", "offset", "length")
+    columns = (table[name].tolist() for name in names)
+    present = set(recorded_episodes(folder)["episode_id"].tolist())
+    samples = [
+        _Sample(key, SourceRow(episode, row), sample_id, slice(offset, offset + length))
+        for key, episode, row, sample_id, offset, length in zip(*columns, strict=True)
+        if episode >= 0 and sample_id not in present
+    ]
+    return sorted(samples, key=lambda sample: (sample.interventions, sample.source))
+
+
+def _play(
+    plan: ReplayPlan,
+    samples: list[_Sample],
+    intervention: Intervention | None,
+    device: torch.device | str,
+) -> Iterator[Rollout]:
+    # Every action is given, so none is drawn.
+    behaviour = BehaviourConfig(greedy=True)
+    player = Player(plan.agent.policy, behaviour, device, intervention)
+    recording = RecordingConfig(
+        num_envs=plan.num_envs, num_threads=plan.num_threads, with_state=False
+    )
+    environment, starts = plan.source.metadata.environment, _starts(plan, samples)
+    return play_starts(player, plan.agent.hash, environment, recording, starts, len(samples))
 
 
 def _metadata(plan: ReplayPlan) -> DatasetMetadata:
@@ -143,47 +164,41 @@ def _require_same_samples(folder: Path, metadata: DatasetMetadata) -> None:
         )
 
 
-def _require_whole_sources(source: RolloutDataset, samples: pd.DataFrame) -> None:
+def _require_whole_sources(source: RolloutDataset, samples: Sequence[_Sample]) -> None:
     """A branch begins within an episode, so its level and actions do not determine it."""
-    table = source.episodes.set_index("episode_id")["initialisation"]
-    kinds = table.loc[samples["source_episode_id"]].to_numpy()
-    if (kinds != "real").any():
-        wrong = samples["source_episode_id"].to_numpy()[kinds != "real"][0]
-        raise UserError(
-            f"--data_dir {source.folder}: episode {wrong} is itself a branch, so samples that "
-            "begin in it cannot be replayed"
-        )
+    kinds = source.episodes["initialisation"].to_numpy()
+    for sample in samples:
+        episode_id = sample.source.episode_id
+        if kinds[source.index_of(episode_id)] != "real":
+            raise UserError(
+                f"--data_dir {source.folder}: episode {episode_id} is itself a branch, so samples "
+                "that begin in it cannot be replayed"
+            )
 
 
-def _starts(plan: ReplayPlan, samples: pd.DataFrame) -> Iterator[EpisodeStart]:
+def _starts(plan: ReplayPlan, samples: Sequence[_Sample]) -> Iterator[EpisodeStart]:
     """Where the replays begin; rows are restored as they are come to, many at a time."""
+    levels = plan.source.episodes["level_seed"].to_numpy()
     for begin in range(0, len(samples), _STARTS_PER_REPLAY):
-        group = samples.iloc[begin : begin + _STARTS_PER_REPLAY]
-        rows = [
-            SourceRow(int(episode), int(row))
-            for episode, row in zip(group["source_episode_id"], group["source_row"], strict=True)
-        ]
-        yield from _starts_at(plan, group, rows)
+        group = samples[begin : begin + _STARTS_PER_REPLAY]
+        rows = list(dict.fromkeys(sample.source for sample in group))
+        points = restore_points(plan.source, rows, plan.num_threads)
+        for sample in group:
+            level = levels[plan.source.index_of(sample.source.episode_id)]
+            yield EpisodeStart(
+                episode_id=sample.episode_id,
+                level_seed=int(level),
+                branch=_branch(plan, sample, points[sample.source]),
+                interventions=tuple(json.loads(sample.interventions)),
+            )
 
 
-def _starts_at(
-    plan: ReplayPlan, samples: pd.DataFrame, rows: Sequence[SourceRow]
-) -> Iterator[EpisodeStart]:
-    points = restore_points(plan.source, list(dict.fromkeys(rows)), plan.num_threads)
-    levels = plan.source.episodes.set_index("episode_id")["level_seed"]
-    for (_, sample), row in zip(samples.iterrows(), rows, strict=True):
-        first, last = int(sample["offset"]), int(sample["offset"] + sample["length"])
-        branch = Branch(
-            points[row],
-            # Every action is given, so nothing is drawn.
-            noise_id=int(sample["episode_id"]),
-            action=plan.samples.read_field("action", first, last),
-            log_prob=plan.samples.read_field("behaviour_log_prob", first, last),
-            max_rows=last - first,
-        )
-        yield EpisodeStart(
-            episode_id=int(sample["episode_id"]),
-            level_seed=int(levels.loc[row.episode_id]),
-            branch=branch,
-            interventions=tuple(json.loads(sample["interventions"])),
-        )
+def _branch(plan: ReplayPlan, sample: _Sample, point: BranchPoint) -> Branch:
+    first, last = sample.rows.start, sample.rows.stop
+    return Branch(
+        point,
+        noise_id=sample.episode_id,
+        action=plan.samples.read_field("action", first, last),
+        log_prob=plan.samples.read_field("behaviour_log_prob", first, last),
+        max_rows=last - first,
+    )

@@ -122,7 +122,7 @@ def trust(scores: RealityScores, averages: AverageErrors) -> NDArray[np.float64]
 def no_reality(samples: RolloutDataset) -> RealityScores:
     """What is known before anything is compared: nothing."""
     table = samples.episodes
-    shape = (len(SCORES), len(COMPARED), len(table), int(table["length"].max()))
+    shape = (len(SCORES), len(COMPARED), len(table), int(table["length"].to_numpy().max()))
     unknown_level = np.full(len(table), -1, np.int64)
     ids = table["episode_id"].to_numpy(np.int64)
     return RealityScores(ids, np.full(shape, np.nan), unknown_level)
