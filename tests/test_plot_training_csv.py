@@ -102,9 +102,11 @@ def test_the_simulators_loss_is_drawn_with_its_held_out_version(tmp_path):
     assert labels(draw_overview(log)) == ["total", "kl"]
     (axis,) = draw_main_curve(log).axes
     assert axis.get_ylabel() == "total"
-    names = [text.get_text() for text in axis.get_legend().get_texts()]
+    legend = axis.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
     assert names == ["training levels", "held-out levels"]
-    assert axis.get_legend().get_title().get_text() == ""
+    assert legend.get_title().get_text() == ""
 
 
 def test_missing_and_empty_logs_are_refused(tmp_path):

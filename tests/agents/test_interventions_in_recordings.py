@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.checkpoint import LoadedAgent, hash_agent
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from agents.intervening import UNTOUCHED, Intervening
 from agents.intervention_choice import load_intervention
 from agents.intervention_strength import measure_strength, write_strength
@@ -85,7 +85,9 @@ def test_hidden_part_alone_is_changed_carried_on_and_read(agent, directions_file
     for rollout in episodes(dataset):
         state = torch.as_tensor(rollout.info.agent_initial_state)[None]
         for t in range(len(rollout)):
-            proposed = policy.advance(policy.embed(to_float_images(rollout.obs[t : t + 1])), state)
+            proposed = policy.advance(
+                policy.embed(to_float_observations(rollout.obs[t : t + 1])), state
+            )
             hidden = policy.hidden_slice
             update = linear @ (proposed - state)[0, hidden].numpy()
             expected = proposed.clone()
@@ -143,7 +145,7 @@ def test_strength_of_a_clamp_equals_a_slow_reference(agent, directions_file, tmp
     for rollout in episodes(dataset):
         state = torch.as_tensor(rollout.info.agent_initial_state)[None]
         for t in range(len(rollout)):
-            images = to_float_images(rollout.obs[t : t + 1])
+            images = to_float_observations(rollout.obs[t : t + 1])
             proposed = agent.policy.advance(agent.policy.embed(images), state)
             state = torch.as_tensor(rollout.agent_hidden[t])[None]
             norms.append(float((state - proposed).norm()))
