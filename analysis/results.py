@@ -25,12 +25,14 @@ RESULT_SCHEMA_VERSION = 1
 
 PRODUCERS = {
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
+    "probe_analysis": "python analysis/probe_analysis_precompute.py",
     "saliency": "python saliency_experiments.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
 }
 """Which command makes each kind of result file; named when one is missing."""
 
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
+PROBE_ANALYSIS_NAME = "probe_analysis.nc"
 SALIENCY_NAME = "saliency.nc"
 
 SOURCES = ("real", "simulated")

@@ -18,6 +18,7 @@ from torch import Tensor
 from agents.images import to_float_images
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
+from experiment.resampling import INTERVAL_PERCENTILES, resample_weights
 from generative.networks import in_one_batch
 from generative.objective import WindowTensors, to_window_tensors
 from generative.scores import SCORES, MeanReaction, react, read_reaction, score
@@ -244,7 +245,7 @@ def summarise(windows: WindowScores, config: FidelityConfig) -> Fidelity:
     member = np.eye(group.max() + 1)[group].T
     counts = member @ valid
     sums = member @ np.nan_to_num(windows.scores)
-    resamples = _resample_weights(len(member), config)
+    resamples = resample_weights(len(member), config.num_resamples, config.seed)
     # A horizon that no window, or no window of a resample, reaches has no mean: NaN.
     with np.errstate(invalid="ignore"):
         mean = sums.sum(axis=2) / counts.sum(axis=0)
@@ -254,10 +255,10 @@ def summarise(windows: WindowScores, config: FidelityConfig) -> Fidelity:
     return Fidelity(
         windows=windows,
         mean=mean,
-        interval=np.nanpercentile(resampled, [2.5, 97.5], axis=0),
+        interval=np.nanpercentile(resampled, INTERVAL_PERCENTILES, axis=0),
         difference=mean[:, :, None] - mean[:, None, base],
         difference_interval=np.nanpercentile(
-            resampled[:, :, :, None] - resampled[:, :, None, base], [2.5, 97.5], axis=0
+            resampled[:, :, :, None] - resampled[:, :, None, base], INTERVAL_PERCENTILES, axis=0
         ),
     )
 
@@ -358,13 +359,6 @@ def predict(
 def _decode(simulator: Simulator, states: EnvironmentState) -> Tensor:
     images = in_one_batch(simulator.image_decoder, states.features)
     return round_to_8_bits(clamp_to_image(images))
-
-
-def _resample_weights(num_levels: int, config: FidelityConfig) -> NDArray[np.float64]:
-    """(num_resamples, num_levels) how often each level is drawn."""
-    generator = np.random.default_rng(config.seed)
-    share = np.full(num_levels, 1 / num_levels)
-    return generator.multinomial(num_levels, share, size=config.num_resamples).astype(np.float64)
 
 
 def _chunks(total: int, size: int) -> Iterator[slice]:
