@@ -102,7 +102,7 @@ def to_dataset(found: FoundByProbes) -> xr.Dataset:
             SIMULATOR_DIM: list(found.simulator.representations),
             "simulator_baseline": list(found.simulator.baselines),
         }
-    return xr.Dataset(variables, coordinates)
+    return xr.Dataset(variables, coordinates, {"false_discovery_rate": FALSE_DISCOVERY_RATE})
 
 
 def _probe_variables(table: ProbeTable, dim: str, prefix: str) -> dict[str, Any]:

@@ -251,22 +251,25 @@ def _perceptron(num_inputs: int, num_units: int, num_outputs: int, seed: int) ->
 def shuffle_levels(
     values: NDArray[np.float64], level: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """(N, V) values, whole levels in another order, so that they belong to other rows.
+    """(N, V) values of other levels, each level's from a random one of its rows on.
 
-    Within a level values stay in order, so they vary as slowly as the true ones. Each variable is
-    shuffled among the rows where it is known.
+    Within a level values stay in order, its end followed by its beginning, so they vary as slowly
+    as the true ones; but neither the level nor the time in the episode tells them any more. Each
+    variable is shuffled among the rows where it is known.
 
     Args:
         values: (N, V) NaN where unknown.
         level: (N,) rows of one level need not be neighbours.
-        rng: draws the order of the levels.
+        rng: draws the order of the levels, and where each begins.
     """
     _, number = np.unique(level, return_inverse=True)
-    rank = rng.permutation(number.max() + 1)
-    source = np.argsort(rank[number], kind="stable")
-    target = np.argsort(number, kind="stable")
+    in_order = np.argsort(number, kind="stable")
     shuffled = np.full(values.shape, np.nan)
     for variable in range(values.shape[1]):
-        known = np.isfinite(values[:, variable])
-        shuffled[target[known[target]], variable] = values[source[known[source]], variable]
+        rows = in_order[np.isfinite(values[in_order, variable])]
+        starts = np.unique(number[rows], return_index=True)[1]
+        blocks = np.split(values[rows, variable], starts[1:])
+        order = rng.permutation(len(blocks))
+        moved = [np.roll(blocks[i], rng.integers(len(blocks[i]) + 1)) for i in order]
+        shuffled[rows, variable] = np.concatenate(moved)
     return shuffled

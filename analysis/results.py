@@ -32,7 +32,9 @@ PRODUCERS = {
 """Which command makes each kind of result file; named when one is missing."""
 
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
+OVERLAP_NAME = "hx_overlap.nc"
 PROBE_ANALYSIS_NAME = "probe_analysis.nc"
+READOUT_NAME = "act_and_val_weights.nc"
 SALIENCY_NAME = "saliency.nc"
 
 SOURCES = ("real", "simulated")

@@ -137,14 +137,23 @@ def test_ridge_equals_the_librarys_with_the_penalty_that_a_slow_search_finds(fea
 def test_shuffled_levels_leave_nothing_to_find_and_keep_each_levels_values(features):
     target = features[:, :1] + 0.3 * np.random.default_rng(5).normal(size=(len(LEVEL), 1))
     target[LEVEL[0] == LEVEL] = np.nan
-    rng = np.random.default_rng(0)
-    shuffled = shuffle_levels(target, LEVEL, rng)
+    shuffled = shuffle_levels(target, LEVEL, np.random.default_rng(0))
     np.testing.assert_array_equal(np.isnan(shuffled), np.isnan(target))
-    blocks = {tuple(target[level == LEVEL, 0]) for level in np.unique(LEVEL)[1:]}
-    moved = {tuple(shuffled[level == LEVEL, 0]) for level in np.unique(LEVEL)[1:]}
-    assert blocks == moved
+    levels = np.unique(LEVEL)[1:]
+    blocks = {tuple(sorted(target[level == LEVEL, 0])) for level in levels}
+    assert {tuple(sorted(shuffled[level == LEVEL, 0])) for level in levels} == blocks
+    neighbours = {(a, b) for a, b in zip(target[:-1, 0], target[1:, 0], strict=True)}
+    kept = [pair in neighbours for pair in zip(shuffled[:-1, 0], shuffled[1:, 0], strict=True)]
+    assert np.mean(kept) > 0.85
     assert linear_scores(features, make_targets(target[:, 0])).mean[0] > 0.8
     assert linear_scores(features, make_targets(shuffled[:, 0])).mean[0] < 0.02
+
+
+def test_time_does_not_tell_shuffled_values_of_episodes_of_one_length():
+    step = np.tile(np.arange(ROWS_PER_LEVEL), NUM_LEVELS)[:, None].astype(np.float32)
+    shuffled = shuffle_levels(step.astype(float), LEVEL, np.random.default_rng(0))
+    assert linear_scores(step, make_targets(step[:, 0].astype(float))).mean[0] > 0.999
+    assert linear_scores(step, make_targets(shuffled[:, 0])).mean[0] < 0.03
 
 
 def test_a_perceptron_finds_what_is_not_linear_and_nothing_in_noise(features):
