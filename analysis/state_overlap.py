@@ -13,9 +13,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 
 from analysis.probe_targets import ProbeTargets
-from analysis.probes import fit_linear, level_folds
+from analysis.probes import fit_linear
 from analysis.results import SOURCES
 from experiment.errors import UserError
 from experiment.resampling import INTERVAL_PERCENTILES, resample_weights
@@ -92,13 +93,28 @@ def _separability(
     seed: int,
 ) -> Separability:
     targets = ProbeTargets(("answer",), ("",), answer[:, None].astype(float), np.array([True]))
-    fold = level_folds(episode, NUM_FOLDS, seed)
+    fold = _balanced_folds(answer, episode, seed)
     told = fit_linear(scores, targets, fold).predict(scores, fold)[:, 0]
     _, number = np.unique(episode, return_inverse=True)
     weights = resample_weights(int(number.max()) + 1, num_resamples, seed)
     areas = [roc_auc_score(answer, told, sample_weight=w[number]) for w in weights]
     lower, upper = np.percentile(areas, INTERVAL_PERCENTILES)
     return Separability(float(roc_auc_score(answer, told)), float(lower), float(upper))
+
+
+def _balanced_folds(
+    answer: NDArray[np.bool_], episode: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
+    """(N,) folds of whole episodes, each with the same share of either answer.
+
+    With unequal shares, a fold rich in one answer would be told by a classifier that expects the
+    other, and the area of states that are alike would fall below one half.
+    """
+    fold = np.empty(len(answer), np.int64)
+    splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    for number, (_, rows) in enumerate(splitter.split(answer, answer, groups=episode)):
+        fold[rows] = number
+    return fold
 
 
 def overlap_dataset(states: States, found: Separability, control: Separability) -> xr.Dataset:

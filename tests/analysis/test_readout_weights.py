@@ -84,7 +84,7 @@ def test_heads_that_are_not_linear_are_refused(agent):
             return Readout(state[..., :2].square(), state.sum(-1))
 
     bent: Any = SimpleNamespace(policy=Bent(), path="bent")
-    with pytest.raises(UserError, match="--agent_file bent: .* no linear function"):
+    with pytest.raises(UserError, match=r"--agent_file bent: .* no linear function"):
         read_heads(bent)
 
 

@@ -9,7 +9,7 @@ from analysis.state_overlap import States, read_states, tell_apart, tell_halves_
 from experiment.errors import UserError
 from experiment.report import StageReport
 
-NUM_EPISODES, NUM_STEPS = 40, 20
+NUM_EPISODES, NUM_STEPS = 150, 6
 
 
 def make_states(shift):
@@ -24,19 +24,19 @@ def make_states(shift):
 
 
 def test_what_is_alike_is_not_told_apart_though_every_episode_has_its_place():
-    found = tell_apart(make_states(0.0), 200, 0)
+    found = tell_apart(make_states(0.0), 60, 0)
     assert found.lower < 0.5 < found.upper
 
 
 def test_what_is_moved_is_told_apart_as_far_as_it_is_moved():
-    found = tell_apart(make_states(2.0), 200, 0)
+    found = tell_apart(make_states(2.0), 60, 0)
     # Two normal clouds at a distance of d deviations: Φ(d / √2).
     assert found.area == pytest.approx(0.92, abs=0.05)
     assert found.lower > 0.8
 
 
 def test_halves_of_the_real_episodes_are_alike():
-    control = tell_halves_apart(make_states(5.0), 200, 0)
+    control = tell_halves_apart(make_states(5.0), 60, 0)
     assert control.lower < 0.5 < control.upper
 
 
