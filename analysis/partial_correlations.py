@@ -17,8 +17,6 @@ from scipy.stats import t as student_t
 from analysis.probe_scores import summarise
 from experiment.resampling import resample_weights
 
-MIN_LEVELS = 10
-"""Fewer levels than this are too few to resample."""
 _NOISE_VARIANCE = 1e-9
 
 
@@ -43,6 +41,7 @@ def correlate(
     variables: NDArray[np.floating],
     covariates: NDArray[np.floating],
     level: NDArray[np.int64],
+    min_levels: int,
     num_resamples: int,
     seed: int,
 ) -> CorrelationTable:
@@ -56,6 +55,7 @@ def correlate(
         variables: (N, V) NaN where unknown: those rows are left out.
         covariates: (N, C) what is held fixed. One that is the variable itself is left out for it.
         level: (N,)
+        min_levels: a variable known in fewer is not tested.
         num_resamples: of the levels.
         seed: draws them.
     """
@@ -65,7 +65,7 @@ def correlate(
     for column, variable in enumerate(variables.T):
         known = np.isfinite(variable)
         _, number = np.unique(level[known], return_inverse=True)
-        if not known.any() or number.max() + 1 < MIN_LEVELS or np.ptp(variable[known]) == 0:
+        if not known.any() or number.max() + 1 < min_levels or np.ptp(variable[known]) == 0:
             continue
         kept = [c for c in covariates.T if not np.array_equal(c[known], variable[known])]
         data = np.column_stack([*(c[known] for c in kept), variable[known], components[known]])

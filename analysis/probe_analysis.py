@@ -33,7 +33,7 @@ from analysis.probe_tables import (
     leave_out_rare,
     read_simulated,
 )
-from analysis.probe_targets import probe_targets
+from analysis.probe_targets import ProbeTargets, probe_targets
 from analysis.results import PROBE_ANALYSIS_NAME, write_results
 from analysis.ridge import MIN_FOLDS
 from analysis.simulated_truth import FollowedRows, follow
@@ -165,7 +165,7 @@ def _open_inputs(config: ProbeAnalysisConfig) -> _Inputs:
 def _check_numbers(config: ProbeAnalysisConfig) -> None:
     require_at_least(config.rows, "num_episodes", "max_rows")
     require_at_least(config.probes, "num_folds", least=MIN_FOLDS)
-    require_at_least(config.probes, "num_shuffles", "max_features")
+    require_at_least(config.probes, "num_shuffles", "max_features", "min_levels")
     require_at_least(config.probes, "num_resamples", least=10)
     require_at_least(config.probes.perceptron, "mlp_units", "mlp_epochs", "mlp_batch_size")
 
@@ -209,7 +209,7 @@ def _require_levels(rows: ProbeRows, config: ProbeAnalysisConfig) -> None:
 
 
 def _find(rows: ProbeRows, inputs: _Inputs, config: ProbeAnalysisConfig) -> FoundByProbes:
-    targets = leave_out_rare(rows.targets, rows.level)
+    targets = _known_often(rows, config)
     labelled = LabelledRows(rows.representations, targets, rows.level)
     fitted = fit_probes(labelled, config.probes, config.seed)
     table = judge_probes(labelled, fitted, config.probes, config.seed, BASELINES)
@@ -224,12 +224,24 @@ def _find(rows: ProbeRows, inputs: _Inputs, config: ProbeAnalysisConfig) -> Foun
         "simulated_hidden": simulated.representations["hidden"],
         "real_hidden": real.representations["hidden"],
     }
-    imitations = LabelledRows(states, leave_out_rare(real.targets, real.level), real.level)
+    imitations = LabelledRows(
+        states, leave_out_rare(real.targets, real.level, config.probes.min_levels), real.level
+    )
     fitted_states = fit_probes(imitations, config.probes, config.seed)
     simulator = judge_probes(
         imitations, fitted_states, config.probes, config.seed, ("real_hidden",)
     )
     return FoundByProbes(targets, table, correlations, reading, simulator)
+
+
+def _known_often(rows: ProbeRows, config: ProbeAnalysisConfig) -> ProbeTargets:
+    targets = leave_out_rare(rows.targets, rows.level, config.probes.min_levels)
+    if not np.isfinite(targets.values).any():
+        raise UserError(
+            f"--min_levels {config.probes.min_levels}: no variable is known in so many of the "
+            f"{len(np.unique(rows.level))} levels of {config.data_dir} that are read"
+        )
+    return targets
 
 
 def _correlate(
@@ -240,6 +252,7 @@ def _correlate(
         rows.targets.values,
         step[:, None].astype(np.float64),
         rows.level,
+        config.probes.min_levels,
         config.probes.num_resamples,
         config.seed,
     )

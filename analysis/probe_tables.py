@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
-from analysis.partial_correlations import MIN_LEVELS
 from analysis.probe_scores import LevelScorer, Score, summarise
 from analysis.probe_targets import ProbeTargets
 from analysis.probes import (
@@ -31,6 +30,9 @@ class ProbeSettings:
 
     num_folds: int = 5
     """Parts that the levels are divided into; each is predicted from the others."""
+    min_levels: int = 10
+    """A variable known in fewer levels is left out; a yes-or-no variable needs as many with either
+    answer."""
     max_features: int = 256
     """A wider representation is replaced by its first so many principal components."""
     num_shuffles: int = 20
@@ -78,8 +80,10 @@ class LabelledRows:
     """(N,)"""
 
 
-def leave_out_rare(targets: ProbeTargets, level: NDArray[np.int64]) -> ProbeTargets:
-    """Make variables unknown everywhere that too few levels tell of.
+def leave_out_rare(
+    targets: ProbeTargets, level: NDArray[np.int64], min_levels: int
+) -> ProbeTargets:
+    """Make variables unknown everywhere that fewer than `min_levels` levels tell of.
 
     A yes-or-no variable needs as many levels with either answer.
     """
@@ -88,7 +92,7 @@ def leave_out_rare(targets: ProbeTargets, level: NDArray[np.int64]) -> ProbeTarg
         answers = [np.isfinite(values[:, variable])]
         if targets.is_binary[variable]:
             answers = [values[:, variable] == answer for answer in (0.0, 1.0)]
-        if min(len(np.unique(level[rows])) for rows in answers) < MIN_LEVELS:
+        if min(len(np.unique(level[rows])) for rows in answers) < min_levels:
             values[:, variable] = np.nan
     return replace(targets, values=values)
 

@@ -286,6 +286,7 @@ def test_figures_are_drawn_from_the_result_alone(analysed, tmp_path):
         ({"rows": RowSettings(pixel_block=5)}, r"--pixel_block 5: .*16 × 16"),
         ({"rows": RowSettings(num_episodes=0)}, r"--num_episodes 0: must be at least 1"),
         ({"probes": ProbeSettings(num_folds=2)}, r"--num_folds 2: must be at least 3"),
+        ({"probes": ProbeSettings(min_levels=25)}, r"--min_levels 25: .* the 24 levels"),
         ({"probes": ProbeSettings(num_folds=25)}, r"--num_folds 25: the 24 levels"),
     ],
 )

@@ -197,7 +197,7 @@ def test_a_table_has_every_control(features):
     rng = np.random.default_rng(8)
     found, absent = features[:, 0] + rng.normal(size=len(LEVEL)), rng.normal(size=len(LEVEL))
     rare = np.where(np.isin(LEVEL, np.unique(LEVEL)[:5]), 1.0, np.nan)
-    targets = leave_out_rare(make_targets(found, absent, rare), LEVEL)
+    targets = leave_out_rare(make_targets(found, absent, rare), LEVEL, 10)
     rows = LabelledRows({"code": features, "noise": features[:, 4:] * 2}, targets, LEVEL)
     table = judge_probes(rows, fit_probes(rows, SETTINGS, 0), SETTINGS, 0, ("noise", "absent"))
     assert table.representations == ("code", "noise")
