@@ -43,6 +43,9 @@ STAGES = (
     "hidden_analysis",
     "saliency",
     "figures",
+    "record_followed",
+    "probe_analysis",
+    "probe_figures",
 )
 FIRST_HELDOUT_LEVEL = 10**9
 SHARED_SETTINGS = ("env_name", "distribution_mode", "train_flags", "seed")
@@ -101,6 +104,20 @@ SETTINGS["simulator_fidelity"] = settings(
 SETTINGS["fidelity_figures"] = {"measured": SETTINGS["simulator_fidelity"]}
 SETTINGS["figures"] = settings(
     "hidden_analysis.yml", SETTINGS["hidden_analysis"], section="plotting"
+)
+SETTINGS["record_followed"] = {
+    "samples": SETTINGS["record_samples"],
+    "heldout": SETTINGS["record_heldout"],
+    "followed": CHAIN["followed_flags"],
+}
+SETTINGS["probe_analysis"] = settings(
+    "probe_analysis.yml",
+    SETTINGS["record_followed"],
+    SETTINGS["hidden_analysis"],
+    section="precompute",
+)
+SETTINGS["probe_figures"] = settings(
+    "probe_analysis.yml", SETTINGS["probe_analysis"], section="plotting"
 )
 SETTINGS["saliency"] = settings("saliency.yml", SETTINGS["hidden_analysis"])
 
@@ -335,6 +352,64 @@ rule figures:
     threads: workflow.cores
     shell:
         "{PYTHON} {ROOT}/analysis/hidden_analysis_plotting.py --input_dir {input.hidden_analysis}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+# Held-out levels, so that neither agent nor simulator has seen what probes are asked about.
+rule record_followed:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=rules.train_simulator.output.simulator,
+        data=rules.record_heldout.output.data,
+    output:
+        data=directory(f"{OUT}/followed"),
+        report=f"{OUT}/reports/record_followed.json",
+    params:
+        settings=SETTINGS["record_followed"],
+        work=working_folder("record_followed"),
+    threads: workflow.cores
+    shell:
+        "work={params.work}-$(cat {input.simulator}/*.json {input.data}/dataset.json | {STAMP});"
+        " {PYTHON} {ROOT}/record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
+        " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --recorded_actions --num_videos 0 {CHAIN[followed_flags]}"
+        " --data_save_dir $work --report {output.report}"
+        " && mv $work {output.data}"
+
+
+rule probe_analysis:
+    input:
+        agent=AGENT_RULE.output.agent,
+        data=rules.record_heldout.output.data,
+        followed=rules.record_followed.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/probe_analysis"),
+        report=f"{OUT}/reports/probe_analysis.json",
+    params:
+        settings=SETTINGS["probe_analysis"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/probe_analysis_precompute.py --agent_file {input.agent}"
+        " --data_dir {input.data} --generated_data_dir {input.followed}"
+        " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule probe_figures:
+    input:
+        results=rules.probe_analysis.output.results,
+    output:
+        figures=directory(f"{OUT}/probe_figures"),
+        report=f"{OUT}/reports/probe_figures.json",
+    params:
+        settings=SETTINGS["probe_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/probe_analysis_plotting.py --input_dir {input.results}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.figures} --report {output.report}"
 
