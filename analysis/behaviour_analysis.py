@@ -277,17 +277,7 @@ def _attributes(
         "feature_lags": " ".join(map(str, config.features.feature_lags)),
         "label_steps": config.groups.label_steps,
         "action_names": " ".join(action_names),
-        **_agreement_attributes(found.agreement),
-    }
-
-
-def _agreement_attributes(agreement: Agreement | None) -> dict[str, float]:
-    if agreement is None:
-        return {}
-    return {
-        "cluster_stability_adjusted_rand": round(agreement.adjusted_rand, 4),
-        "cluster_stability_deviation": round(agreement.adjusted_rand_deviation, 4),
-        "cluster_stability_control": round(agreement.control, 4),
+        **(found.agreement.attributes() if found.agreement else {}),
     }
 
 
@@ -319,5 +309,5 @@ def _metrics(found: Behaviours) -> dict[str, Any]:
         "clusters": found.num_clusters,
         "samples_without_behaviour": int(np.sum(found.sample_cluster == NO_CLUSTER)),
         "mean_purity": round(float(np.nanmean(found.purity)), 4),
-        **_agreement_attributes(found.agreement),
+        **(found.agreement.attributes() if found.agreement else {}),
     }

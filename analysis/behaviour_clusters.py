@@ -58,6 +58,14 @@ class Agreement:
     control: float
     """The same mean for samples mixed from the true ones, which have no clusters."""
 
+    def attributes(self) -> dict[str, float]:
+        """For result files and reports."""
+        return {
+            "cluster_stability_adjusted_rand": round(self.adjusted_rand, 4),
+            "cluster_stability_deviation": round(self.adjusted_rand_deviation, 4),
+            "cluster_stability_control": round(self.control, 4),
+        }
+
 
 def environment_components(
     env_deter: NDArray[np.floating], length: NDArray[np.int64], num_components: int, seed: int
