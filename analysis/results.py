@@ -24,6 +24,10 @@ from experiment.provenance import Provenance
 RESULT_SCHEMA_VERSION = 1
 
 PRODUCERS = {
+    "behaviour_clusters": "python analysis/combined_agent_env_hx_analysis_precompute.py",
+    "jacobians": "python analysis/jacobian_analysis_precompute.py",
+    "xcorr_and_xcaus": "python xcorr_and_xcaus_plots.py",
+    "consistency": "python analysis/dynamics_grads_consistency_plots.py",
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
     "probe_analysis": "python analysis/probe_analysis_precompute.py",
     "saliency": "python saliency_experiments.py",
@@ -37,6 +41,10 @@ OVERLAP_NAME = "hx_overlap.nc"
 PROBE_ANALYSIS_NAME = "probe_analysis.nc"
 READOUT_NAME = "act_and_val_weights.nc"
 SALIENCY_NAME = "saliency.nc"
+BEHAVIOUR_NAME = "behaviour_clusters.nc"
+JACOBIAN_NAME = "jacobians.nc"
+CROSS_NAME = "xcorr_and_xcaus.nc"
+CONSISTENCY_NAME = "consistency.nc"
 
 SOURCES = ("real", "simulated")
 """What the values of a `source` variable stand for."""

@@ -18,7 +18,7 @@ def file_labels(plan: SaliencyPlan) -> xr.Dataset:
         "num_copies": config.copies.num_copies,
         "perturbation_scale": config.perturbation_scale,
         "combined": int(config.combine_samples_not_iterate),
-        "action_names": " ".join(plan.simulator.environment.action_names),
+        "action_names": " ".join(plan.source.simulator.environment.action_names),
     }
     if plan.projection is not None:
         attributes["projection_data_hash"] = plan.projection.data_hash
@@ -40,7 +40,7 @@ def declare_variables(plan: SaliencyPlan, num_samples: int) -> dict[str, Streame
 
 
 def _variables_of_samples(plan: SaliencyPlan, num_samples: int) -> dict[str, StreamedVariable]:
-    policy = plan.agent.policy
+    policy = plan.source.agent.policy
     steps = {"sample": num_samples, "step": plan.config.targets.num_sim_steps}
     samples = {"sample": num_samples}
     components = 0 if plan.projection is None else plan.projection.n_components_
@@ -63,7 +63,7 @@ def _variables_of_samples(plan: SaliencyPlan, num_samples: int) -> dict[str, Str
 
 
 def _gradients(plan: SaliencyPlan, num_samples: int) -> dict[str, StreamedVariable]:
-    sizes, policy = plan.simulator.simulator.config, plan.agent.policy
+    sizes, policy = plan.source.simulator.simulator.config, plan.source.agent.policy
     step = {"step": plan.config.targets.num_sim_steps}
     stoch = {"categorical": sizes.num_categoricals, "class": sizes.num_classes}
 
@@ -98,7 +98,7 @@ def _view_dims(plan: SaliencyPlan) -> dict[str, int]:
 
 def _frame_dims(plan: SaliencyPlan) -> dict[str, int]:
     names = ("height", "width", "channel")
-    return dict(zip(names, plan.simulator.environment.obs_shape, strict=True))
+    return dict(zip(names, plan.source.simulator.environment.obs_shape, strict=True))
 
 
 def _variable(dims: dict[str, int], dtype: DTypeLike, description: str) -> StreamedVariable:

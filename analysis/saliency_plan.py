@@ -3,17 +3,19 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from agents.checkpoint import LoadedAgent, load_chosen_agent
-from analysis.saliency import SimulationChoices
+from agents.checkpoint import LoadedAgent
 from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
 from analysis.saliency_interventions import load_interventions
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
-from experiment.devices import resolve_device
+from analysis.sample_source import (
+    SampleSource,
+    has_projection,
+    load_projection,
+    load_sample_source,
+)
 from experiment.errors import UserError, require_at_least
-from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
 from projections.hidden import HiddenProjection, TorchProjection
 from projections.intervention import Intervention
 from rollouts.store import RolloutDataset
@@ -24,56 +26,27 @@ class SaliencyPlan:
     """Everything loaded and checked, before any work."""
 
     config: SaliencyConfig
-    agent: LoadedAgent
-    simulator: LoadedSimulator
-    dataset: RolloutDataset
+    source: SampleSource
     projection: HiddenProjection | None
     targets: list[Target]
-    choices: SimulationChoices
     sample_ids: NDArray[np.int64]
     interventions: dict[str, Intervention | None]
     """Those of the samples, by `intervention_key`."""
-    device: torch.device
-
-    @property
-    def hidden_slice(self) -> slice:
-        """The part of the agent's state that directions live in."""
-        return self.agent.policy.hidden_slice
 
 
 def make_plan(config: SaliencyConfig) -> SaliencyPlan:
     """Load what the flags name; every mistake in them is found here, before any work."""
-    device = resolve_device(config.device, config.gpu_device)
     _check_numbers(config)
-    dataset = RolloutDataset(config.generated_data_dir)
-    if dataset.metadata.simulated is None:
-        raise UserError(
-            f"--generated_data_dir {config.generated_data_dir}: holds real rollouts; expected "
-            "simulated ones, made by record_gen_samples.py"
-        )
-    metadata = dataset.metadata
-    metadata.environment.require_images("saliency")
-    source = f"--generated_data_dir {config.generated_data_dir}"
-    agent = load_chosen_agent(
-        config.agent_file, metadata.agent_file, source, metadata.environment, device
-    )
-    model_file = config.model_file or newest_simulator(config.gen_mod_exp_name)
-    simulator = load_simulator(model_file, agent, device)
-    _check_origin(config, dataset, agent, simulator)
-    simulator.simulator.requires_grad_(False)
-    projection = _load_projection(config, agent)
-    sample_ids = _select_samples(config, dataset)
+    source = load_sample_source(config)
+    projection = _load_projection(config, source.agent)
+    sample_ids = _select_samples(config, source.dataset)
     return SaliencyPlan(
         config=config,
-        agent=agent,
-        simulator=simulator,
-        dataset=dataset,
+        source=source,
         projection=projection,
-        targets=_make_targets(config, agent, simulator, projection, device),
-        choices=_recorded_choices(dataset),
+        targets=_make_targets(config, source, projection),
         sample_ids=sample_ids,
-        interventions=_load_interventions(config, dataset, sample_ids, device),
-        device=device,
+        interventions=_load_interventions(config, source, sample_ids),
     )
 
 
@@ -97,72 +70,26 @@ def _check_steps(settings: TargetSettings) -> None:
         )
 
 
-def _check_origin(
-    config: SaliencyConfig,
-    dataset: RolloutDataset,
-    agent: LoadedAgent,
-    simulator: LoadedSimulator,
-) -> None:
-    recorded_with = dataset.metadata.provenance.get("inputs", {}).get("simulator")
-    if dataset.metadata.agent_hash != agent.hash:
-        raise UserError(
-            f"--generated_data_dir {config.generated_data_dir}: recorded with agent "
-            f"{dataset.metadata.agent_hash[:12]}, but {agent.path} is agent {agent.hash[:12]}"
-        )
-    if recorded_with not in (None, simulator.hash):
-        raise UserError(
-            f"--generated_data_dir {config.generated_data_dir}: recorded with simulator "
-            f"{recorded_with[:12]}, but {simulator.path} is simulator {simulator.hash[:12]}"
-        )
-    if config.env_name not in (None, simulator.environment.name):
-        raise UserError(
-            f"--env_name {config.env_name}: the simulator {simulator.path} imitates "
-            f"{simulator.environment.name}"
-        )
-
-
 def _load_projection(config: SaliencyConfig, agent: LoadedAgent) -> HiddenProjection | None:
     needed = DIRECTION_PREFIX in config.targets.saliency_func_type
-    if not (config.projection / "projection.json").exists():
-        if needed:
-            raise UserError(
-                f"--projection {config.projection}: no such projection; make it with: "
-                "python analysis/hidden_analysis_precompute.py"
-            )
+    if not needed and not has_projection(config.projection):
         return None
-    projection = HiddenProjection.load(config.projection)
     hidden = agent.policy.hidden_slice
-    num_units, hidden_dim = len(projection.mean_), hidden.stop - hidden.start
-    if num_units != hidden_dim:
-        raise UserError(
-            f"--projection {config.projection}: fitted on {num_units} hidden units, the agent has "
-            f"{hidden_dim}"
-        )
-    return projection
+    return load_projection(config.projection, hidden.stop - hidden.start)
 
 
 def _make_targets(
-    config: SaliencyConfig,
-    agent: LoadedAgent,
-    simulator: LoadedSimulator,
-    projection: HiddenProjection | None,
-    device: torch.device,
+    config: SaliencyConfig, source: SampleSource, projection: HiddenProjection | None
 ) -> list[Target]:
     context = TargetContext(
-        action_names=simulator.environment.action_names,
-        hidden_slice=agent.policy.hidden_slice,
-        projection=None if projection is None else TorchProjection(projection).to(device),
+        action_names=source.simulator.environment.action_names,
+        hidden_slice=source.hidden_slice,
+        projection=None if projection is None else TorchProjection(projection).to(source.device),
         num_copies=config.copies.num_copies,
     )
     settings = config.targets
     ids = parse_ids(settings.saliency_direction_ids, "--saliency_direction_ids")
     return make_targets(settings.saliency_func_type, ids, context)
-
-
-def _recorded_choices(dataset: RolloutDataset) -> SimulationChoices:
-    recorded = dataset.metadata.provenance.get("config", {})
-    names = SimulationChoices.__dataclass_fields__
-    return SimulationChoices(**{name: recorded[name] for name in names if name in recorded})
 
 
 def _select_samples(config: SaliencyConfig, dataset: RolloutDataset) -> NDArray[np.int64]:
@@ -184,12 +111,11 @@ def _select_samples(config: SaliencyConfig, dataset: RolloutDataset) -> NDArray[
 
 
 def _load_interventions(
-    config: SaliencyConfig,
-    dataset: RolloutDataset,
-    sample_ids: NDArray[np.int64],
-    device: torch.device,
+    config: SaliencyConfig, source: SampleSource, sample_ids: NDArray[np.int64]
 ) -> dict[str, Intervention | None]:
-    interventions = load_interventions(dataset, config.generated_data_dir, sample_ids, device)
+    interventions = load_interventions(
+        source.dataset, config.generated_data_dir, sample_ids, source.device
+    )
     if config.combine_samples_not_iterate and len(interventions) > 1:
         raise UserError("--combine_samples_not_iterate: the samples have different interventions")
     return interventions

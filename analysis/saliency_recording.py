@@ -2,8 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,28 +17,17 @@ from analysis.saliency_file import COMBINED_ID, declare_variables, file_labels
 from analysis.saliency_interventions import intervention_key
 from analysis.saliency_pictures import draw_samples
 from analysis.saliency_plan import SaliencyPlan
-from experiment.errors import UserError
+from analysis.sample_source import (
+    SampleBatch,
+    given_actions,
+    read_samples,
+    recorded_latents,
+    sample_batches,
+)
 from experiment.files import require_free_space, require_writable_folder
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
 from generative.types import SimulatedSteps
-from projections.intervention import Intervention
-from rollouts.types import Rollout
-
-
-@dataclass(frozen=True, eq=False)
-class SampleBatch:
-    """Samples that are simulated together."""
-
-    ids: NDArray[np.int64]
-    """(S,)"""
-    latent: Tensor
-    """(S, latent_dim)"""
-    recorded_frames: NDArray[np.uint8] | None
-    """(S, K', H, W, C) as stored, K' the shorter of both lengths; None for a combined sample."""
-    intervention: Intervention | None
-    actions: NDArray[np.int64] | None
-    """(S, K) as recorded, where they were given to the agent; None where it acted itself."""
 
 
 def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
@@ -100,11 +87,7 @@ def _write_result(plan: SaliencyPlan, path: Path) -> NDArray[np.float32]:
 
 
 def _provenance(plan: SaliencyPlan) -> Provenance:
-    inputs = {
-        "agent": plan.agent.hash,
-        "simulator": plan.simulator.hash,
-        "generated_dataset": plan.dataset.hash,
-    }
+    inputs = plan.source.input_hashes
     if plan.projection is not None:
         inputs["projection_data"] = plan.projection.data_hash
     return collect_provenance(plan.config, plan.config.seed, inputs)
@@ -116,58 +99,26 @@ def _write_batch(stream: ResultStream, start: int, values: dict[str, NDArray]) -
 
 
 def _batches(plan: SaliencyPlan) -> Iterator[SampleBatch]:
-    """Samples in order, in batches that share their interventions."""
-    config = plan.config
-    rollouts = (plan.dataset.read_episode(plan.dataset.index_of(int(i))) for i in plan.sample_ids)
+    config, source = plan.config, plan.source
     if config.combine_samples_not_iterate:
-        yield _combined(plan, list(rollouts))
-        return
-    for key, group in groupby(rollouts, lambda rollout: intervention_key(rollout.info)):
-        while batch := list(islice(group, config.batch_size)):
-            yield _batch(plan, batch, plan.interventions[key])
+        return iter([_combined(plan)])
+    num_steps = config.targets.num_sim_steps
+    return sample_batches(source, plan.sample_ids, plan.interventions, num_steps, config.batch_size)
 
 
-def _batch(
-    plan: SaliencyPlan, rollouts: list[Rollout], intervention: Intervention | None
-) -> SampleBatch:
-    num_steps = min(plan.config.targets.num_sim_steps, *(len(r) for r in rollouts))
-    return SampleBatch(
-        ids=np.array([r.info.episode_id for r in rollouts], np.int64),
-        latent=_latents(rollouts, plan.device),
-        recorded_frames=np.stack([r.obs[:num_steps] for r in rollouts], dtype=np.uint8),
-        intervention=intervention,
-        actions=_given_actions(plan, rollouts),
-    )
-
-
-def _combined(plan: SaliencyPlan, rollouts: list[Rollout]) -> SampleBatch:
-    latents = _latents(rollouts, plan.device)
-    mean = plan.simulator.simulator.bottleneck.project(latents.mean(dim=0, keepdim=True))
+def _combined(plan: SaliencyPlan) -> SampleBatch:
+    source = plan.source
+    rollouts = list(read_samples(source, plan.sample_ids))
+    latents = recorded_latents(rollouts, source.device)
+    mean = source.simulator.simulator.bottleneck.project(latents.mean(dim=0, keepdim=True))
     # The draws of a combined sample are those of its first member.
     return SampleBatch(
         ids=np.array([rollouts[0].info.episode_id], np.int64),
         latent=mean,
         recorded_frames=None,
         intervention=plan.interventions[intervention_key(rollouts[0].info)],
-        actions=_given_actions(plan, rollouts[:1]),
+        actions=given_actions(source, rollouts[:1], plan.config.targets.num_sim_steps),
     )
-
-
-def _given_actions(plan: SaliencyPlan, rollouts: list[Rollout]) -> NDArray[np.int64] | None:
-    if not plan.choices.are_actions_given:
-        return None
-    num_steps = plan.config.targets.num_sim_steps
-    shortest = min(len(rollout) for rollout in rollouts)
-    if shortest < num_steps:
-        raise UserError(
-            f"--num_sim_steps {num_steps}: the samples were given actions for {shortest} steps only"
-        )
-    return np.stack([rollout.action[:num_steps] for rollout in rollouts]).astype(np.int64)
-
-
-def _latents(rollouts: list[Rollout], device: torch.device) -> Tensor:
-    latents = [r.info.latent for r in rollouts]
-    return torch.as_tensor(np.stack([x for x in latents if x is not None]), device=device)
 
 
 def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
@@ -195,23 +146,20 @@ def _attribute(
     """Simulate the copies of a batch again and take the gradients of all targets."""
     config, settings = plan.config, plan.config.targets
     num_copies = config.copies.num_copies
-    simulator = plan.simulator.simulator
+    simulator = plan.source.simulator.simulator
     latent = perturbed_copies(
         simulator.bottleneck, batch.latent, batch.ids, config.copies, config.seed
     )
     latent.requires_grad_(True)
-    actions = None
-    if batch.actions is not None:
-        actions = torch.from_numpy(batch.actions.repeat(num_copies, axis=0).T).to(latent.device)
     steps = resimulate(
         simulator,
         latent,
         batch.ids.repeat(num_copies),
         settings.num_sim_steps,
-        plan.choices,
+        plan.source.choices,
         batch.intervention,
         cut_environment_gradient=is_cut,
-        actions=actions,
+        actions=batch.actions_for(num_copies),
     )
     found = attribute(
         steps, latent, plan.targets, settings.target_steps, num_copies, config.gradient_method
@@ -252,13 +200,13 @@ def _gradient_arrays(
         "target_value": attributions[0].target_values.cpu().numpy(),
     }
     if plan.projection is not None:
-        pulled = plan.projection.pullback(agent_state[..., plan.hidden_slice])
+        pulled = plan.projection.pullback(agent_state[..., plan.source.hidden_slice])
         arrays["gradient_component"] = np.asarray(pulled, np.float32)
     return arrays
 
 
 def _activations(plan: SaliencyPlan, agent_state: NDArray[np.float32]) -> NDArray[np.float32]:
-    hidden = agent_state[..., plan.hidden_slice]
+    hidden = agent_state[..., plan.source.hidden_slice]
     if plan.projection is None:
         return np.zeros((*hidden.shape[:-1], 0), np.float32)
     return np.asarray(plan.projection.transform(hidden), np.float32)

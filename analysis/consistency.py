@@ -1,0 +1,120 @@
+"""Do gradients say what the dynamics do? Agreement of Jacobians with correlations, and its nulls.
+
+Two (D, D) matrices with the same axes, [source at t, target at t + k], are compared entry by
+entry: by the share of equal signs, by Spearman's rank correlation and by the cosine. The diagonal,
+a component's persistence, agrees almost always; so it is left out unless asked for.
+
+Two nulls. *Components* (Mantel, 1967): the component indices of one matrix are permuted, rows and
+columns by the same permutation, which keeps every row's and column's make-up but not which
+component it belongs to. *Labels*: the samples whose Jacobians are averaged are dealt to the
+behaviours anew; what remains is an agreement that any group of samples would show.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+MEASURES = {
+    "sign": "share of entries with the same sign",
+    "rank": "Spearman's rank correlation",
+    "cosine": "cosine",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Agreement of two matrices beside a null."""
+
+    observed: NDArray[np.float64]
+    """(num_measures,)"""
+    null_mean: NDArray[np.float64]
+    """(num_measures,)"""
+    p_value: NDArray[np.float64]
+    """(num_measures,) share of the null that agrees as well or better, one-sided."""
+
+
+def agreement(
+    first: NDArray[np.floating], second: NDArray[np.floating], with_diagonal: bool = False
+) -> NDArray[np.float64]:
+    """(D, D), (R, D, D) → (R, num_measures), in the order of MEASURES.
+
+    Entries that are NaN in either matrix are left out; NaN where fewer than three remain.
+    """
+    size = len(first)
+    chosen = np.ones((size, size), np.bool_) if with_diagonal else ~np.eye(size, dtype=np.bool_)
+    x = first[chosen]
+    results = np.full((len(second), len(MEASURES)), np.nan)
+    for result, matrix in zip(results, second, strict=True):
+        y = matrix[chosen]
+        known = np.isfinite(x) & np.isfinite(y)
+        if known.sum() >= 3:
+            result[:] = _measures(x[known], y[known])
+    return results
+
+
+def _measures(x: NDArray[np.floating], y: NDArray[np.floating]) -> list[float]:
+    same_sign = float(np.mean(np.sign(x) == np.sign(y)))
+    rank_x, rank_y = rankdata(x), rankdata(y)
+    rank = _cosine(rank_x - rank_x.mean(), rank_y - rank_y.mean())
+    return [same_sign, rank, _cosine(x, y)]
+
+
+def _cosine(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
+    scale = np.sqrt(np.square(x).sum() * np.square(y).sum())
+    return float(x @ y / scale) if scale > 0 else np.nan
+
+
+def permute_components(
+    matrix: NDArray[np.floating], num_permutations: int, rng: np.random.Generator
+) -> NDArray[np.floating]:
+    """(D, D) → (R, D, D): rows and columns by the same random permutation."""
+    orders = np.stack([rng.permutation(len(matrix)) for _ in range(num_permutations)])
+    return matrix[orders[:, :, None], orders[:, None, :]]
+
+
+def compare_with_null(
+    dynamics: NDArray[np.floating], gradients: NDArray[np.floating], null: NDArray[np.floating]
+) -> Agreement:
+    """Agreement of `dynamics` with `gradients` beside that with matrices drawn under a null.
+
+    Args:
+        dynamics: (D, D) correlations.
+        gradients: (D, D) mean Jacobian.
+        null: (R, D, D) mean Jacobians under the null.
+    """
+    observed = agreement(dynamics, gradients[None])[0]
+    drawn = agreement(dynamics, null)
+    # Equality up to rounding counts as reaching the observed value.
+    reached = (drawn >= observed - 1e-12) & np.isfinite(drawn)
+    known = np.isfinite(drawn).sum(axis=0)
+    mean = np.where(known > 0, np.nansum(drawn, axis=0), np.nan) / np.maximum(known, 1)
+    p_value = (1 + reached.sum(axis=0)) / (1 + known)
+    return Agreement(observed, mean, np.where(np.isfinite(observed) & (known > 0), p_value, np.nan))
+
+
+def deal_labels(
+    per_sample: NDArray[np.floating],
+    dealt: NDArray[np.integer],
+    group_size: int,
+    num_permutations: int,
+    rng: np.random.Generator,
+) -> NDArray[np.float64]:
+    """(N, D, D) → (R, D, D): means of random groups of samples of one size.
+
+    Args:
+        per_sample: Jacobians of all samples; NaN for a sample that has none.
+        dealt: positions of the samples that labels are dealt among.
+        group_size: samples in the group.
+        num_permutations: R.
+        rng: draws the groups.
+    """
+    usable = dealt[np.isfinite(per_sample[dealt]).all(axis=(1, 2))]
+    size = min(group_size, len(usable))
+    if size == 0:
+        return np.full((num_permutations, *per_sample.shape[1:]), np.nan)
+    weights = np.zeros((num_permutations, len(per_sample)))
+    for row in weights:
+        row[rng.choice(usable, size, replace=False)] = 1.0 / size
+    return np.tensordot(weights[:, usable], per_sample[usable], axes=1)

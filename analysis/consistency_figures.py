@@ -1,0 +1,139 @@
+"""Figures of the consistency of gradients with dynamics, drawn from its result file alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.causal_statements import EVIDENCE
+from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.results import CONSISTENCY_NAME, read_results
+from experiment.files import require_writable_folder
+from experiment.report import StageReport
+
+VARIANTS = {"passed": "with the environment", "cut": "environment cut"}
+MAX_GROUPS = 6
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class ConsistencyDrawing:
+    """What is drawn."""
+
+    num_drawn_statements: int = 20
+    """Best supported statements in the drawn table."""
+    dpi: int = 130
+    """Resolution of PNGs."""
+
+
+def plot_consistency(
+    input_dir: Path, output_dir: Path, drawing: ConsistencyDrawing, report: StageReport
+) -> list[Path]:
+    """Draw agreement over the lags and the best statements; returns the PNGs.
+
+    Raises:
+        UserError: no result file, a foreign one, or an output folder that cannot be written.
+    """
+    folder = require_writable_folder(output_dir, "--output_dir")
+    with (
+        read_results(input_dir / CONSISTENCY_NAME) as results,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+    ):
+        figures = {
+            "consistency": draw_agreement(results),
+            "causal_statements": draw_statements(results, drawing.num_drawn_statements),
+        }
+        pictures = [save_figure(f, folder / name, drawing.dpi) for name, f in figures.items()]
+    report.outputs.append(str(folder))
+    report.metrics["figures"] = len(pictures)
+    return pictures
+
+
+def draw_agreement(results: xr.Dataset) -> Figure:
+    """One panel per measure and variant: agreement over lags by group, and under the null."""
+    variants = [v for v in VARIANTS if v in results["environment_gradient"].values]
+    measures = results["measure"].values.tolist()
+    figure = Figure(figsize=(3.7 * len(measures), 2.7 * len(variants) + 0.9), layout="constrained")
+    axes = figure.subplots(len(variants), len(measures), squeeze=False)
+    for line, variant in zip(axes, variants, strict=True):
+        for axis, measure in zip(line, measures, strict=True):
+            _draw_measure(axis, results.sel(environment_gradient=variant, measure=measure))
+            meaning = str(results["measure_meaning"].sel(measure=measure).values)
+            axis.set_title(f"{meaning},\n{VARIANTS[variant]}")
+            axis.set_xlabel("lag")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(
+        "Agreement of mean Jacobians with correlations between different components; filled: "
+        f"q < {SIGNIFICANT} under permuted components; lines without markers: mean of that null"
+    )
+    return figure
+
+
+def _draw_measure(axis: Axes, chosen: xr.Dataset) -> None:
+    order = np.argsort(-chosen["num_episodes"].values, kind="stable")[:MAX_GROUPS]
+    lag = chosen["lag"].values
+    for colour, index in zip(OKABE_ITO[::-1], order, strict=False):
+        group = chosen.isel(group=int(index))
+        name = str(group["group"].values)
+        label = ("all" if name == "all" else f"behaviour {name}") + (
+            f" (n = {int(group['num_episodes'])}, Jacobians {int(group['num_jacobians'])})"
+        )
+        observed = group["agreement"].values
+        axis.plot(lag, observed, "-", color=colour, lw=1.2)
+        filled = group["agreement_q"].sel(null="components").values < SIGNIFICANT
+        face = [colour if is_filled else "white" for is_filled in filled]
+        axis.plot([], [], "-o", color=colour, ms=4, label=label)
+        axis.scatter(lag, observed, s=18, facecolors=face, edgecolors=colour, zorder=3)
+        null = group["agreement_null"].sel(null="components").values
+        axis.plot(lag, null, ":", color=colour, lw=0.8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
+    """The best supported statements as a table, with the evidence for and against each."""
+    count = min(num_statements, results.sizes["statement"])
+    figure = Figure(figsize=(11.5, 0.24 * count + 1.3), layout="constrained")
+    axis = figure.subplots()
+    axis.set_axis_off()
+    signs = {1: "for", 0: "·", -1: "against"}
+    rows = []
+    for index in range(count):
+        one = {
+            name.removeprefix("statement_"): results[name].values[index]
+            for name in results.variables
+            if str(name).startswith("statement_")
+        }
+        statement = f"{one['source']} → {one['target']} after {one['lag']}, " + (
+            "all" if one["behaviour"] == "all" else f"behaviour {one['behaviour']}"
+        )
+        rows.append(
+            [
+                str(one["rank"]),
+                statement,
+                f"{one['r']:.2f} [{one['r_lower']:.2f}, {one['r_upper']:.2f}]",
+                f"{one['gradient_mean']:.3f} "
+                f"[{one['gradient_lower']:.3f}, {one['gradient_upper']:.3f}]",
+                f"{one['gradient_without_environment']:.3f}",
+                *(signs[int(one[f"evidence_{name}"])] for name in EVIDENCE),
+                str(one["score"]),
+            ]
+        )
+    labels = ["", "statement", "correlation", "Jacobian", "cut", *EVIDENCE, "sum"]
+    if rows:
+        table = axis.table(rows, colLabels=labels, loc="center", cellLoc="left")
+        table.auto_set_font_size(False)
+        table.set_fontsize(7)
+        table.auto_set_column_width(list(range(len(labels))))
+        for cell in table.get_celld().values():
+            cell.set_linewidth(0.3)
+    total, rate = results.sizes["statement"], results.attrs["false_discovery_rate"]
+    figure.suptitle(
+        f"Candidate statements “component i drives j after k steps”: the best {count} of {total} "
+        f"kept; brackets are 95% intervals over samples; evidence counts at q < {rate}"
+    )
+    return figure

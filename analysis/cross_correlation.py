@@ -1,0 +1,253 @@
+"""Lagged cross-correlation of component coordinates, within groups of episodes, with its nulls.
+
+r[i, j] at lag k pairs component i at step t with component j at step t + k, over all episodes of a
+group and all t for which both steps are in the episode. At every step the group's mean is
+subtracted, so that a course which all episodes share is no correlation; what is left is divided by
+the root mean squares over the same pairs, so that r lies in [−1, 1] and is 1 on the diagonal of
+lag 0.
+
+Three nulls, each of which moves whole episodes and never single steps:
+
+- *pairing*: the later series are those of another episode of the group. Nothing relates i to j.
+- *time shift*: the later series of each episode is shifted around by a random number of steps.
+  What differs between episodes stays related, but not at this lag.
+- *labels*: episodes are dealt to the groups anew. The group is like any other of its size.
+
+The p-value of an entry compares its z-score, by the mean and deviation of its own null, with the
+z-scores of all entries of the matrix in all permutations (pooled as in significance analysis of
+microarrays, Tusher, Tibshirani and Chu, 2001): a few hundred permutations then resolve p-values
+far below their reciprocal. False discoveries are controlled after Benjamini and Hochberg (1995).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
+
+from analysis.episode_stacks import CoordinateStack
+
+NULLS = {
+    "pairing": "later steps of another episode of the group",
+    "time_shift": "later steps shifted around within the episode",
+    "labels": "episodes dealt to the groups anew",
+}
+MIN_EPISODES = 4
+"""Groups of fewer episodes have no p-values."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupSeries:
+    """Component coordinates of the episodes of one group."""
+
+    values: NDArray[np.float64]
+    """(n, T, D) centred at every step; zero after the end of an episode."""
+    length: NDArray[np.int64]
+    """(n,)"""
+
+    @property
+    def num_episodes(self) -> int:
+        """n."""
+        return len(self.length)
+
+    @property
+    def is_valid(self) -> NDArray[np.bool_]:
+        """(n, T)"""
+        return np.arange(self.values.shape[1]) < self.length[:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class LaggedCorrelation:
+    """Correlations of one group at L lags."""
+
+    correlation: NDArray[np.float64]
+    """(L, D, D), [lag, component at t, component at t + lag]; NaN where nothing varies."""
+    interval: NDArray[np.float64]
+    """(2, L, D, D) bounds of 95% intervals, from resampling episodes."""
+    p_values: dict[str, NDArray[np.float64]]
+    """(L, D, D) by null; NaN where there are too few episodes."""
+    num_pairs: NDArray[np.int64]
+    """(L,) pairs of steps."""
+
+
+@dataclass(frozen=True)
+class NullSettings:
+    """How many permutations and resamples, and their seed."""
+
+    num_permutations: int = 200
+    """Permutations of each null."""
+    num_resamples: int = 500
+    """Bootstrap resamples of the episodes, for 95% intervals."""
+    seed: int = 0
+
+
+def clip_coordinates(stack: CoordinateStack, limit: float) -> CoordinateStack:
+    """Standardise every component over all valid steps and clip it; 0 for no clipping.
+
+    A few extreme states would else decide every correlation.
+    """
+    valid = stack.is_valid
+    mean, deviation = stack.values[valid].mean(axis=0), stack.values[valid].std(axis=0)
+    scaled = (stack.values - mean) / np.where(deviation > 0, deviation, 1.0)
+    if limit > 0:
+        scaled = scaled.clip(-limit, limit)
+    scaled = np.where(valid[:, :, None], scaled, 0.0).astype(np.float32)
+    return CoordinateStack(scaled, stack.length, stack.episode_id)
+
+
+def group_series(stack: CoordinateStack, members: NDArray[np.integer]) -> GroupSeries:
+    """Those episodes, the group's mean subtracted at every step.
+
+    Args:
+        stack: of all episodes.
+        members: positions of the group's episodes.
+    """
+    values, length = stack.values[members].astype(np.float64), stack.length[members]
+    valid = (np.arange(values.shape[1]) < length[:, None])[:, :, None]
+    mean = values.sum(axis=0) / np.maximum(valid.sum(axis=0), 1)
+    return GroupSeries(np.where(valid, values - mean, 0.0), length)
+
+
+def correlate(first: GroupSeries, later: GroupSeries, lag: int) -> NDArray[np.float64]:
+    """(D, D) correlation of `first` at t with `later`, the same episodes or others, at t + lag."""
+    num_steps, size = first.values.shape[1:]
+    x = first.values[:, : num_steps - lag].reshape(-1, size)
+    y = later.values[:, lag:].reshape(-1, size)
+    # Zeros after the end of an episode drop out of the products, but not out of the squares.
+    has_x = first.is_valid[:, : num_steps - lag].ravel().astype(float)
+    has_y = later.is_valid[:, lag:].ravel().astype(float)
+    scale = np.sqrt(np.outer(has_y @ np.square(x), has_x @ np.square(y)))
+    return np.divide(x.T @ y, scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+
+
+def permute_pairing(series: GroupSeries, rng: np.random.Generator) -> GroupSeries:
+    """Every episode replaced by another one, by a random permutation."""
+    order = rng.permutation(series.num_episodes)
+    return GroupSeries(series.values[order], series.length[order])
+
+
+def shift_in_time(series: GroupSeries, rng: np.random.Generator) -> GroupSeries:
+    """Every episode shifted around by its own random number of steps, at least one."""
+    length = series.length[:, None]
+    shift = rng.integers(1, np.maximum(length, 2))
+    step = np.arange(series.values.shape[1])
+    source = np.where(step < length, (step + shift) % length, step)
+    return GroupSeries(np.take_along_axis(series.values, source[:, :, None], axis=1), series.length)
+
+
+def lagged_correlation(
+    stack: CoordinateStack,
+    members: NDArray[np.integer],
+    lags: Sequence[int],
+    settings: NullSettings,
+    others: NDArray[np.integer] | None = None,
+) -> LaggedCorrelation:
+    """Correlations of one group with intervals and p-values.
+
+    Args:
+        stack: coordinates of all episodes.
+        members: positions of the group's episodes.
+        lags: each below the number of steps.
+        settings: permutations and resamples.
+        others: positions of all episodes that labels are dealt among; None for no such null.
+    """
+    rng = np.random.default_rng(settings.seed)
+    series = group_series(stack, members)
+    observed = np.stack([correlate(series, series, lag) for lag in lags])
+
+    def under(null: Callable[[], tuple[GroupSeries, GroupSeries]]) -> NDArray[np.float64]:
+        if series.num_episodes < MIN_EPISODES:
+            return np.full(observed.shape, np.nan)
+        draws = np.empty((settings.num_permutations, *observed.shape))
+        for draw in draws:
+            first, later = null()
+            for index, lag in enumerate(lags):
+                draw[index] = correlate(first, later, lag)
+        return pooled_p_values(observed, draws)
+
+    def any_members() -> tuple[GroupSeries, GroupSeries]:
+        assert others is not None
+        chosen = group_series(stack, rng.choice(others, len(members), replace=False))
+        return chosen, chosen
+
+    p_values = {
+        "pairing": under(lambda: (series, permute_pairing(series, rng))),
+        "time_shift": under(lambda: (series, shift_in_time(series, rng))),
+    }
+    if others is not None:
+        p_values["labels"] = under(any_members)
+    return LaggedCorrelation(
+        correlation=observed,
+        interval=_bootstrap(series, lags, settings),
+        p_values=p_values,
+        num_pairs=np.array([np.maximum(series.length - lag, 0).sum() for lag in lags]),
+    )
+
+
+def pooled_p_values(
+    observed: NDArray[np.floating], draws: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """Two-sided p-values by z-scores whose null is pooled over all entries of a matrix.
+
+    Args:
+        observed: (L, D, D)
+        draws: (R, L, D, D) under the null.
+
+    Returns:
+        (L, D, D); NaN where the null does not vary.
+    """
+    mean, deviation = draws.mean(axis=0), draws.std(axis=0)
+    # What rounding leaves of a constant is no variance.
+    usable = deviation > 1e-12
+    spread = np.where(usable, deviation, np.nan)
+    found, null = np.abs(observed - mean) / spread, np.abs(draws - mean) / spread
+    p_values = np.full(observed.shape, np.nan)
+    for lag in range(len(observed)):
+        pool = np.sort(null[:, lag][:, usable[lag]].ravel())
+        reached = len(pool) - np.searchsorted(pool, found[lag][usable[lag]])
+        p_values[lag][usable[lag]] = (1 + reached) / (1 + len(pool))
+    return p_values
+
+
+def _bootstrap(
+    series: GroupSeries, lags: Sequence[int], settings: NullSettings
+) -> NDArray[np.float64]:
+    """(2, L, D, D) 95% intervals; episodes are resampled, the means at each step held fixed."""
+    rng = np.random.default_rng(settings.seed)
+    num = series.num_episodes
+    weights = rng.multinomial(num, np.full(num, 1 / num), settings.num_resamples).astype(float)
+    num_steps, size = series.values.shape[1:]
+    bounds = np.empty((2, len(lags), size, size))
+    for index, lag in enumerate(lags):
+        pairs = (series.is_valid[:, lag:])[:, :, None]
+        x, y = series.values[:, : num_steps - lag] * pairs, series.values[:, lag:]
+        products = np.einsum("nti,ntj->nij", x, y).reshape(num, -1)
+        x2, y2 = np.square(x).sum(axis=1), np.square(y).sum(axis=1)
+        scale = np.einsum("ri,rj->rij", np.sqrt(weights @ x2), np.sqrt(weights @ y2))
+        top = (weights @ products).reshape(scale.shape)
+        drawn = np.divide(top, scale, out=np.zeros_like(top), where=scale > 0)
+        bounds[:, index] = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return bounds
+
+
+def false_discovery_q(p_values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Benjamini-Hochberg adjusted p-values over all entries that are not NaN, of any shape."""
+    flat = np.asarray(p_values, np.float64).ravel()
+    known = np.isfinite(flat)
+    adjusted = np.full(flat.shape, np.nan)
+    if known.any():
+        adjusted[known] = false_discovery_control(flat[known])
+    return adjusted.reshape(p_values.shape)
+
+
+def hypothesis_mask(lags: Sequence[int], size: int) -> NDArray[np.bool_]:
+    """(L, D, D) entries that are hypotheses of their own.
+
+    At lag 0 the matrix is symmetric, and 1 on its diagonal: only what is above it counts.
+    """
+    mask = np.ones((len(lags), size, size), np.bool_)
+    for index, lag in enumerate(lags):
+        if lag == 0:
+            mask[index] = np.triu(mask[index], 1)
+    return mask

@@ -1,0 +1,200 @@
+"""Figures of cross-correlation and cross-causation, drawn from their result file alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.figure_style import save_figure
+from analysis.hidden_figures import contact_sheet
+from analysis.results import CROSS_NAME, read_results
+from experiment.errors import UserError, require_at_least
+from experiment.files import atomic_file, require_writable_folder
+from experiment.report import StageReport
+
+COLOUR_MAP = "RdBu_r"
+SIGNIFICANT = 0.05
+VARIANTS = {"passed": "Jacobian", "cut": "Jacobian, environment cut"}
+
+
+@dataclass(frozen=True)
+class CrossDrawing:
+    """What is drawn."""
+
+    drawn_lags: tuple[int, ...] = (0, 1, 2, 4, 8)
+    """Lags to draw; those that there are."""
+    max_drawn_groups: int = 8
+    """Groups to draw: all episodes, then the behaviours with the most."""
+    seriate: bool = False
+    """Order components by a hierarchical clustering of their correlations."""
+    dpi: int = 130
+    """Resolution of PNGs."""
+
+
+def check_drawing(drawing: CrossDrawing) -> None:
+    """Raise `UserError` for senseless values."""
+    require_at_least(drawing, "max_drawn_groups", "dpi")
+    if any(lag < 0 for lag in drawing.drawn_lags) or not drawing.drawn_lags:
+        words = " ".join(map(str, drawing.drawn_lags))
+        raise UserError(f"--drawn_lags {words}: expected lags of at least 0")
+
+
+def plot_cross_dynamics(
+    input_dir: Path, output_dir: Path, drawing: CrossDrawing, report: StageReport
+) -> list[Path]:
+    """Draw all figures and the contact sheet; returns the PNGs, the contact sheet last.
+
+    Raises:
+        UserError: no result file, a foreign one, or an output folder that cannot be written.
+    """
+    folder = require_writable_folder(output_dir, "--output_dir")
+    with (
+        read_results(input_dir / CROSS_NAME) as results,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+    ):
+        pictures = [
+            save_figure(figure, folder / name, drawing.dpi)
+            for name, figure in _figures(results, drawing)
+        ]
+    sheet = folder / "contact_sheet.png"
+    with atomic_file(sheet) as path:
+        contact_sheet(pictures, columns=2).save(path)
+    report.outputs.append(str(folder))
+    report.metrics["figures"] = len(pictures)
+    return [*pictures, sheet]
+
+
+def _figures(results: xr.Dataset, drawing: CrossDrawing) -> Iterator[tuple[str, Figure]]:
+    names = results["group"].values.tolist()
+    order = np.argsort(-results["num_episodes"].values, kind="stable")
+    lags = [lag for lag in drawing.drawn_lags if lag in results["lag"].values]
+    for index in order[: drawing.max_drawn_groups]:
+        name = names[index]
+        yield f"behaviour_{name}", draw_group(results, name, lags, drawing.seriate)
+    if "causation" in results:
+        yield "causation_by_step", draw_steps(results, drawing.seriate)
+        yield "causation_of_extremes", draw_extremes(results)
+
+
+def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bool) -> Figure:
+    """Correlation and mean Jacobians of one group, one column per lag.
+
+    A dot marks an entry that is significant after control of false discoveries: under the pairing
+    null (black) and the time-shift null as well (white), or for a mean of zero.
+    """
+    variants = list(VARIANTS) if "causation" in results else []
+    rows = 1 + len(variants)
+    figure = Figure(figsize=(2.35 * len(lags) + 1.0, 2.3 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, len(lags), squeeze=False)
+    chosen = results.sel(group=group)
+    order = _order(chosen, is_seriated)
+    for column, lag in enumerate(lags):
+        at_lag = chosen.sel(lag=lag)
+        q = {name: at_lag["correlation_q"].sel(null=name).values for name in ("pairing",)}
+        image = draw_matrix(axes[0, column], at_lag["correlation"].values, 1.0, order)
+        mark(axes[0, column], q["pairing"] < SIGNIFICANT, order, "black")
+        shifted = at_lag["correlation_q"].sel(null="time_shift").values < SIGNIFICANT
+        mark(axes[0, column], shifted, order, "white")
+        axes[0, column].set_title(f"lag {lag}: correlation\n{int(at_lag['num_pairs']):,} pairs")
+    figure.colorbar(image, ax=axes[0, -1], pad=0.02)
+    for row, variant in enumerate(variants, start=1):
+        means = chosen["causation"].sel(environment_gradient=variant, lag=lags).values
+        limit = _limit(means[[lag > 0 for lag in lags]])
+        for column, lag in enumerate(lags):
+            axis = axes[row, column]
+            q_mean = chosen["causation_q"].sel(environment_gradient=variant, lag=lag).values
+            image = draw_matrix(axis, means[column], limit, order)
+            mark(axis, q_mean < SIGNIFICANT, order, "black")
+            axis.set_title(f"lag {lag}: {VARIANTS[variant]}")
+        figure.colorbar(image, ax=axes[row, -1], pad=0.02)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("component at t")
+    for axis in axes[-1]:
+        axis.set_xlabel("component at t + lag")
+    counts = f"{int(chosen['num_episodes'])} episodes"
+    if variants:
+        counts += f", Jacobians of {int(chosen['num_jacobians'])}"
+    who = "all episodes" if group == "all" else f"behaviour {group}"
+    figure.suptitle(f"{who} ({counts}); dots: q < {SIGNIFICANT}, white also against time shifts")
+    return figure
+
+
+def _order(chosen: xr.Dataset, is_seriated: bool) -> NDArray[np.int64]:
+    size = chosen.sizes["source"]
+    return chosen["component_order"].values if is_seriated else np.arange(size)
+
+
+def _limit(values: NDArray[np.floating]) -> float:
+    """Colour limit that one extreme entry does not decide."""
+    known = np.abs(values[np.isfinite(values)])
+    return max(float(np.quantile(known, 0.99)), 1e-6) if known.size else 1.0
+
+
+def draw_matrix(
+    axis: Axes, values: NDArray[np.floating], limit: float, order: NDArray[np.integer]
+) -> mpl.image.AxesImage:  # pyright: ignore[reportAttributeAccessIssue]
+    """Heat map with components in `order`, symmetric colours; grey where undefined."""
+    axis.set_facecolor("0.85")
+    image = axis.imshow(values[np.ix_(order, order)], cmap=COLOUR_MAP, vmin=-limit, vmax=limit)
+    shown = np.arange(0, len(order), max(1, len(order) // 8))
+    axis.set_xticks(shown, [str(order[i]) for i in shown])
+    axis.set_yticks(shown, [str(order[i]) for i in shown])
+    return image
+
+
+def mark(axis: Axes, chosen: NDArray[np.bool_], order: NDArray[np.integer], colour: str) -> None:
+    """A dot on every chosen entry."""
+    row, column = np.nonzero(chosen[np.ix_(order, order)])
+    axis.scatter(column, row, s=2.5, c=colour, linewidths=0)
+
+
+def draw_steps(results: xr.Dataset, is_seriated: bool) -> Figure:
+    """Size of the mean Jacobian for every pair of steps, and its matrices from one step on."""
+    chosen = results.sel(group="all")
+    means = chosen["causation_by_step"]
+    num_steps = means.sizes["source_step"]
+    figure = Figure(figsize=(8.4, 3.8), layout="constrained")
+    panels = figure.subplots(1, len(VARIANTS))
+    sizes = np.sqrt(np.square(means.values).mean(axis=(-2, -1)))
+    is_later = np.triu(np.ones((num_steps, num_steps), np.bool_), 1)
+    limit = np.nanmax(np.where(is_later, sizes, np.nan))
+    for panel, (variant, label) in zip(panels, VARIANTS.items(), strict=True):
+        index = means["environment_gradient"].values.tolist().index(variant)
+        upper = np.where(
+            np.triu(np.ones((num_steps, num_steps), np.bool_), 1), sizes[index], np.nan
+        )
+        image = panel.imshow(upper, cmap="viridis", vmin=0, vmax=limit)
+        panel.set(xlabel="target step", ylabel="source step", title=label)
+        figure.colorbar(image, ax=panel, pad=0.02)
+    figure.suptitle(
+        "Root mean square of the mean Jacobian between all components, by pair of steps "
+        f"(n = {int(chosen['num_jacobians'])} samples)"
+    )
+    return figure
+
+
+def draw_extremes(results: xr.Dataset) -> Figure:
+    """What a component does one step later where it is lowest, and where it is highest."""
+    size, count = results.sizes["component"], results.sizes["rank"]
+    lag = 1 if 1 in results["lag"].values else 0
+    own = np.arange(size)
+    figure = Figure(figsize=(11.5, 4.0), layout="constrained")
+    axes = figure.subplots(1, 3)
+    chosen = results["extrema_causation"].sel(environment_gradient="passed", lag=lag)
+    low, high = (chosen.sel(extreme=end).values[own, own] for end in ("low", "high"))
+    limit = _limit(np.concatenate([low, high])[~np.isclose(np.concatenate([low, high]), 1.0)])
+    panels = {"lowest": low, "highest": high, "highest − lowest": high - low}
+    for axis, (title, values) in zip(axes, panels.items(), strict=True):
+        image = draw_matrix(axis, values, limit, own)
+        axis.set(title=f"component is {title}", xlabel="component one step later")
+    axes[0].set_ylabel("component that is extreme")
+    figure.colorbar(image, ax=axes, pad=0.02)
+    few = "; so few that the difference shows their spread" if count < 10 else ""
+    figure.suptitle(f"Mean Jacobian at lag {lag} of the {count} most extreme samples{few}")
+    return figure
