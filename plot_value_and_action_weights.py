@@ -18,7 +18,7 @@ from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport, stage_report
 from generative.reference_flags import ReferenceFlags
-from projections.hidden import DirectionType, HiddenProjection
+from projections.hidden import HiddenProjection, Method
 from rollouts.description import read_metadata
 
 DESCRIPTION = """Express the agent's action and value heads in the components of a projection and
@@ -56,8 +56,8 @@ class ReadoutConfig:
     """Rollouts of the agent, which name it and its actions."""
     projection: Path = Path("analysis/hx_analysis_precomp/projection")
     """The projection, fitted to hidden states of the same agent."""
-    direction_type: DirectionType = "ica"
-    """ica, nmf: as the projection was fitted; pca; unit: single hidden units."""
+    direction_type: Method = "ica"
+    """ica, nmf: as the projection was fitted; pca."""
     output_dir: Path = Path("analysis/plot_act_and_val_weights")
     """Folder for figure and numbers."""
     dpi: int = 130

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from agents.checkpoint import LoadedAgent
 from agents.protocol import Agent
 from experiment.errors import UserError
-from projections.hidden import DirectionType, HiddenProjection
+from projections.hidden import HiddenProjection, Method
 
 VALUE_NAME = "Value out"
 _AFFINITY_TOLERANCE = 1e-3
@@ -77,7 +77,7 @@ def _read_out(policy: Agent, states: NDArray[np.float64]) -> NDArray[np.float64]
 
 
 def read_components(
-    heads: Heads, projection: HiddenProjection, direction_type: DirectionType
+    heads: Heads, projection: HiddenProjection, direction_type: Method
 ) -> ComponentReadout:
     """Express the heads in the components of a projection.
 
