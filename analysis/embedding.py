@@ -104,7 +104,7 @@ def _tsne(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDA
 
     perplexity = min(2.0 * num_neighbours, (len(features) - 1) / 3.0)
     tsne = TSNE(
-        perplexity=perplexity, initialization="pca", n_jobs=1, random_state=seed, verbose=False
+        perplexity=perplexity,  # pyright: ignore[reportArgumentType] initialization="pca", n_jobs=1, random_state=seed, verbose=False
     )
     return np.asarray(tsne.fit(features.astype(np.float64)), np.float32)
 

@@ -6,6 +6,8 @@ of folds and every penalty comes without a further pass over the rows.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +94,7 @@ def fit_ridge(
         rows = np.isfinite(targets[:, columns[0]])
         if len(np.unique(fold[rows])) < MIN_FOLDS:
             continue
-        y = targets[np.ix_(rows, columns)]
+        y = targets[rows][:, columns]
         moments = [
             _moments(features[rows][members] - center, y[members])
             for members in (fold[rows] == number for number in range(num_folds))
@@ -142,7 +144,7 @@ def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Moments:
 
 
 def _combine(moments: list[_Moments]) -> _Moments:
-    return _Moments(*(sum(parts) for parts in zip(*map(_parts, moments), strict=True)))
+    return reduce(lambda a, b: _Moments(*map(add, _parts(a), _parts(b))), moments)
 
 
 def _without(all_rows: _Moments, some: _Moments) -> _Moments:

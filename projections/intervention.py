@@ -1,7 +1,7 @@
 """What an intervention is: a change of the agent's state inside its recurrence."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Intervention(Protocol):
         ...
 
 
+@runtime_checkable
 class MovableIntervention(Intervention, Protocol):
     """An intervention that holds tensors."""
 
@@ -40,13 +41,14 @@ class InterventionChain:
         links: the interventions, in the order in which they act.
     """
 
-    def __init__(self, links: Sequence[MovableIntervention]) -> None:
+    def __init__(self, links: Sequence[Intervention]) -> None:
         self.links = tuple(links)
 
     def to(self, device: torch.device | str) -> Self:
-        """Move to a device, in place."""
+        """Move to a device, in place, the links that hold tensors."""
         for link in self.links:
-            link.to(device)
+            if isinstance(link, MovableIntervention):
+                link.to(device)
         return self
 
     def __call__(self, previous: Tensor, proposed: Tensor, step: int) -> Tensor:
