@@ -191,8 +191,8 @@ def draw_trust_histogram(axis: Axes, trust: NDArray[np.float64]) -> None:
     """(N,) trust scores, with their median and with that of the averages."""
     counts = axis.hist(trust, NUM_TRUST_BINS, range=(0, 1), color=OKABE_ITO[4], alpha=0.6)[0]
     median = float(np.median(trust))
-    axis.axvline(0.5, color="0.3", linestyle="-.", label="errors of the averages")
-    axis.axvline(median, color=OKABE_ITO[0], label=f"median {median:.2f}")
+    axis.axvline(0.5, ymax=0.75, color="0.3", linestyle="-.", label="errors of the averages")
+    axis.axvline(median, ymax=0.75, color=OKABE_ITO[0], label=f"median {median:.2f}")
     # Room for the legend.
     axis.set_ylim(0, 1.4 * float(np.max(counts)))
     axis.set(xlim=(0, 1), xlabel="trust", ylabel="samples")
