@@ -11,14 +11,26 @@ from typing import Any, TypeVar
 from experiment.errors import UserError
 from panel.analysis_source import AnalysisSource
 from panel.fingerprint import fingerprint
-from panel.linking import match_dataset
+from panel.hdf5_safety import SHARD_SUFFIX, require_harmless
+from panel.linking import link_datasets, match_dataset
 from panel.rollout_source import RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 
 DATASET_FILE = "dataset.json"
 ANALYSIS_FILE = "hidden_analysis.nc"
 SALIENCY_FILE = "saliency.nc"
-READ_ERRORS = (UserError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
+HDF5_SUFFIXES = (SHARD_SUFFIX, ".nc")
+READ_ERRORS = (
+    UserError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
 """What reading a damaged or hostile file can raise, from JSON, HDF5 and the arrays within."""
 
 Source = RolloutSource | AnalysisSource | SaliencySource
@@ -97,6 +109,8 @@ class Catalogue:
 
     def _link(self, described: dict[str, list[dict[str, Any]]]) -> None:
         datasets = described[DATASET_FILE]
+        sources = {entry["id"]: self.open_as(entry["id"], RolloutSource) for entry in datasets}
+        link_datasets(datasets, {item_id: source.kinship for item_id, source in sources.items()})
         for entry in described[ANALYSIS_FILE]:
             hashes = self.open_as(entry["id"], AnalysisSource).input_hashes
             entry["source_datasets"] = {
@@ -129,7 +143,7 @@ class Catalogue:
             try:
                 current = fingerprint(*_files_of(item.path))
                 if opened is None or opened.fingerprint != current:
-                    opened = _Opened(current, OPENERS[item.path.name](item.path))
+                    opened = _Opened(current, _open_item(item.path))
             except READ_ERRORS as error:
                 raise DamagedItemError(describe_damage(item, error)) from error
             self._opened[item_id] = opened
@@ -171,6 +185,13 @@ def _item(path: Path, folder: Path) -> Item:
     label = Path(folder.resolve().name, inside).as_posix()
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     return Item(digest[:16], path, label)
+
+
+def _open_item(path: Path) -> Source:
+    for file in _files_of(path):
+        if file.suffix in HDF5_SUFFIXES:
+            require_harmless(file)
+    return OPENERS[path.name](path)
 
 
 def _files_of(path: Path) -> list[Path]:
