@@ -15,12 +15,18 @@ import pytest
 import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from scipy.ndimage import gaussian_filter
+from scipy.special import softmax
 
 from panel.application import make_application
 from panel.catalogue import Catalogue
+from rollouts.store import RolloutDataset
 
 pytestmark = pytest.mark.medium
 
+TOKEN = "browser-test-token"
+PATIENCE_SECONDS = 60
+"""A page opens in one; machines that do other things besides take longer."""
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = (
     "--headless",
@@ -52,7 +58,7 @@ def browser() -> Iterator[Browser]:
 
 
 def serve(folder: Path) -> Iterator[str]:
-    application = make_application(Catalogue([folder]))
+    application = make_application(Catalogue([folder]), TOKEN)
     settings = uvicorn.Config(application, port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -61,7 +67,7 @@ def serve(folder: Path) -> Iterator[str]:
         assert thread.is_alive()
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/"
+    yield f"http://127.0.0.1:{port}/?token={TOKEN}"
     server.should_exit = True
     thread.join(timeout=20)
 
@@ -96,7 +102,7 @@ def open_page(context: BrowserContext, address: str) -> Iterator[Callable[..., P
 
     def open_at(fragment: str = "", base: str = address) -> Page:
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
         page.on("console", complain_about_message)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("requestfailed", lambda request: complaints.append(request.url))
@@ -104,7 +110,7 @@ def open_page(context: BrowserContext, address: str) -> Iterator[Callable[..., P
             "request",
             lambda request: (
                 complaints.append(request.url)
-                if not request.url.startswith((base, "data:", "blob:"))
+                if not request.url.startswith((base.partition("?")[0], "data:", "blob:"))
                 else None
             ),
         )
@@ -136,7 +142,7 @@ def screenshot(page: Page, selector: str) -> np.ndarray:
 
 def wait_until(page: Page, condition: str) -> None:
     """Waits for an expression to hold; Playwright's own way needs `eval`, which is forbidden."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, condition
         page.wait_for_timeout(20)
@@ -320,18 +326,39 @@ def test_directions_have_the_numbers_that_saliency_and_swaps_give_them(
     assert page.locator("#y-axis").evaluate(chosen) == "PC 1"
 
 
-def test_saliency_is_drawn_signed(
+def drawn_overlay(signed: np.ndarray, scale: float, blur: float, threshold: float) -> np.ndarray:
+    """(H, W) opacity, 0 to 230, of one step at gain 1."""
+    smooth = gaussian_filter(signed, blur, mode="nearest", truncate=3) if blur else signed
+    strength = np.minimum(1, np.abs(smooth) / scale)
+    return np.where(strength < threshold, 0, 230 * strength)
+
+
+def set_slider(page: Page, name: str, value: float) -> None:
+    page.evaluate(
+        """([name, value]) => {
+          const slider = document.getElementById(name);
+          slider.value = value;
+          slider.dispatchEvent(new Event('input'));
+        }""",
+        [name, value],
+    )
+
+
+def read_saliency(panel_client: Any, query: str) -> np.ndarray:
+    [entry] = panel_client.json("/api/catalogue")["saliency"]
+    return panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1?{query}")["saliency"]
+
+
+def test_saliency_is_drawn_signed_blurred_and_cut_off(
     open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
 ) -> None:
     page = open_page(f"#data={ids['simulated']}&episode=1&step=2")
     wait_for_step(page, 2)
     assert not canvas_pixels(page, "overlay")[..., 3].any()
-    page.select_option("#target", "ic_0.4.passed")
+    page.select_option("#target", "ic_0")
     wait_until(page, "window.dreamscope.player.overlay !== null")
     overlay = canvas_pixels(page, "overlay")
-    [entry] = panel_client.json("/api/catalogue")["saliency"]
-    query = "target=ic_0&target_step=4&environment_gradient=passed"
-    signed = panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1?{query}")["saliency"][2]
+    signed = read_saliency(panel_client, "target=ic_0&target_step=4&environment_gradient=passed")[2]
     # What the reader sees, not only what the canvas holds: the frame beneath is grey.
     seen = screenshot(page, "#screen").astype(int)
     assert np.ptp(seen, axis=-1).max() > 60
@@ -339,30 +366,173 @@ def test_saliency_is_drawn_signed(
     assert strong.mean() > 0.5
     is_orange = overlay[..., 0] > overlay[..., 2]
     np.testing.assert_array_equal(is_orange[strong], signed[strong] > 0)
-    page.evaluate("""() => {
-      const gain = document.getElementById('gain');
-      gain.value = 3;
-      gain.dispatchEvent(new Event('input'));
-    }""")
+    scale = page.evaluate("window.dreamscope.player.overlay.scale")
+    for blur, threshold in ((0, 0), (1.5, 0), (0.5, 0.25)):
+        set_slider(page, "blur", blur)
+        set_slider(page, "threshold", threshold)
+        shown = canvas_pixels(page, "overlay")[..., 3]
+        np.testing.assert_allclose(shown, drawn_overlay(signed, scale, blur, threshold), atol=1.01)
+    set_slider(page, "blur", 0)
+    set_slider(page, "threshold", 0)
+    set_slider(page, "gain", 3)
     stronger = canvas_pixels(page, "overlay")[..., 3].astype(int)
     assert (stronger >= overlay[..., 3]).all()
     assert stronger.sum() > 1.5 * overlay[..., 3].sum()
 
 
-def test_saliency_controls_stand_side_by_side(
+def test_colours_of_saliency_are_those_chosen(
     open_page: Callable[..., Page], ids: dict[str, str]
 ) -> None:
-    page = open_page(f"#data={ids['simulated']}&episode=1&target=ic_0.4.passed")
+    page = open_page(
+        f"#data={ids['simulated']}&episode=1&target=value&gain=4"
+        "&negative=%23ff00ff&positive=%2300ff00"
+    )
+    wait_until(page, "window.dreamscope.player.overlay !== null")
+    pixels = canvas_pixels(page, "overlay")
+    full = pixels[pixels[..., 3] == 230][:, :3]
+    assert {tuple(colour) for colour in full.tolist()} == {(255, 0, 255), (0, 255, 0)}
+    assert page.input_value("#negative") == "#ff00ff"
+
+
+def test_paths_of_the_gradient_add_up(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&target=value&at=6")
+    query = "target=value&target_step=6&environment_gradient="
+    whole, agent = (read_saliency(panel_client, f"{query}{label}") for label in ("passed", "cut"))
+    expected = {"both": whole, "agent": agent, "environment": whole - agent}
+    names = page.locator("#path option").evaluate_all("options => options.map(o => o.value)")
+    assert names == list(expected)
+    for name, values in expected.items():
+        page.select_option("#path", name)
+        wait_until(page, f"window.dreamscope.saliency.overlayPath === '{name}'")
+        shown = page.evaluate("Array.from(window.dreamscope.player.overlay.data)")
+        np.testing.assert_allclose(shown, values.ravel(), rtol=1e-6, atol=1e-6)
+
+
+def test_saliency_beside_the_frame_leaves_the_frame_as_it_is(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_data: Any
+) -> None:
+    address = f"#data={ids['simulated']}&episode=1&step=3&target=value&placement=beside"
+    page = open_page(address)
+    wait_until(page, "window.dreamscope.player.overlay !== null")
+    wait_for_step(page, 3)
+    assert shows_frame(page, panel_data.simulated.read_episode(0).obs[3])
+    boxes = [page.locator(name).bounding_box() for name in ("#frame", "#grey-frame", "#overlay")]
+    frame, grey, overlay = (box for box in boxes if box is not None)
+    assert frame["x"] + frame["width"] <= grey["x"]
+    assert overlay == grey
+    assert np.ptp(screenshot(page, "#saliency-screen").astype(int), axis=-1).max() > 60
+
+
+def test_saliency_controls_stand_apart(open_page: Callable[..., Page], ids: dict[str, str]) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&target=ic_0")
     wait_until(page, "window.dreamscope.player.overlay !== null")
     page.evaluate(
         "document.querySelector('#target option:checked').textContent += ' cut'.repeat(9)"
     )
-    names = ("#target", "#gain", "#gain-figure", "#saliency-key", ".player")
-    boxes = [page.locator(name).bounding_box() for name in names]
-    target, gain, figure, key, card = (box for box in boxes if box is not None)
-    for left, right in ((target, gain), (gain, figure), (figure, key)):
-        assert left["x"] + left["width"] <= right["x"]
-    assert key["x"] + key["width"] <= card["x"] + card["width"]
+    names = ("#target", "#target-step", "#path", "#drawing", "#saliency-key")
+    card = page.locator(".player").bounding_box()
+    assert card is not None
+    boxes = [box for name in names if (box := page.locator(name).bounding_box()) is not None]
+    assert len(boxes) == len(names)
+    for position, box in enumerate(boxes):
+        assert box["x"] + box["width"] <= card["x"] + card["width"]
+        for other in boxes[:position]:
+            is_apart = (
+                other["x"] + other["width"] <= box["x"] or other["y"] + other["height"] <= box["y"]
+            )
+            assert is_apart
+
+
+def test_bars_show_activation_and_the_gradient_of_the_target(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&step=3&view=components&target=value&at=6")
+    [entry] = panel_client.json("/api/catalogue")["saliency"]
+    query = "target=value&target_step=6&environment_gradient=passed"
+    stored = panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1/components?{query}")
+    for step in (3, 4):
+        wait_for_step(page, step)
+        wait_until(
+            page,
+            "Math.abs(document.querySelector('#component-bars').data[0].y[0]"
+            f" - {stored['activation'][step, 0]}) < 1e-6",
+        )
+        bars = page.evaluate("document.querySelector('#component-bars').data[0]")
+        np.testing.assert_allclose(bars["y"], stored["activation"][step], rtol=1e-6)
+        colours = np.array(
+            [[int(c) for c in rgb[4:-1].split(",")] for rgb in bars["marker"]["color"]]
+        )
+        is_orange = colours[:, 0] > colours[:, 2]
+        clear = np.abs(stored["gradient"][step]) > 0.05 * np.abs(stored["gradient"]).max()
+        np.testing.assert_array_equal(is_orange[clear], stored["gradient"][step][clear] > 0)
+        page.keyboard.press("ArrowRight")
+    page.select_option("#component-quantity", "gradient")
+    shown = page.evaluate("document.querySelector('#component-map .plot').data[0].z")
+    np.testing.assert_allclose(np.array(shown).T, stored["gradient"], rtol=1e-6)
+
+
+def test_bars_of_a_real_rollout_show_the_analysis(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
+) -> None:
+    page = open_page(f"#data={ids['real']}&episode=3&step=7&view=components")
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    stored = panel_client.arrays(f"/api/analyses/{entry['id']}/episodes/real/3")
+    wait_until(page, "document.querySelector('#component-bars').data !== undefined")
+    bars = page.evaluate("document.querySelector('#component-bars').data[0].y")
+    np.testing.assert_allclose(bars, stored["ica"][7], rtol=1e-6)
+    assert "with saliency only" in page.inner_text("#components-note")
+
+
+@pytest.fixture(scope="module")
+def related_address(related_data: Path) -> Iterator[str]:
+    yield from serve(related_data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "offset"),
+    [
+        ("intervened", "samples_intervened", 0),
+        ("reality", "samples/replays", 0),
+        ("source", "data", 2),
+    ],
+)
+def test_counterparts_run_in_lockstep(
+    kind: str,
+    folder: str,
+    offset: int,
+    open_page: Callable[..., Page],
+    related_data: Path,
+    related_address: str,
+    client_maker: Any,
+) -> None:
+    datasets = client_maker(related_data).json("/api/catalogue")["datasets"]
+    ids = {entry["label"].removeprefix("demo/"): entry["id"] for entry in datasets}
+    own = RolloutDataset(related_data / "samples").read_episode(1)
+    other = RolloutDataset(related_data / folder).read_episode(1)
+    page = open_page(
+        f"#data={ids['samples']}&episode=3&beside={kind}.{ids[folder]}", related_address
+    )
+    for step in (0, 1, 2):
+        wait_for_step(page, step)
+        page.wait_for_selector(f"#other-frame[data-step='{step + offset}']:not(.waiting)")
+        assert shows_frame(page, own.obs[step])
+        pixels = canvas_pixels(page, "other-frame")[..., :3]
+        np.testing.assert_array_equal(pixels, other.obs[step + offset])
+        page.keyboard.press("ArrowRight")
+    wait_until(page, "window.dreamscope.traces.other.differences !== undefined")
+    shown = page.evaluate("window.dreamscope.traces.other.differences")
+    rows = min(len(own), len(other) - offset)
+    apart = own.obs[:rows].astype(float) - other.obs[offset : offset + rows]
+    expected = np.sqrt((apart**2).mean(axis=(1, 2, 3))) / 255
+    np.testing.assert_allclose(shown["frames"], expected, rtol=1e-6)
+    first, second = (softmax(r.action_logits, axis=1) for r in (own, other))
+    variation = np.abs(first[:rows] - second[offset : offset + rows]).sum(axis=1) / 2
+    np.testing.assert_allclose(shown["policy"], variation, rtol=1e-4, atol=1e-7)
+    page.keyboard.press("End")
+    wait_for_step(page, 9)
+    assert page.locator("#other-over").is_visible() == (len(other) <= 9 + offset)
 
 
 def test_sample_without_saliency_says_which_command_makes_it(
