@@ -1,6 +1,7 @@
 """The web application: routes over a catalogue, by id only, read-only."""
 
 import hashlib
+import json
 from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +20,11 @@ from panel.access import TokenAccess
 from panel.analysis_source import AnalysisSource
 from panel.binary import MEDIA_TYPE, encode_arrays
 from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, Item, describe_damage
+from panel.fidelity_source import FidelitySource
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.security import ReadOnlyGuard
+from panel.training_source import TrainingSource
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 PLOTLY_FILE = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -31,6 +34,14 @@ EpisodeId = Annotated[int, PathParameter(ge=0, lt=2**31)]
 
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class PlainAnswer(JSONResponse):
+    """JSON in ASCII: names of files and datasets may hold what UTF-8 cannot express."""
+
+    def render(self, content: Any) -> bytes:
+        """Raises `ValueError` for numbers that JSON does not have."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class ArraysAnswer(Response):
@@ -125,10 +136,15 @@ def _add_page(application: FastAPI) -> None:
 
 def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
     @application.get("/api/catalogue", responses=ERROR_ANSWERS)
-    def describe_catalogue() -> JSONResponse:
+    def describe_catalogue() -> PlainAnswer:
         """Every rollout dataset and result file, with the errors of unreadable ones."""
         content = {**catalogue.describe(), "version": metadata.version("dreamscope")}
-        return JSONResponse(content, headers={"cache-control": "no-store"})
+        return PlainAnswer(content, headers={"cache-control": "no-store"})
+
+    @application.get("/api/items/{item_id}/provenance", responses=ERROR_ANSWERS)
+    def provenance(item_id: ItemId) -> PlainAnswer:
+        """Command, configuration, code version and input hashes of any item."""
+        return PlainAnswer(catalogue.provenance(item_id), headers={"cache-control": "no-store"})
 
 
 def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
@@ -165,6 +181,20 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
 
 
 def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
+    @arrays_route(application, "/api/fidelity/{item_id}/{measure}")
+    def fidelity(request: Request, item_id: ItemId, measure: str) -> Response:
+        """Container with the curves of one measure over the horizon."""
+        source = catalogue.open_as(item_id, FidelitySource)
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, lambda: source.curves(measure))
+
+    @arrays_route(application, "/api/training/{item_id}")
+    def training(request: Request, item_id: ItemId) -> Response:
+        """Container with every numeric column of a training log."""
+        source = catalogue.open_as(item_id, TrainingSource)
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, source.curves)
+
     @arrays_route(application, "/api/analyses/{item_id}/columns/{name}")
     def column(
         request: Request, item_id: ItemId, name: str, component: int | None = None
@@ -255,15 +285,15 @@ def _answer(
     return ArraysAnswer(content, headers=headers)
 
 
-def _answer_unknown(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 404, {"cache-control": "no-store"})
+def _answer_unknown(_: Request, error: Exception) -> PlainAnswer:
+    return PlainAnswer({"detail": str(error)}, 404, {"cache-control": "no-store"})
 
 
-def _answer_damaged(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 422, {"cache-control": "no-store"})
+def _answer_damaged(_: Request, error: Exception) -> PlainAnswer:
+    return PlainAnswer({"detail": str(error)}, 422, {"cache-control": "no-store"})
 
 
-def _answer_invalid(_: Request, error: Exception) -> JSONResponse:
+def _answer_invalid(_: Request, error: Exception) -> PlainAnswer:
     assert isinstance(error, RequestValidationError)
     problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
-    return JSONResponse({"detail": "; ".join(problems)}, 422, {"cache-control": "no-store"})
+    return PlainAnswer({"detail": "; ".join(problems)}, 422, {"cache-control": "no-store"})

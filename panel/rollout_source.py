@@ -67,6 +67,11 @@ class RolloutSource:
         self.content_hash: str = self._dataset.hash
         self.is_simulated = self._dataset.metadata.simulated is not None
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the dataset says of its making."""
+        return self._dataset.metadata.provenance
+
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""
         metadata = self._dataset.metadata

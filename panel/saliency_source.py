@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from analysis.results import input_hashes, read_results
 from experiment.errors import UserError
 from panel.fingerprint import fingerprint
+from panel.provenance import result_provenance
 from panel.rollout_source import UnknownItemError
 
 GRADIENT = "gradient_frame"
@@ -36,6 +37,11 @@ class SaliencySource:
             if sample >= 0
         }
         self.input_hashes = frozenset(dict(input_hashes(self._results)).values())
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the file says of its making."""
+        return result_provenance(self._results)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""

@@ -6,12 +6,14 @@ import { onThemeChange } from "./colours.js";
 import { episodePath } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
 import { Components } from "./components.js";
+import { FilesView } from "./files_view.js";
 import { FilterView } from "./filter_view.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
 import { SaliencyView } from "./saliency_view.js";
 import { Scatter, colourChoices } from "./scatter.js";
+import { SimulatorView } from "./simulator_view.js";
 import { Tabs } from "./tabs.js";
 import { Traces } from "./traces.js";
 import { ViewState } from "./view_state.js";
@@ -24,6 +26,7 @@ class Page {
     this.entries = [];
     this.current = null;
     this.opening = 0;
+    this.underWay = 0;
     this.player = new Player({
       onStep: (step) => this.view.update({ step }),
       onError: (error) => this.report(error),
@@ -40,11 +43,14 @@ class Page {
       onMatches: (steps) => this.list.setMatches(steps),
       onOpen: (entry, step) => this.openEntry(entry, step),
     });
-    this.tabs = new Tabs(this.view, () => this.components.redraw());
-    this.view.addEventListener("change", ({ detail }) => this.guard(() => this.follow(detail)));
+    this.simulator = new SimulatorView(this.view);
+    this.files = new FilesView((action) => this.guard(action));
+    this.tabs = new Tabs(this.view, () => this.guard(() =>
+      Promise.all([this.components.redraw(), this.simulator.redraw()])));
+    this.view.addEventListener("change", ({ detail }) => this.act(() => this.follow(detail)));
     document.addEventListener("keydown", (event) => this.pressKey(event));
     onThemeChange(() => this.guard(() =>
-      Promise.all([this.traces, this.scatter, this.components].map((plot) => plot.redraw()))));
+      Promise.all([this.traces, this.scatter, this.components, this.simulator].map((plot) => plot.redraw()))));
   }
 
   async start() {
@@ -61,11 +67,22 @@ class Page {
     this.entries = datasets.flatMap((dataset, i) => (tables[i] ? rolloutEntries(dataset, tables[i]) : []));
     this.list.fill(datasets, this.entries);
     this.saliency.files = this.catalogue.saliency;
+    this.simulator.setCatalogue(this.catalogue);
+    this.files.setCatalogue(this.catalogue);
+    const simulator = this.guard(() => this.simulator.redraw());
     const embedding = this.guard(() => this.setUpEmbedding());
     if (this.entries.length === 0) this.showNothing();
     else await this.openFromAddress();
-    await embedding;
-    document.body.dataset.ready = "true";
+    await Promise.all([embedding, simulator]);
+  }
+
+  /** Runs an action as `guard` does; the page is marked as ready whenever none is under way. */
+  async act(action) {
+    this.underWay += 1;
+    delete document.body.dataset.ready;
+    await this.guard(action);
+    this.underWay -= 1;
+    if (this.underWay === 0) document.body.dataset.ready = "true";
   }
 
   /** Runs an action; what goes wrong is shown in the page. */
@@ -208,6 +225,7 @@ class Page {
     }
     if (changed.has("view")) this.tabs.show();
     if (this.filter.isConcerned(changed)) await this.filter.show();
+    if (this.simulator.isConcerned(changed)) await this.simulator.redraw();
     if (!this.current) return;
     if (this.saliency.isConcerned(changed)) {
       await Promise.all([this.saliency.show(), this.showComponents()]);
@@ -389,4 +407,4 @@ function groupedOptions(choices) {
 const page = new Page();
 // For the console and the tests.
 window.dreamscope = page;
-page.guard(() => page.start());
+page.act(() => page.start());

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
+import pandas as pd
 import pytest
 import uvicorn
+import xarray as xr
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from scipy.ndimage import gaussian_filter
@@ -38,6 +41,15 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+LEAD = """fragment => {
+  document.getElementById('errors').replaceChildren();
+  document.getElementById('filters').reset();
+  window.dreamscope.list.sort = { key: 'episode', descending: false };
+  window.dreamscope.list.refresh();
+  document.activeElement.blur();
+  location.hash = fragment;
+  window.dispatchEvent(new HashChangeEvent('hashchange'));
+}"""
 READ_CANVAS = """id => {
   const canvas = document.getElementById(id);
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -89,39 +101,58 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     opened.close()
 
 
-@pytest.fixture
-def open_page(context: BrowserContext, address: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page; at the end of the test it must have had nothing to complain about."""
-    complaints: list[str] = []
+class Visitor:
+    """Opens views of panels. Loading the page takes longer than anything it does, so that one page
+    is kept for each panel and led by its address, as a reader does who follows a link."""
 
-    def complain_about_message(message: Any) -> None:
-        # The tests themselves read the canvas back, which Chromium advises against.
-        is_advice = "willReadFrequently" in message.text
-        if message.type in ("error", "warning") and not is_advice:
-            complaints.append(message.text)
+    def __init__(self, context: BrowserContext) -> None:
+        self.context = context
+        self.pages: dict[str, Page] = {}
+        self.complaints: list[str] = []
 
-    def open_at(fragment: str = "", base: str = address) -> Page:
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE_SECONDS * 1000)
-        page.on("console", complain_about_message)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
-        page.on(
-            "request",
-            lambda request: (
-                complaints.append(request.url)
-                if not request.url.startswith((base.partition("?")[0], "data:", "blob:"))
-                else None
-            ),
-        )
-        page.goto(base + fragment)
-        page.wait_for_selector("body[data-ready]")
+    def open(self, fragment: str, base: str, fresh: bool = False) -> Page:
+        page = self.pages.get(base)
+        if page is None or fresh:
+            if page is not None:
+                page.close()
+            page = self.pages[base] = self._load(base, fragment)
+        else:
+            page.evaluate(LEAD, fragment)
+        page.wait_for_selector("body[data-ready]", state="attached")
         return page
 
-    yield open_at
-    found = list(complaints)
-    for page in context.pages:
-        page.close()
+    def _load(self, base: str, fragment: str) -> Page:
+        page = self.context.new_page()
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        page.on("console", self._hear_message)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        site = base.partition("?")[0]
+        page.on("request", lambda request: self._check_origin(request.url, site))
+        page.goto(base + fragment)
+        return page
+
+    def _hear_message(self, message: Any) -> None:
+        # The tests themselves read the canvas back, which Chromium advises against.
+        if message.type in ("error", "warning") and "willReadFrequently" not in message.text:
+            self.complaints.append(message.text)
+
+    def _check_origin(self, url: str, site: str) -> None:
+        if not url.startswith((site, "data:", "blob:")):
+            self.complaints.append(url)
+
+
+@pytest.fixture(scope="module")
+def visitor(context: BrowserContext) -> Visitor:
+    return Visitor(context)
+
+
+@pytest.fixture
+def open_page(visitor: Visitor, address: str) -> Iterator[Callable[..., Page]]:
+    """Opens a view; at the end of the test the page must have had nothing to complain about."""
+    yield lambda fragment="", base=address, fresh=False: visitor.open(fragment, base, fresh)
+    found = list(visitor.complaints)
+    visitor.complaints.clear()
     assert found == []
 
 
@@ -554,7 +585,7 @@ def test_address_restores_the_view(
     page.keyboard.press("End")
     wait_for_step(page, 9)
     wait_until(page, "location.hash.includes('step=9')")
-    restored = open_page("#" + page.url.split("#")[1])
+    restored = open_page("#" + page.url.split("#")[1], fresh=True)
     wait_for_step(restored, 9)
     assert shows_frame(restored, panel_data.simulated.read_episode(0).obs[9])
     chosen = [restored.input_value(f"#{name}") for name in ("x-axis", "y-axis", "colour")]
@@ -592,6 +623,81 @@ def test_filters_leave_what_a_direct_computation_leaves(
     page.select_option("select[name=complete]", "yes")
     complete = int(panel_data.real.episodes["level_complete"].sum())
     assert page.locator(".row").count() == complete
+
+
+def analysed(panel_data: Any) -> pd.DataFrame:
+    path = panel_data.folder / "analysis" / "hidden_analysis.nc"
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        names = ("source", "episode_id", "step", "value", "action", "cluster", "reward")
+        table = pd.DataFrame({name: stored[name].to_numpy() for name in names})
+        table["ic"] = stored["ica"].to_numpy()[:, 1]
+    return table
+
+
+@pytest.mark.parametrize("scope", ["", "anywhere"])
+def test_conditions_leave_what_a_direct_computation_leaves(
+    scope: str, open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    text = "ica.1 > 1 and action = right and value < 0.5"
+    query = urlencode({"view": "filter", "filter": text, "scope": scope})
+    page = open_page(f"#{query}")
+    table = analysed(panel_data)
+    holds = pd.DataFrame(
+        {"ic": table["ic"] > 1, "action": table["action"] == 2, "value": table["value"] < 0.5}
+    )
+    episodes = [table["source"], table["episode_id"]]
+    if scope:
+        matching = holds.groupby(episodes).any().all(axis=1)
+    else:
+        matching = holds.all(axis=1).groupby(episodes).any()
+    assert 0 < matching.sum() < len(matching) or scope
+    expected = f"{matching.sum()} of {len(matching)} analysed rollouts match."
+    assert page.inner_text("#filter-count") == expected
+    assert page.locator(".row").count() == matching.sum()
+    assert page.locator(".thumbnail").count() == matching.sum()
+    assert page.locator("#conditions li").count() == 3
+    page.click("#conditions li:last-child button")
+    wait_until(page, "document.getElementById('filter-text').value.endsWith('action = right')")
+
+
+def test_a_match_opens_at_the_step_where_it_matches(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    table = analysed(panel_data)
+    threshold = float(table.loc[table["source"] == 1, "value"].nlargest(1).iloc[0])
+    row = table[(table["source"] == 1) & (table["value"] >= threshold)].iloc[0]
+    text = f"source = simulated and value >= {threshold:.7f}"
+    page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
+    page.click(".thumbnail")
+    wait_for_step(page, int(row["step"]))
+    index = panel_data.simulated.index_of(int(row["episode_id"]))
+    assert shows_frame(page, panel_data.simulated.read_episode(index).obs[int(row["step"])])
+
+
+def test_extremes_are_those_of_a_direct_computation(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page("#view=filter")
+    page.select_option("#extreme-variable", "ica.1")
+    page.click("[data-extreme=high]")
+    wait_until(page, "document.querySelectorAll('.thumbnail').length === 5")
+    table = analysed(panel_data)
+    best = table.loc[table.groupby(["source", "episode_id"])["ic"].idxmax()]
+    best = best.sort_values("ic", ascending=False)
+    kinds = ["real", "sim."]
+    expected = [
+        f"{kinds[source]} {episode}, step {step}"
+        for source, episode, step in best[["source", "episode_id", "step"]].itertuples(index=False)
+    ]
+    assert page.locator(".thumbnail > :nth-child(2)").all_inner_texts() == expected
+    assert "extreme=ica.1.high" in page.evaluate("window.dreamscope.view.address()")
+
+
+@pytest.mark.parametrize("text", ["value", "nothing > 3", "value > high", "action = sideways"])
+def test_text_that_is_no_condition_is_explained(text: str, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
+    assert page.inner_text("#filter-error")
+    assert page.get_attribute("#filter-text", "aria-invalid") == "true"
 
 
 def test_sorting_by_steps(open_page: Callable[..., Page], panel_data: Any) -> None:
