@@ -14,7 +14,7 @@ from analysis.fidelity_file import BOUNDS, with_interval
 from analysis.results import input_hashes, read_results
 from experiment.errors import UserError
 from generative.level_bootstrap import ResampledMeans
-from generative.sampling import recording_identity
+from generative.recording_identity import recording_identity
 from generative.scores import SCORES
 from generative.trust import COMPARED, AverageErrors, RealityScores
 from rollouts.store import RolloutDataset

@@ -21,7 +21,7 @@ from experiment.provenance import collect_provenance
 from experiment.report import StageReport, stage_report
 from generative.level_bootstrap import LevelBootstrap, ResampledMeans, average_windows
 from generative.reality import ReplayPlan, has_reality, record_replays, require_source_of
-from generative.sampling import recording_identity
+from generative.recording_identity import recording_identity
 from generative.scores import SCORES
 from generative.trust import (
     COMPARED,

@@ -31,7 +31,7 @@ from agents.recording_config import RecordingConfig
 from agents.recording_plan import RowEstimate, require_space
 from agents.replay import SourceRow, restore_points
 from experiment.errors import UserError
-from generative.sampling import recording_identity
+from generative.recording_identity import recording_identity
 from projections.intervention import Intervention
 from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.schema import DatasetMetadata

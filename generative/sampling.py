@@ -6,7 +6,6 @@ begins with the smaller one, a killed one goes on with the samples that it lacks
 intervened recording shares start and noise with its unmodified twin.
 """
 
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -22,9 +21,10 @@ from tqdm import tqdm
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, behaviour_log_probs, full_float32
 from experiment.errors import UserError, require_at_least
-from experiment.files import hash_bytes, require_free_space, write_json
+from experiment.files import require_free_space, write_json
 from experiment.provenance import collect_provenance, to_plain
 from generative.checkpoint import LoadedSimulator
+from generative.recording_identity import FREE_SETTINGS
 from generative.sample_actions import ActionSource
 from generative.sample_starts import Starts, StartSource
 from generative.simulator import SimulationNoise
@@ -346,18 +346,6 @@ def _dataset_metadata(plan: SamplingPlan) -> DatasetMetadata:
 
 
 _INPUT_FLAGS = {"agent": "agent_file", "simulator": "model_file", "dataset": "data_dir"}
-_FREE_SETTINGS = ("max_samples", "batch_size", "twin_dataset")
-"""Settings that do not change what sample i is."""
-
-
-def recording_identity(metadata: DatasetMetadata) -> str:
-    """Hash of everything that decides what sample i of a recording is.
-
-    The same for a recording and for the larger one that continues it.
-    """
-    config, inputs = (metadata.provenance.get(name, {}) for name in ("config", "inputs"))
-    settings = {name: value for name, value in config.items() if name not in _FREE_SETTINGS}
-    return hash_bytes(json.dumps([settings, inputs], sort_keys=True).encode())
 
 
 def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
@@ -368,7 +356,7 @@ def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
     for role, flag in _INPUT_FLAGS.items():
         _require_same(folder, flag, found.get("inputs", {}).get(role), expected["inputs"][role])
     for name, value in expected["config"].items():
-        if name not in _FREE_SETTINGS:
+        if name not in FREE_SETTINGS:
             _require_same(folder, name, found.get("config", {}).get(name), value)
     # A recording killed before its first shard was sealed has a description and no samples.
     if not list_shards(folder):
