@@ -25,6 +25,7 @@ RESULT_SCHEMA_VERSION = 1
 
 PRODUCERS = {
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
+    "intervention_effects": "python analysis/intervention_effects_precompute.py",
     "saliency": "python saliency_experiments.py",
     "sample_trust": "python analysis/sample_trust_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
@@ -32,6 +33,7 @@ PRODUCERS = {
 """Which command makes each kind of result file; named when one is missing."""
 
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
+INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
 SALIENCY_NAME = "saliency.nc"
 
 SOURCES = ("real", "simulated")
