@@ -29,12 +29,14 @@ PRODUCERS = {
     "saliency": "python saliency_experiments.py",
     "sample_trust": "python analysis/sample_trust_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
+    "target_functions": "python analysis/target_functions_precompute.py",
 }
 """Which command makes each kind of result file; named when one is missing."""
 
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
 INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
 SALIENCY_NAME = "saliency.nc"
+TARGET_FUNCTIONS_NAME = "target_functions.nc"
 
 SOURCES = ("real", "simulated")
 """What the values of a `source` variable stand for."""
