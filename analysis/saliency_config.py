@@ -7,11 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from analysis.saliency import CopySettings, GradientMethod
+from analysis.saliency import MIXED, PATHS, CopySettings, GradientMethod
 from experiment.errors import UserError
 from generative.reference_flags import ReferenceFlags
 
 ENVIRONMENT_GRADIENTS = ("passed", "cut")
+SPLIT_PATHS = (*PATHS, MIXED)
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,9 @@ class TargetSettings:
     saliency_func_type: tuple[str, ...] = ("value", "action", "hx_direction")
     """Targets: value; action (log-probability of the most probable action); leftwards,
     jumping_up, jumping_right (mean log-probability of those actions); value_delta (change of the
-    value since the step before); hx_direction (every direction in SALIENCY_DIRECTION_IDS)."""
+    value since the step before); hx_direction (every direction in SALIENCY_DIRECTION_IDS);
+    logit_ACTION (logit of one action, by its name or index); hidden_unit_I (unit I of the hidden
+    state)."""
     saliency_direction_ids: tuple[str, ...] = ("0", "to", "16")
     """Directions of the hidden state: a list, or FIRST to END without END."""
     target_steps: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--common_timesteps",))] = (4,)
@@ -32,6 +35,9 @@ class TargetSettings:
     """Whether gradients pass from an action to the environment that it changes."""
     both_env_grads: bool = False
     """Compute both, with and without passing gradients through the environment."""
+    split_paths: bool = False
+    """Split gradients by path: through both recurrences (passed), the agent's own alone (cut), the
+    environment's alone (only), neither, and mixed = passed − cut − only."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,8 @@ class SaliencyConfig:
     @property
     def environment_gradients(self) -> tuple[str, ...]:
         """Variants to compute."""
+        if self.targets.split_paths:
+            return SPLIT_PATHS
         if self.targets.both_env_grads:
             return ENVIRONMENT_GRADIENTS
         return ENVIRONMENT_GRADIENTS[:1] if self.targets.env_grads else ENVIRONMENT_GRADIENTS[1:]

@@ -52,6 +52,9 @@ def _variables_of_samples(plan: SaliencyPlan, num_samples: int) -> dict[str, Str
     return {
         "sample_id": _variable(samples, np.int64, "id of the sample in its dataset"),
         "frames_reproduced": _variable(samples, f32, "share of stored frames reproduced exactly"),
+        "simulator_trust": _variable(
+            samples, f32, "trust of the sample against reality, 0 to 1; NaN where not measured"
+        ),
         "frame": _variable(steps | _frame_dims(plan), np.uint8, "frame that the agent saw"),
         "agent_state": _variable(steps | state, f32, "agent state"),
         "value": _variable(steps, f32, "value"),

@@ -11,6 +11,7 @@ from analysis.results import read_results
 from analysis.saliency_config import DrawingSettings
 from analysis.saliency_drawing import StripCaption, draw_strip, video_frames
 from analysis.saliency_file import COMBINED_ID
+from analysis.sample_trust import POOR_TRUST
 from experiment.files import atomic_file
 from rollouts.video import VideoWriter
 
@@ -53,9 +54,18 @@ def _pictures(sample: xr.Dataset) -> Iterator[_Picture]:
                 chosen = sample.sel(environment_gradient=variant, target=target, target_step=step)
                 if np.isnan(chosen["target_value"]):
                     continue
-                suffix = "" if variant == "passed" else "_environment_cut"
+                suffix = "" if variant == "passed" else f"_environment_{variant}"
                 title = (
                     f"{label}: gradient of {target} at step {step}, environment gradient {variant}"
+                    f"{trust_mark(float(sample['simulator_trust']))}"
                 )
                 name = f"{label}_{target}_step{step}{suffix}"
                 yield _Picture(name, StripCaption(title, int(step)), chosen)
+
+
+def trust_mark(trust: float) -> str:
+    """How a title says what a sample's trust (0 to 1, or NaN) is; nothing where it is unknown."""
+    if np.isnan(trust):
+        return ""
+    mark = " (POOR)" if trust < POOR_TRUST else ""
+    return f"; simulator trust {trust:.2f}{mark}"

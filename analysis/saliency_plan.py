@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -11,6 +12,7 @@ from analysis.saliency import SimulationChoices
 from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
 from analysis.saliency_interventions import load_interventions
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
+from analysis.sample_trust import read_sample_trust
 from experiment.devices import resolve_device
 from experiment.errors import UserError, require_at_least
 from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
@@ -34,6 +36,14 @@ class SaliencyPlan:
     interventions: dict[str, Intervention | None]
     """Those of the samples, by `intervention_key`."""
     device: torch.device
+    trust: pd.Series
+    """Trust of each sample against reality, by sample id; NaN where it was not measured."""
+
+    def trust_of(self, ids: NDArray[np.int64], combined: bool) -> NDArray[np.float32]:
+        """(S,) trust of samples; a combined one has no counterpart in reality."""
+        if combined:
+            return np.full(len(ids), np.nan, np.float32)
+        return self.trust.loc[ids].to_numpy(np.float32)
 
     @property
     def hidden_slice(self) -> slice:
@@ -73,6 +83,7 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
         sample_ids=sample_ids,
         interventions=_load_interventions(config, dataset, sample_ids, device),
         device=device,
+        trust=pd.Series(read_sample_trust(dataset), dataset.episodes["episode_id"].to_numpy()),
     )
 
 

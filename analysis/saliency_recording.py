@@ -14,7 +14,13 @@ from tqdm import tqdm
 
 from agents.player import full_float32
 from analysis.results import SALIENCY_NAME, ResultStream, streamed_results
-from analysis.saliency import Attributions, attribute, perturbed_copies, resimulate
+from analysis.saliency import (
+    Attributions,
+    attribute,
+    attribute_paths,
+    perturbed_copies,
+    resimulate,
+)
 from analysis.saliency_file import COMBINED_ID, declare_variables, file_labels
 from analysis.saliency_interventions import intervention_key
 from analysis.saliency_pictures import draw_samples
@@ -23,6 +29,7 @@ from experiment.errors import UserError
 from experiment.files import require_free_space, require_writable_folder
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
+from generative.gradient_edges import GradientEdges
 from generative.types import SimulatedSteps
 from projections.intervention import Intervention
 from rollouts.types import Rollout
@@ -172,58 +179,77 @@ def _latents(rollouts: list[Rollout], device: torch.device) -> Tensor:
 
 def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
     """All variables of a batch, sample first."""
-    config = plan.config
-    attributions, clean = [], {}
-    for variant in config.environment_gradients:
-        steps, found = _attribute(plan, batch, is_cut=variant == "cut")
-        attributions.append(found)
-        # Cutting changes gradients only, so every variant has the same clean rows.
-        clean = clean or _clean_rows(steps, config.copies.num_copies)
-    combined = config.combine_samples_not_iterate
+    clean = _clean_rows(plan, batch)
+    combined = plan.config.combine_samples_not_iterate
     return {
         **clean,
-        **_gradient_arrays(plan, attributions),
+        **_gradient_arrays(plan, _attribute(plan, batch)),
         "sample_id": np.full_like(batch.ids, COMBINED_ID) if combined else batch.ids,
+        "simulator_trust": plan.trust_of(batch.ids, combined),
         "frames_reproduced": _share_reproduced(clean["frame"], batch.recorded_frames),
         "activation": _activations(plan, clean["agent_state"]),
     }
 
 
-def _attribute(
-    plan: SaliencyPlan, batch: SampleBatch, is_cut: bool
-) -> tuple[SimulatedSteps, Attributions]:
-    """Simulate the copies of a batch again and take the gradients of all targets."""
+def _attribute(plan: SaliencyPlan, batch: SampleBatch) -> list[Attributions]:
+    """Simulate the copies of a batch once and take the gradients of all targets, by path.
+
+    Nothing is simulated beyond the last target step: it could not matter.
+    """
     config, settings = plan.config, plan.config.targets
-    num_copies = config.copies.num_copies
-    simulator = plan.simulator.simulator
     latent = perturbed_copies(
-        simulator.bottleneck, batch.latent, batch.ids, config.copies, config.seed
+        plan.simulator.simulator.bottleneck, batch.latent, batch.ids, config.copies, config.seed
     )
     latent.requires_grad_(True)
+    edges = GradientEdges()
+    steps = _simulate(plan, batch, latent, max(settings.target_steps) + 1, edges)
+
+    def compute() -> Attributions:
+        return attribute(
+            steps,
+            latent,
+            plan.targets,
+            settings.target_steps,
+            config.copies.num_copies,
+            config.gradient_method,
+            num_rows=settings.num_sim_steps,
+        )
+
+    return attribute_paths(edges, config.environment_gradients, compute)
+
+
+def _simulate(
+    plan: SaliencyPlan,
+    batch: SampleBatch,
+    latent: Tensor,
+    num_steps: int,
+    edges: GradientEdges | None = None,
+) -> SimulatedSteps:
+    """Run a batch again from `latent`, which holds equally many adjacent copies of each sample."""
+    num_copies = len(latent) // len(batch.ids)
     actions = None
     if batch.actions is not None:
-        actions = torch.from_numpy(batch.actions.repeat(num_copies, axis=0).T).to(latent.device)
-    steps = resimulate(
-        simulator,
+        given = batch.actions[:, :num_steps].repeat(num_copies, axis=0).T
+        actions = torch.from_numpy(given).to(latent.device)
+    return resimulate(
+        plan.simulator.simulator,
         latent,
         batch.ids.repeat(num_copies),
-        settings.num_sim_steps,
+        num_steps,
         plan.choices,
         batch.intervention,
-        cut_environment_gradient=is_cut,
         actions=actions,
+        edges=edges,
     )
-    found = attribute(
-        steps, latent, plan.targets, settings.target_steps, num_copies, config.gradient_method
-    )
-    return steps, found
 
 
-def _clean_rows(steps: SimulatedSteps, num_copies: int) -> dict[str, NDArray]:
-    """What happened in the clean copies: (S, K, ...)."""
+@torch.no_grad()
+def _clean_rows(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
+    """What happened in the clean samples: (S, K, ...)."""
+    steps = _simulate(plan, batch, batch.latent, plan.config.targets.num_sim_steps)
 
     def gather(sequence: Sequence[Tensor]) -> Tensor:
-        return torch.stack([tensor.detach()[::num_copies] for tensor in sequence], dim=1)
+        return torch.stack(list(sequence), dim=1)
 
     frames = (gather(steps.images) * 255.0).round().to(torch.uint8).movedim(2, -1)
     values = {

@@ -19,6 +19,8 @@ ACTION_GROUPS = {
 """Targets that are mean log-probabilities, by the names of their actions."""
 
 TARGET_KINDS = ("value", "action", *ACTION_GROUPS, "value_delta", DIRECTION_PREFIX)
+LOGIT_PREFIX, UNIT_PREFIX = "logit_", "hidden_unit_"
+"""What the names of single actions' logits and of single hidden units begin with."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,16 @@ def make_targets(
     """
     targets: list[Target] = []
     for kind in kinds:
-        if kind not in TARGET_KINDS:
+        if kind.startswith(LOGIT_PREFIX):
+            targets.append(_logit_target(kind, context))
+        elif kind.startswith(UNIT_PREFIX):
+            targets.append(_unit_target(kind, context))
+        elif kind not in TARGET_KINDS:
             raise UserError(
                 f"--saliency_func_type: unknown target {kind!r}; expected {', '.join(TARGET_KINDS)}"
+                f", {LOGIT_PREFIX}ACTION or {UNIT_PREFIX}NUMBER"
             )
-        if kind == DIRECTION_PREFIX:
+        elif kind == DIRECTION_PREFIX:
             targets += _direction_targets(direction_ids, context)
         elif kind in ACTION_GROUPS:
             targets += _action_group_target(kind, context)
@@ -109,6 +116,29 @@ def _action_group_target(kind: str, context: TargetContext) -> list[Target]:
         return steps.action_logits[t].log_softmax(dim=-1)[:, chosen].mean(dim=-1)
 
     return [Target(kind, mean_log_prob)]
+
+
+def _logit_target(kind: str, context: TargetContext) -> Target:
+    wanted, names = kind.removeprefix(LOGIT_PREFIX), context.action_names
+    found = [
+        i for i, name in enumerate(names) if wanted == str(i) or _plain(wanted) == _plain(name)
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"--saliency_func_type {kind}: {len(found)} actions are called {wanted!r}; expected an "
+            f"index below {len(names)}, or one of {', '.join(names)}"
+        )
+    return Target(kind, lambda steps, t: steps.action_logits[t][:, found[0]])
+
+
+def _unit_target(kind: str, context: TargetContext) -> Target:
+    word, hidden = kind.removeprefix(UNIT_PREFIX), context.hidden_slice
+    num_units = hidden.stop - hidden.start
+    if not word.isdecimal() or int(word) >= num_units:
+        raise UserError(
+            f"--saliency_func_type {kind}: expected {UNIT_PREFIX}0 to {UNIT_PREFIX}{num_units - 1}"
+        )
+    return Target(kind, lambda steps, t: steps.agent_state[t][:, hidden.start + int(word)])
 
 
 def _plain(action_name: str) -> str:

@@ -5,12 +5,14 @@ import pytest
 from PIL import Image
 
 from analysis.results import input_hashes, read_results
+from analysis.saliency import PATHS
 from analysis.saliency_config import (
     DrawingSettings,
     SaliencyConfig,
     TargetSettings,
     parse_ids,
 )
+from analysis.saliency_pictures import trust_mark
 from analysis.saliency_plan import make_plan
 from analysis.saliency_recording import record_saliency
 from experiment.errors import UserError
@@ -96,6 +98,35 @@ def test_the_cut_changes_steps_before_the_target_only(saliency):
     passed, cut = (gradient.sel(environment_gradient=e) for e in ("passed", "cut"))
     np.testing.assert_array_equal(passed.isel(step=3), cut.isel(step=3))
     assert np.abs(passed - cut).isel(step=slice(0, 3)).max() > 0
+
+
+def test_paths_are_split_on_one_simulation(saliency, saliency_config, tmp_path):
+    dataset, _ = saliency
+    settings = replace(saliency_config.targets, both_env_grads=False, split_paths=True)
+    split, _ = run(saliency_config, targets=settings, output_dir=tmp_path)
+    paths = {str(name): split.sel(environment_gradient=name) for name in PATHS} | {
+        "mixed": split.sel(environment_gradient="mixed")
+    }
+    for name in ("passed", "cut"):
+        np.testing.assert_array_equal(
+            paths[name].gradient_frame, dataset.gradient_frame.sel(environment_gradient=name)
+        )
+    for name in ("gradient_frame", "gradient_agent_state", "gradient_latent"):
+        sum_of_parts = sum(paths[path][name] for path in ("cut", "only", "mixed"))
+        np.testing.assert_allclose(paths["passed"][name], sum_of_parts, atol=1e-6)
+    before = paths["neither"].gradient_agent_state.sel(target="value", target_step=3)
+    assert np.count_nonzero(before.isel(step=slice(0, 3))) == 0
+
+
+def test_trust_of_samples_is_stored_and_marked(saliency, saliency_config):
+    dataset, _ = saliency
+    assert np.isnan(dataset.simulator_trust).all()
+    plan = make_plan(saliency_config)
+    measured = replace(plan, trust=plan.trust.where(plan.trust.index != 4, 0.25))
+    np.testing.assert_array_equal(measured.trust_of(np.array([4, 1]), False), [0.25, np.nan])
+    assert trust_mark(0.25) == "; simulator trust 0.25 (POOR)"
+    assert trust_mark(0.75) == "; simulator trust 0.75"
+    assert trust_mark(float("nan")) == ""
 
 
 def test_value_delta_is_undefined_at_step_zero(saliency):
