@@ -26,6 +26,7 @@ RESULT_SCHEMA_VERSION = 1
 PRODUCERS = {
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
     "saliency": "python saliency_experiments.py",
+    "saliency_trust": "python analysis/saliency_trust_precompute.py",
     "sample_trust": "python analysis/sample_trust_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
 }
@@ -33,6 +34,7 @@ PRODUCERS = {
 
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
 SALIENCY_NAME = "saliency.nc"
+SALIENCY_TRUST_NAME = "saliency_trust.nc"
 
 SOURCES = ("real", "simulated")
 """What the values of a `source` variable stand for."""

@@ -243,7 +243,7 @@ def _attribute_at(
 ) -> Attributions:
     """The same for one target step, without the R axis."""
     defined = [i for i, target in enumerate(targets) if t >= target.first_step]
-    outputs = evaluate_targets([targets[i] for i in defined], steps, t)
+    outputs = evaluate_targets([targets[i] for i in defined], steps, t, num_copies)
     sequences = (steps.images, steps.agent_state, steps.deter, steps.stoch)
     inputs = [tensor for sequence in sequences for tensor in sequence[: t + 1]]
     # Element b of the batch reaches only its own targets: the gradient of the sum over the batch

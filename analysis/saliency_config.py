@@ -3,16 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
+from analysis.integrated_gradients import IntegrationSettings
 from analysis.saliency import MIXED, PATHS, CopySettings, GradientMethod
+from analysis.saliency_integration import FRAME_BASELINES
 from experiment.errors import UserError
 from generative.reference_flags import ReferenceFlags
 
 ENVIRONMENT_GRADIENTS = ("passed", "cut")
+INTEGRATED = ("frames", "latent")
 SPLIT_PATHS = (*PATHS, MIXED)
+
+
+DrawnAttribution = Literal["gradient", "gradient_times_input"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,33 @@ class TargetSettings:
 
 
 @dataclass(frozen=True)
+class IntegrationFlags:
+    """Integrated gradients, beside the plain ones."""
+
+    integrate: tuple[str, ...] = ()
+    """Integrated gradients over what the agent saw (frames), the environment not answering, or over
+    the latent, through the whole simulator (latent), or both. Many times the work of gradients."""
+    integration_baselines: tuple[str, ...] = FRAME_BASELINES
+    """Frames that the integration over frames begins at: black, the samples' mean, blurred."""
+    integration_tolerance: float = 0.01
+    """Refine the integration until attributions miss their sum by no more than this share."""
+    max_integration_nodes: int = 256
+    """Do not refine beyond so many points; what is missed then is in the file."""
+
+    @property
+    def settings(self) -> IntegrationSettings:
+        """What the integration itself needs."""
+        return IntegrationSettings(self.integration_tolerance, self.max_integration_nodes)
+
+
+@dataclass(frozen=True)
 class DrawingSettings:
     """Which pictures to draw; they can be drawn from saliency.nc at any time."""
 
     num_drawn_samples: int = 20
     """Draw a PNG strip and an MP4 per target for so many samples."""
+    drawn_attribution: DrawnAttribution = "gradient"
+    """What to draw: the gradient, or the gradient times the frame."""
     fps: float = 4.0
     """Frames per second of the videos."""
 
@@ -73,8 +101,9 @@ class SaliencyConfig:
     default the one named in GENERATED_DATA_DIR."""
     generated_data_dir: Path = Path("generative/rec_gen_mod_data/informed_init")
     """Simulated rollouts, made by record_gen_samples.py."""
-    projection: Path = Path("analysis/hx_analysis_precomp/projection")
-    """Fitted projection that defines hidden directions, made by hidden_analysis_precompute.py."""
+    projection: Path | None = Path("analysis/hx_analysis_precomp/projection")
+    """Fitted projection that defines hidden directions, made by hidden_analysis_precompute.py; None
+    to do without."""
     output_dir: Path = Path("analysis/saliency_results")
     """Folder for saliency.nc, PNG strips and videos."""
     sample_ids: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--saliency_sample_ids",))] = (
@@ -87,6 +116,9 @@ class SaliencyConfig:
     """Combine the samples into one, by the mean of their latents, instead of iterating."""
     targets: Annotated[TargetSettings, tyro.conf.arg(name="")] = field(
         default_factory=TargetSettings
+    )
+    integration: Annotated[IntegrationFlags, tyro.conf.arg(name="")] = field(
+        default_factory=IntegrationFlags
     )
     saliency_batch_size: int = 9
     """Copies of each sample whose gradients are averaged: the clean one and perturbed ones."""

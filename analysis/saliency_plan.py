@@ -6,19 +6,39 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from agents.checkpoint import LoadedAgent, load_chosen_agent
+from analysis.integrated_gradients import NODES_TOGETHER
 from analysis.saliency import SimulationChoices
-from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
+from analysis.saliency_config import (
+    INTEGRATED,
+    IntegrationFlags,
+    SaliencyConfig,
+    TargetSettings,
+    parse_ids,
+)
+from analysis.saliency_integration import FRAME_BASELINES, IntegratedTargets
 from analysis.saliency_interventions import load_interventions
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
 from analysis.sample_trust import read_sample_trust
 from experiment.devices import resolve_device
 from experiment.errors import UserError, require_at_least
 from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
+from generative.fidelity_windows import frame_statistics
 from projections.hidden import HiddenProjection, TorchProjection
 from projections.intervention import Intervention
 from rollouts.store import RolloutDataset
+
+
+@dataclass(frozen=True, eq=False)
+class SampleMeans:
+    """Baselines of integrated gradients: means over all samples of the dataset."""
+
+    frame: Tensor
+    """(C, H, W) in [0, 1]"""
+    latent: Tensor
+    """(latent_dim,)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +58,16 @@ class SaliencyPlan:
     device: torch.device
     trust: pd.Series
     """Trust of each sample against reality, by sample id; NaN where it was not measured."""
+
+    means: SampleMeans
+
+    @property
+    def integrated_targets(self) -> IntegratedTargets:
+        """What integrated gradients are taken of."""
+        config = self.config
+        return IntegratedTargets(
+            self.targets, config.targets.target_steps, config.integration.settings
+        )
 
     def trust_of(self, ids: NDArray[np.int64], combined: bool) -> NDArray[np.float32]:
         """(S,) trust of samples; a combined one has no counterpart in reality."""
@@ -84,7 +114,13 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
         interventions=_load_interventions(config, dataset, sample_ids, device),
         device=device,
         trust=pd.Series(read_sample_trust(dataset), dataset.episodes["episode_id"].to_numpy()),
+        means=_sample_means(dataset),
     )
+
+
+def _sample_means(dataset: RolloutDataset) -> SampleMeans:
+    latents = torch.from_numpy(dataset.read_episode_field("latent"))
+    return SampleMeans(frame_statistics(dataset).mean, latents.mean(dim=0))
 
 
 def _check_numbers(config: SaliencyConfig) -> None:
@@ -93,6 +129,7 @@ def _check_numbers(config: SaliencyConfig) -> None:
     if not config.drawing.fps > 0:
         raise UserError(f"--fps {config.drawing.fps}: must be above 0")
     _check_steps(config.targets)
+    _check_integration(config.integration)
 
 
 def _check_steps(settings: TargetSettings) -> None:
@@ -104,6 +141,24 @@ def _check_steps(settings: TargetSettings) -> None:
         raise UserError(
             f"--target_steps {words}: expected steps from 0 to {settings.num_sim_steps - 1} "
             f"(--num_sim_steps {settings.num_sim_steps})"
+        )
+
+
+def _check_integration(flags: IntegrationFlags) -> None:
+    for flag, words, known in (
+        ("--integrate", flags.integrate, INTEGRATED),
+        ("--integration_baselines", flags.integration_baselines, FRAME_BASELINES),
+    ):
+        if not set(words) <= set(known) or len(set(words)) < len(words):
+            raise UserError(f"{flag} {' '.join(words)}: expected some of {' '.join(known)}")
+    if "frames" in flags.integrate and not flags.integration_baselines:
+        raise UserError("--integration_baselines: --integrate frames needs at least one")
+    if not flags.integration_tolerance > 0:
+        raise UserError(f"--integration_tolerance {flags.integration_tolerance}: must be above 0")
+    if flags.max_integration_nodes < NODES_TOGETHER:
+        raise UserError(
+            f"--max_integration_nodes {flags.max_integration_nodes}: must be at least "
+            f"{NODES_TOGETHER}"
         )
 
 
@@ -133,7 +188,7 @@ def _check_origin(
 
 def _load_projection(config: SaliencyConfig, agent: LoadedAgent) -> HiddenProjection | None:
     needed = DIRECTION_PREFIX in config.targets.saliency_func_type
-    if not (config.projection / "projection.json").exists():
+    if config.projection is None or not (config.projection / "projection.json").exists():
         if needed:
             raise UserError(
                 f"--projection {config.projection}: no such projection; make it with: "
@@ -162,7 +217,6 @@ def _make_targets(
         action_names=simulator.environment.action_names,
         hidden_slice=agent.policy.hidden_slice,
         projection=None if projection is None else TorchProjection(projection).to(device),
-        num_copies=config.copies.num_copies,
     )
     settings = config.targets
     ids = parse_ids(settings.saliency_direction_ids, "--saliency_direction_ids")

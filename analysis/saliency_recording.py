@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.player import full_float32
-from analysis.results import SALIENCY_NAME, ResultStream, streamed_results
+from analysis.results import SALIENCY_NAME, ResultStream, read_results, streamed_results
 from analysis.saliency import (
     Attributions,
     attribute,
@@ -22,6 +23,12 @@ from analysis.saliency import (
     resimulate,
 )
 from analysis.saliency_file import COMBINED_ID, declare_variables, file_labels
+from analysis.saliency_integration import (
+    IntegratedSample,
+    frame_baseline,
+    integrate_frames,
+    integrate_latent,
+)
 from analysis.saliency_interventions import intervention_key
 from analysis.saliency_pictures import draw_samples
 from analysis.saliency_plan import SaliencyPlan
@@ -49,6 +56,17 @@ class SampleBatch:
     actions: NDArray[np.int64] | None
     """(S, K) as recorded, where they were given to the agent; None where it acted itself."""
 
+    def only(self, index: int) -> "SampleBatch":
+        """The batch of one of its samples."""
+        at = slice(index, index + 1)
+        return SampleBatch(
+            ids=self.ids[at],
+            latent=self.latent[at],
+            recorded_frames=None if self.recorded_frames is None else self.recorded_frames[at],
+            intervention=self.intervention,
+            actions=None if self.actions is None else self.actions[at],
+        )
+
 
 def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
     """Compute all gradients, write saliency.nc, draw the first samples.
@@ -69,8 +87,23 @@ def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
         "targets": len(plan.targets),
         "seconds_per_sample": round(seconds / len(reproduced), 3),
         **_reproduction_metrics(reproduced),
+        **_integration_metrics(path),
     }
     return path
+
+
+def _integration_metrics(path: Path) -> dict[str, float]:
+    """Largest convergence deltas, as shares of what attributions have to sum to."""
+    metrics = {}
+    with read_results(path, "saliency") as results:
+        for name in ("integrated_frame", "integrated_latent"):
+            if name not in results:
+                continue
+            missed = np.abs(results[f"{name}_delta"].values)
+            shares = missed / np.abs(results[f"{name}_difference"].values)
+            metrics[f"{name}_largest_delta"] = round(float(np.nanmax(shares)), 5)
+            metrics[f"{name}_median_delta"] = round(float(np.nanmedian(shares)), 5)
+    return metrics
 
 
 def _reproduction_metrics(shares: NDArray[np.float32]) -> dict[str, float]:
@@ -97,7 +130,7 @@ def _write_result(plan: SaliencyPlan, path: Path) -> NDArray[np.float32]:
     stream_to = streamed_results(path, file_labels(plan), declared, _provenance(plan))
     with progress, stream_to as stream, full_float32():
         start = 0
-        for batch in _batches(plan):
+        for batch in sample_batches(plan):
             values = _compute(plan, batch)
             _write_batch(stream, start, values)
             shares.append(values["frames_reproduced"])
@@ -122,8 +155,8 @@ def _write_batch(stream: ResultStream, start: int, values: dict[str, NDArray]) -
         stream.write(name, start, value)
 
 
-def _batches(plan: SaliencyPlan) -> Iterator[SampleBatch]:
-    """Samples in order, in batches that share their interventions."""
+def sample_batches(plan: SaliencyPlan) -> Iterator[SampleBatch]:
+    """The plan's samples in order, in batches that share their interventions."""
     config = plan.config
     rollouts = (plan.dataset.read_episode(plan.dataset.index_of(int(i))) for i in plan.sample_ids)
     if config.combine_samples_not_iterate:
@@ -179,11 +212,15 @@ def _latents(rollouts: list[Rollout], device: torch.device) -> Tensor:
 
 def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
     """All variables of a batch, sample first."""
-    clean = _clean_rows(plan, batch)
+    with torch.no_grad():
+        steps = simulate_batch(plan, batch, batch.latent, plan.config.targets.num_sim_steps)
+    clean = _clean_rows(steps)
     combined = plan.config.combine_samples_not_iterate
     return {
         **clean,
         **_gradient_arrays(plan, _attribute(plan, batch)),
+        **_integrated_frames(plan, batch, steps),
+        **_integrated_latents(plan, batch),
         "sample_id": np.full_like(batch.ids, COMBINED_ID) if combined else batch.ids,
         "simulator_trust": plan.trust_of(batch.ids, combined),
         "frames_reproduced": _share_reproduced(clean["frame"], batch.recorded_frames),
@@ -202,7 +239,7 @@ def _attribute(plan: SaliencyPlan, batch: SampleBatch) -> list[Attributions]:
     )
     latent.requires_grad_(True)
     edges = GradientEdges()
-    steps = _simulate(plan, batch, latent, max(settings.target_steps) + 1, edges)
+    steps = simulate_batch(plan, batch, latent, max(settings.target_steps) + 1, edges)
 
     def compute() -> Attributions:
         return attribute(
@@ -218,7 +255,7 @@ def _attribute(plan: SaliencyPlan, batch: SampleBatch) -> list[Attributions]:
     return attribute_paths(edges, config.environment_gradients, compute)
 
 
-def _simulate(
+def simulate_batch(
     plan: SaliencyPlan,
     batch: SampleBatch,
     latent: Tensor,
@@ -243,10 +280,65 @@ def _simulate(
     )
 
 
-@torch.no_grad()
-def _clean_rows(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
+def _integrated_frames(
+    plan: SaliencyPlan, batch: SampleBatch, steps: SimulatedSteps
+) -> dict[str, NDArray]:
+    """By sample and baseline."""
+    flags, simulator = plan.config.integration, plan.simulator.simulator
+    if "frames" not in flags.integrate:
+        return {}
+    states = simulator.initial_agent_state(batch.latent)
+    found = []
+    for state, frames in zip(states, torch.stack(steps.images, dim=1), strict=True):
+        for name in flags.integration_baselines:
+            baseline = frame_baseline(name, frames, plan.means.frame)
+            found.append(
+                integrate_frames(
+                    simulator.agent,
+                    frames,
+                    baseline,
+                    state,
+                    plan.integrated_targets,
+                    batch.intervention,
+                )
+            )
+    shape = (len(batch.ids), len(flags.integration_baselines))
+    arrays = _integrated_arrays("frame", found, shape)
+    return arrays | {"integrated_frame": np.moveaxis(arrays["integrated_frame"], -3, -1)}
+
+
+def _integrated_latents(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
+    if "latent" not in plan.config.integration.integrate:
+        return {}
+    baseline = plan.means.latent.to(batch.latent)
+    found = [
+        integrate_latent(
+            partial(simulate_batch, plan, batch.only(index)),
+            latent,
+            baseline,
+            plan.integrated_targets,
+        )
+        for index, latent in enumerate(batch.latent)
+    ]
+    return _integrated_arrays("latent", found, (len(batch.ids),))
+
+
+def _integrated_arrays(
+    name: str, found: Sequence[IntegratedSample], shape: tuple[int, ...]
+) -> dict[str, NDArray]:
+    def gather(arrays: Iterator[NDArray]) -> NDArray:
+        stacked = np.stack(list(arrays))
+        return stacked.reshape(*shape, *stacked.shape[1:])
+
+    return {
+        f"integrated_{name}": gather(one.attribution for one in found),
+        f"integrated_{name}_difference": gather(one.difference for one in found),
+        f"integrated_{name}_delta": gather(one.convergence_delta for one in found),
+    }
+
+
+def _clean_rows(steps: SimulatedSteps) -> dict[str, NDArray]:
     """What happened in the clean samples: (S, K, ...)."""
-    steps = _simulate(plan, batch, batch.latent, plan.config.targets.num_sim_steps)
 
     def gather(sequence: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(sequence), dim=1)

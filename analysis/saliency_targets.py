@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from experiment.errors import UserError
-from generative.types import SimulatedSteps
 from projections.hidden import TorchProjection
 
 DIRECTION_PREFIX = "hx_direction"
@@ -23,13 +23,32 @@ LOGIT_PREFIX, UNIT_PREFIX = "logit_", "hidden_unit_"
 """What the names of single actions' logits and of single hidden units begin with."""
 
 
+class AgentSteps(Protocol):
+    """What targets read: the agent's side of simulated steps, or of frames that it watched."""
+
+    @property
+    def agent_state(self) -> tuple[Tensor, ...]:
+        """K × (B, state_dim)"""
+        ...
+
+    @property
+    def action_logits(self) -> tuple[Tensor, ...]:
+        """K × (B, num_actions)"""
+        ...
+
+    @property
+    def value(self) -> tuple[Tensor, ...]:
+        """K × (B,)"""
+        ...
+
+
 @dataclass(frozen=True)
 class Target:
-    """A scalar per batch element, read at one simulated step."""
+    """A scalar per batch element, read at one step."""
 
     name: str
-    compute: Callable[[SimulatedSteps, int], Tensor]
-    """(steps, target step) → (B,)"""
+    compute: Callable[[AgentSteps, int, int], Tensor]
+    """(steps, target step, copies of each sample in the batch) → (B,)"""
     first_step: int = 0
     """The earliest step at which it is defined."""
 
@@ -43,8 +62,6 @@ class TargetContext:
     """The part of the agent's state that directions live in."""
     projection: TorchProjection | None
     """Needed for directions only."""
-    num_copies: int
-    """Copies of each sample, adjacent in the batch, the clean one first."""
 
 
 def make_targets(
@@ -74,7 +91,7 @@ def make_targets(
         elif kind in ACTION_GROUPS:
             targets += _action_group_target(kind, context)
         else:
-            targets.append(_single_target(kind, context))
+            targets.append(_single_target(kind))
     if not targets:
         raise UserError(f"--saliency_func_type {' '.join(kinds)}: no such target is possible here")
     names = [target.name for target in targets]
@@ -84,13 +101,13 @@ def make_targets(
     return targets
 
 
-def _single_target(kind: str, context: TargetContext) -> Target:
+def _single_target(kind: str) -> Target:
     if kind == "value":
-        return Target(kind, lambda steps, t: steps.value[t])
+        return Target(kind, lambda steps, t, _: steps.value[t])
     if kind == "value_delta":
-        return Target(kind, lambda steps, t: steps.value[t] - steps.value[t - 1], first_step=1)
+        return Target(kind, lambda steps, t, _: steps.value[t] - steps.value[t - 1], first_step=1)
     return Target(
-        kind, lambda steps, t: greedy_log_prob(steps.action_logits[t], context.num_copies)
+        kind, lambda steps, t, num_copies: greedy_log_prob(steps.action_logits[t], num_copies)
     )
 
 
@@ -112,7 +129,7 @@ def _action_group_target(kind: str, context: TargetContext) -> list[Target]:
         print(f"target {kind}: the environment has no action called {', '.join(members)}; left out")
         return []
 
-    def mean_log_prob(steps: SimulatedSteps, t: int) -> Tensor:
+    def mean_log_prob(steps: AgentSteps, t: int, _: int) -> Tensor:
         return steps.action_logits[t].log_softmax(dim=-1)[:, chosen].mean(dim=-1)
 
     return [Target(kind, mean_log_prob)]
@@ -128,7 +145,7 @@ def _logit_target(kind: str, context: TargetContext) -> Target:
             f"--saliency_func_type {kind}: {len(found)} actions are called {wanted!r}; expected an "
             f"index below {len(names)}, or one of {', '.join(names)}"
         )
-    return Target(kind, lambda steps, t: steps.action_logits[t][:, found[0]])
+    return Target(kind, lambda steps, t, _: steps.action_logits[t][:, found[0]])
 
 
 def _unit_target(kind: str, context: TargetContext) -> Target:
@@ -138,7 +155,7 @@ def _unit_target(kind: str, context: TargetContext) -> Target:
         raise UserError(
             f"--saliency_func_type {kind}: expected {UNIT_PREFIX}0 to {UNIT_PREFIX}{num_units - 1}"
         )
-    return Target(kind, lambda steps, t: steps.agent_state[t][:, hidden.start + int(word)])
+    return Target(kind, lambda steps, t, _: steps.agent_state[t][:, hidden.start + int(word)])
 
 
 def _plain(action_name: str) -> str:
@@ -160,12 +177,17 @@ def _direction_targets(direction_ids: Sequence[int], context: TargetContext) -> 
 
 
 def _direction_target(direction: int, projection: TorchProjection, hidden_slice: slice) -> Target:
-    def coordinate(steps: SimulatedSteps, t: int) -> Tensor:
+    def coordinate(steps: AgentSteps, t: int, _: int) -> Tensor:
         return projection.transform(steps.agent_state[t][:, hidden_slice])[:, direction]
 
     return Target(f"{DIRECTION_PREFIX}_{direction}", coordinate)
 
 
-def evaluate_targets(targets: Sequence[Target], steps: SimulatedSteps, t: int) -> Tensor:
-    """(Q, B) all targets at step t."""
-    return torch.stack([target.compute(steps, t) for target in targets])
+def evaluate_targets(
+    targets: Sequence[Target], steps: AgentSteps, t: int, num_copies: int
+) -> Tensor:
+    """(Q, B) all targets at step t.
+
+    Copies of a sample, `num_copies` of each, are adjacent in the batch, the clean one first.
+    """
+    return torch.stack([target.compute(steps, t, num_copies) for target in targets])

@@ -107,9 +107,9 @@ def projection():
     return HiddenProjection("ica", STATE, tol=1e-4).fit(states)
 
 
-def context(projection=None, num_copies=1):
+def context(projection=None):
     torch_copy = None if projection is None else TorchProjection(projection, torch.float64)
-    return TargetContext(ACTION_NAMES, slice(0, STATE), torch_copy, num_copies)
+    return TargetContext(ACTION_NAMES, slice(0, STATE), torch_copy)
 
 
 def latents(num_samples, num_copies=1, scale=0.0, seed=0):
@@ -132,7 +132,7 @@ def gradients(simulator, latent, kinds, target_steps=(3,), num_copies=1, cut=Fal
         Choices(),
         cut_environment_gradient=cut,
     )
-    made = make_targets(kinds, [0, 1, 2], context(options.pop("projection", None), num_copies))
+    made = make_targets(kinds, [0, 1, 2], context(options.pop("projection", None)))
     return attribute(steps, latent, made, target_steps, num_copies, **options)
 
 

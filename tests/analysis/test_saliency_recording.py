@@ -8,11 +8,12 @@ from analysis.results import input_hashes, read_results
 from analysis.saliency import PATHS
 from analysis.saliency_config import (
     DrawingSettings,
+    IntegrationFlags,
     SaliencyConfig,
     TargetSettings,
     parse_ids,
 )
-from analysis.saliency_pictures import trust_mark
+from analysis.saliency_pictures import gradient_times_input, trust_mark
 from analysis.saliency_plan import make_plan
 from analysis.saliency_recording import record_saliency
 from experiment.errors import UserError
@@ -118,6 +119,36 @@ def test_paths_are_split_on_one_simulation(saliency, saliency_config, tmp_path):
     assert np.count_nonzero(before.isel(step=slice(0, 3))) == 0
 
 
+def test_integrated_gradients_sum_to_what_the_target_changed_by(
+    saliency_config, saliency, tmp_path
+):
+    flags = IntegrationFlags(("frames", "latent"), ("black", "mean"), max_integration_nodes=128)
+    targets = replace(
+        saliency_config.targets, saliency_func_type=("value", "value_delta"), both_env_grads=False
+    )
+    dataset, report = run(
+        saliency_config, integration=flags, targets=targets, output_dir=tmp_path, batch_size=3
+    )
+    assert dataset.baseline.values.tolist() == ["black", "mean"]
+    for name in ("integrated_frame", "integrated_latent"):
+        at = dataset[name].sel(target="value", target_step=3)
+        kept = ("sample", "baseline") if "baseline" in at.dims else ("sample",)
+        sums = at.astype(float).sum([dim for dim in at.dims if dim not in kept])
+        difference, delta = (
+            dataset[f"{name}_{what}"].sel(target="value", target_step=3)
+            for what in ("difference", "delta")
+        )
+        np.testing.assert_allclose(sums, difference + delta, atol=1e-5)
+        assert (np.abs(delta) <= 0.01 * np.abs(difference)).all()
+        assert np.isnan(dataset[name].sel(target="value_delta", target_step=0)).all()
+        assert report.metrics[f"{name}_median_delta"] < 0.01
+
+
+def test_drawn_attributions_can_be_times_the_input():
+    gradient, frames = np.full((2, 1, 1, 3), 2.0), np.full((2, 1, 1, 3), 51, np.uint8)
+    np.testing.assert_allclose(gradient_times_input(gradient, frames), 0.4, rtol=1e-6)
+
+
 def test_trust_of_samples_is_stored_and_marked(saliency, saliency_config):
     dataset, _ = saliency
     assert np.isnan(dataset.simulator_trust).all()
@@ -192,6 +223,15 @@ def test_pictures_and_provenance(saliency, saliency_config, simulated_chain):
         (
             {"targets": TargetSettings(saliency_func_type=("value", "value"))},
             r"--saliency_func_type value value: value is named twice",
+        ),
+        ({"integration": IntegrationFlags(("pixels",))}, r"--integrate pixels: expected some of"),
+        (
+            {"integration": IntegrationFlags(("frames",), ())},
+            r"--integration_baselines: --integrate frames needs at least one",
+        ),
+        (
+            {"integration": IntegrationFlags(max_integration_nodes=8)},
+            r"--max_integration_nodes 8: must be at least 16",
         ),
         (
             {"targets": TargetSettings(target_steps=(3, 3))},
