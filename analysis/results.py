@@ -32,6 +32,7 @@ PRODUCERS = {
     "probe_analysis": "python analysis/probe_analysis_precompute.py",
     "intervention_effects": "python analysis/intervention_effects_precompute.py",
     "saliency": "python saliency_experiments.py",
+    "saliency_trust": "python analysis/saliency_trust_precompute.py",
     "sample_trust": "python analysis/sample_trust_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
     "target_functions": "python analysis/target_functions_precompute.py",
@@ -49,6 +50,7 @@ CROSS_NAME = "xcorr_and_xcaus.nc"
 CONSISTENCY_NAME = "consistency.nc"
 INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
 TARGET_FUNCTIONS_NAME = "target_functions.nc"
+SALIENCY_TRUST_NAME = "saliency_trust.nc"
 
 SOURCES = ("real", "simulated")
 """What the values of a `source` variable stand for."""
