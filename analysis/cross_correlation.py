@@ -10,7 +10,9 @@ Three nulls, each of which moves whole episodes and never single steps:
 
 - *pairing*: the later series are those of another episode of the group. Nothing relates i to j.
 - *time shift*: the later series of each episode is shifted around by a random number of steps.
-  What differs between episodes stays related, but not at this lag.
+  What differs between episodes stays related, but not at this lag. Only a correlation that goes
+  beyond this null, away from zero, counts: one that is weaker than at other lags is nothing
+  specific to its own.
 - *labels*: episodes are dealt to the groups anew. The group is like any other of its size.
 
 The p-value of an entry compares its z-score, by the mean and deviation of its own null, with the
@@ -156,7 +158,9 @@ def lagged_correlation(
     series = group_series(stack, members)
     observed = np.stack([correlate(series, series, lag) for lag in lags])
 
-    def under(null: Callable[[], tuple[GroupSeries, GroupSeries]]) -> NDArray[np.float64]:
+    def under(
+        null: Callable[[], tuple[GroupSeries, GroupSeries]], is_outward: bool = False
+    ) -> NDArray[np.float64]:
         if series.num_episodes < MIN_EPISODES:
             return np.full(observed.shape, np.nan)
         draws = np.empty((settings.num_permutations, *observed.shape))
@@ -164,7 +168,7 @@ def lagged_correlation(
             first, later = null()
             for index, lag in enumerate(lags):
                 draw[index] = correlate(first, later, lag)
-        return pooled_p_values(observed, draws)
+        return pooled_p_values(observed, draws, is_outward)
 
     def any_members() -> tuple[GroupSeries, GroupSeries]:
         assert others is not None
@@ -173,7 +177,7 @@ def lagged_correlation(
 
     p_values = {
         "pairing": under(lambda: (series, permute_pairing(series, rng))),
-        "time_shift": under(lambda: (series, shift_in_time(series, rng))),
+        "time_shift": under(lambda: (series, shift_in_time(series, rng)), is_outward=True),
     }
     if others is not None:
         p_values["labels"] = under(any_members)
@@ -186,13 +190,14 @@ def lagged_correlation(
 
 
 def pooled_p_values(
-    observed: NDArray[np.floating], draws: NDArray[np.floating]
+    observed: NDArray[np.floating], draws: NDArray[np.floating], is_outward: bool = False
 ) -> NDArray[np.float64]:
-    """Two-sided p-values by z-scores whose null is pooled over all entries of a matrix.
+    """P-values by sizes of z-scores whose null is pooled over all entries of a matrix.
 
     Args:
         observed: (L, D, D)
         draws: (R, L, D, D) under the null.
+        is_outward: whether an entry nearer to zero than the null's mean has a p-value of 1.
 
     Returns:
         (L, D, D); NaN where the null does not vary.
@@ -201,7 +206,9 @@ def pooled_p_values(
     # What rounding leaves of a constant is no variance.
     usable = deviation > 1e-12
     spread = np.where(usable, deviation, np.nan)
-    found, null = np.abs(observed - mean) / spread, np.abs(draws - mean) / spread
+    excess = (observed - mean) / spread
+    found = np.sign(observed) * excess if is_outward else np.abs(excess)
+    null = np.abs(draws - mean) / spread
     p_values = np.full(observed.shape, np.nan)
     for lag in range(len(observed)):
         pool = np.sort(null[:, lag][:, usable[lag]].ravel())
