@@ -1,4 +1,8 @@
-"""Do gradients say what the dynamics do? Agreement of Jacobians with correlations, and its nulls.
+"""Do gradients say what the dynamics do? Agreement of Jacobians with dynamics, and its nulls.
+
+The dynamics are lagged correlations, or the coefficients of a regression of all later components
+on all earlier ones: components that are correlated among themselves make the former differ from
+the Jacobian even in a linear world, but not the latter. Everything is in standard deviations.
 
 Two (D, D) matrices with the same axes, [source at t, target at t + k], are compared entry by
 entry: by the share of equal signs, by Spearman's rank correlation and by the cosine. The diagonal,
@@ -83,7 +87,7 @@ def compare_with_null(
     """Agreement of `dynamics` with `gradients` beside that with matrices drawn under a null.
 
     Args:
-        dynamics: (D, D) correlations.
+        dynamics: (D, D) correlations or regression coefficients.
         gradients: (D, D) mean Jacobian.
         null: (R, D, D) mean Jacobians under the null.
     """

@@ -84,14 +84,19 @@ class NullSettings:
     seed: int = 0
 
 
+def component_deviations(stack: CoordinateStack) -> NDArray[np.float64]:
+    """(D,) standard deviation over all valid steps; 1 for a component that never varies."""
+    deviation = stack.values[stack.is_valid].std(axis=0, dtype=np.float64)
+    return np.where(deviation > 0, deviation, 1.0)
+
+
 def clip_coordinates(stack: CoordinateStack, limit: float) -> CoordinateStack:
     """Standardise every component over all valid steps and clip it; 0 for no clipping.
 
     A few extreme states would else decide every correlation.
     """
     valid = stack.is_valid
-    mean, deviation = stack.values[valid].mean(axis=0), stack.values[valid].std(axis=0)
-    scaled = (stack.values - mean) / np.where(deviation > 0, deviation, 1.0)
+    scaled = (stack.values - stack.values[valid].mean(axis=0)) / component_deviations(stack)
     if limit > 0:
         scaled = scaled.clip(-limit, limit)
     scaled = np.where(valid[:, :, None], scaled, 0.0).astype(np.float32)
@@ -121,6 +126,27 @@ def correlate(first: GroupSeries, later: GroupSeries, lag: int) -> NDArray[np.fl
     has_y = later.is_valid[:, lag:].ravel().astype(float)
     scale = np.sqrt(np.outer(has_y @ np.square(x), has_x @ np.square(y)))
     return np.divide(x.T @ y, scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+
+
+def regress(series: GroupSeries, lag: int, ridge: float) -> NDArray[np.float64]:
+    """(D, D) coefficients [component at t, component at t + lag] of the regression on all at t.
+
+    Where the dynamics are linear, this is what the Jacobian is, however the components are
+    correlated among themselves.
+
+    Args:
+        series: the group.
+        lag: in steps.
+        ridge: added to the diagonal of the second moments, as a share of their mean.
+    """
+    num_steps, size = series.values.shape[1:]
+    pairs = series.is_valid[:, lag:]
+    x, y = series.values[:, : num_steps - lag][pairs], series.values[:, lag:][pairs]
+    moments = x.T @ x
+    penalty = ridge * np.trace(moments) / size
+    if not penalty > 0:
+        return np.full((size, size), np.nan)
+    return np.linalg.solve(moments + penalty * np.eye(size), x.T @ y)
 
 
 def permute_pairing(series: GroupSeries, rng: np.random.Generator) -> GroupSeries:

@@ -26,6 +26,7 @@ from analysis.cross_dynamics import (
     Group,
     JacobianTable,
     compute_cross_dynamics,
+    in_deviations,
 )
 from analysis.cross_dynamics import make_plan as make_cross_plan
 from analysis.cross_figures import CrossDrawing, plot_cross_dynamics
@@ -124,7 +125,7 @@ def planted_plan(num_permutations=20, seed=0):
     settings = CrossSettings(nulls=NullSettings(num_permutations, 50), extrema_threshold=0.1)
     stack = CoordinateStack(values.astype(np.float32), np.full(NUM, LONG), np.arange(NUM))
     inputs = {"agent": "a", "dataset": "d", "projection_data": "p"}
-    return CrossPlan(settings, stack, groups, [0, 1, 2, 9], table, inputs)
+    return CrossPlan(settings, stack, np.ones(SIZE), groups, [0, 1, 2, 9], table, inputs)
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,20 @@ def test_contradicting_signs_count_against(cross):
     assert row["evidence_push"] == -1
 
 
+def test_effects_are_in_standard_deviations_of_both_components():
+    plan = planted_plan()
+    assert plan.jacobians is not None
+    scaled = in_deviations(plan.jacobians, np.array([2.0, 0.5, 1.0, 1.0]))
+    before = plan.jacobians.jacobian[0, 0, 1, 1, 0, 0]
+    # Component 0 moves by 2 per standard deviation, of which 1 has 0.5.
+    assert scaled.jacobian[0, 0, 1, 1, 0, 0] == pytest.approx(4 * before)
+    assert scaled.push_effect is not None
+    assert plan.jacobians.push_effect is not None
+    assert scaled.push_effect[0, 0, 4, 1, 0] == pytest.approx(
+        4 * plan.jacobians.push_effect[0, 0, 4, 1, 0]
+    )
+
+
 def test_lags_beyond_the_jacobians_are_no_statements(cross):
     assert cross["causation"].sel(lag=9).isnull().all()
     table = rank_statements(cross, StatementSettings(num_statements=10_000))
@@ -213,7 +228,9 @@ def test_the_result_file_keeps_agreement_and_statements(cross, tmp_path):
     report = StageReport("consistency")
     path = analyse_consistency(consistency_plan(cross), {}, tmp_path, report)
     with read_results(path) as results:
-        own = results.sel(group="0", lag=1, environment_gradient="passed", measure="cosine")
+        own = results.sel(dynamics="regression", environment_gradient="passed").sel(
+            group="0", lag=1, measure="cosine"
+        )
         # Samples of the other behaviour have the opposite gradient.
         assert float(own["agreement_p"].sel(null="labels")) < 0.05
         assert float(own["agreement"]) > float(own["agreement_null"].sel(null="labels"))

@@ -23,6 +23,7 @@ from analysis.cross_correlation import (
     lagged_correlation,
     permute_pairing,
     pooled_p_values,
+    regress,
     shift_in_time,
 )
 from analysis.episode_stacks import CoordinateStack
@@ -82,6 +83,21 @@ def test_correlation_equals_the_slow_reference_for_episodes_of_any_length(lag):
     np.testing.assert_allclose(found, expected, atol=1e-10)
     if lag == 0:
         np.testing.assert_allclose(np.diag(found), 1.0)
+
+
+def test_regression_finds_the_transition_where_correlation_does_not():
+    """x(t + 1) = A x(t) + noise, whose components are correlated at every lag."""
+    transition = np.array([[0.9, 0.0], [0.5, 0.2]])
+    rng = np.random.default_rng(0)
+    values = np.zeros((3000, 30, 2))
+    for t in range(1, 30):
+        values[:, t] = values[:, t - 1] @ transition.T + rng.normal(size=(3000, 2))
+    series = group_series(stack_of(values[:, 15:]), np.arange(3000))
+    for lag in (1, 3):
+        expected = np.linalg.matrix_power(transition, lag).T
+        np.testing.assert_allclose(regress(series, lag, 1e-6), expected, atol=0.02)
+    # Component 1 does nothing to 0, yet they are correlated.
+    assert correlate(series, series, 1)[1, 0] > 0.4
 
 
 def test_a_course_that_all_episodes_share_is_no_correlation():
