@@ -31,6 +31,7 @@ PYTHON = (
 AGENT = config.get("agent") or CHAIN["agent"]
 AGENT_STAGE = "train_agent" if AGENT == "train" else "take_agent"
 AGENT_FOLDER = Path(AGENT) if Path(AGENT).exists() else Path(workflow.basedir) / AGENT
+SIMULATOR_FOLDER = Path(workflow.basedir) / CHAIN["simulator"]
 STAGES = (
     AGENT_STAGE,
     "record_rollouts",
@@ -42,6 +43,9 @@ STAGES = (
     "hidden_analysis",
     "saliency",
     "figures",
+    "record_followed",
+    "probe_analysis",
+    "probe_figures",
 )
 FIRST_HELDOUT_LEVEL = 10**9
 SHARED_SETTINGS = ("env_name", "distribution_mode", "train_flags", "seed")
@@ -49,9 +53,9 @@ SHARED_SETTINGS = ("env_name", "distribution_mode", "train_flags", "seed")
 STAMP = "sha256sum | cut -c1-8"
 
 
-def settings(preset_file, *upstream, section=None):
+def settings(preset_file, *upstream, section=None, name=None):
     """What decides a stage's result: the chain, its preset's values, the stages before it."""
-    name = CHAIN["param_name" if preset_file == "agents.yml" else "interpreting_params_name"]
+    name = name or CHAIN["param_name" if preset_file == "agents.yml" else "interpreting_params_name"]
     preset = load_preset(preset_file, name)
     values = preset if section is None else preset.get(section)
     shared = {setting: CHAIN[setting] for setting in SHARED_SETTINGS}
@@ -76,19 +80,44 @@ SETTINGS["record_heldout"] = {
     "recording": SETTINGS["record_rollouts"],
     "num_heldout_episodes": CHAIN["num_heldout_episodes"],
 }
+# A shipped simulator is trained on where its own agent plays; of any other agent it knows nothing.
+IS_TRAINED_ON = AGENT != "train" and CHAIN["simulator"] != "train"
+if IS_TRAINED_ON:
+    description = read_json(SIMULATOR_FOLDER / "simulator.json")
+    IS_TRAINED_ON = description["agent_hash"] == SETTINGS[AGENT_STAGE]["hash"]
+SIMULATOR_PRESET = CHAIN["finetuning_params_name" if IS_TRAINED_ON else "interpreting_params_name"]
+SIMULATOR_FLAGS = f"--model_file {shlex.quote(str(SIMULATOR_FOLDER))}" if IS_TRAINED_ON else ""
 SETTINGS["train_simulator"] = settings(
-    "simulator.yml", SETTINGS["record_rollouts"], section="training"
+    "simulator.yml",
+    SETTINGS["record_rollouts"],
+    {"simulator": description if IS_TRAINED_ON else "train"},
+    section="training",
+    name=SIMULATOR_PRESET,
 )
-SETTINGS["simulator_fidelity"] = settings(
-    "simulator.yml", SETTINGS["train_simulator"], section="measurement"
-)
-SETTINGS["fidelity_figures"] = {"measured": SETTINGS["simulator_fidelity"]}
 SETTINGS["record_samples"] = settings("sampling.yml", SETTINGS["train_simulator"])
 SETTINGS["hidden_analysis"] = settings(
     "hidden_analysis.yml", SETTINGS["record_samples"], section="precompute"
 )
+SETTINGS["simulator_fidelity"] = settings(
+    "simulator.yml", SETTINGS["hidden_analysis"], section="measurement"
+)
+SETTINGS["fidelity_figures"] = {"measured": SETTINGS["simulator_fidelity"]}
 SETTINGS["figures"] = settings(
     "hidden_analysis.yml", SETTINGS["hidden_analysis"], section="plotting"
+)
+SETTINGS["record_followed"] = {
+    "samples": SETTINGS["record_samples"],
+    "heldout": SETTINGS["record_heldout"],
+    "followed": CHAIN["followed_flags"],
+}
+SETTINGS["probe_analysis"] = settings(
+    "probe_analysis.yml",
+    SETTINGS["record_followed"],
+    SETTINGS["hidden_analysis"],
+    section="precompute",
+)
+SETTINGS["probe_figures"] = settings(
+    "probe_analysis.yml", SETTINGS["probe_analysis"], section="plotting"
 )
 SETTINGS["saliency"] = settings("saliency.yml", SETTINGS["hidden_analysis"])
 
@@ -210,7 +239,7 @@ rule train_simulator:
         " {input.heldout}/dataset.json | {STAMP});"
         " {PYTHON} {ROOT}/train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
         " --heldout_data_dir {input.heldout} --seed {CHAIN[seed]} --device auto"
-        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --interpreting_params_name {SIMULATOR_PRESET} {SIMULATOR_FLAGS}"
         " --run_dir $work --export_dir {output.simulator} --report {output.report}"
 
 
@@ -220,6 +249,7 @@ rule simulator_fidelity:
         simulator=rules.train_simulator.output.simulator,
         data=rules.record_rollouts.output.data,
         heldout=rules.record_heldout.output.data,
+        hidden_analysis=f"{OUT}/hidden_analysis",
     output:
         results=directory(f"{OUT}/fidelity"),
         report=f"{OUT}/reports/simulator_fidelity.json",
@@ -229,6 +259,7 @@ rule simulator_fidelity:
     shell:
         "{PYTHON} {ROOT}/analysis/simulator_fidelity_precompute.py --agent_file {input.agent}"
         " --model_file {input.simulator} --data_dir {input.heldout} --train_data_dir {input.data}"
+        " --projection {input.hidden_analysis}/projection"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.results} --report {output.report}"
 
@@ -236,6 +267,7 @@ rule simulator_fidelity:
 rule fidelity_figures:
     input:
         results=rules.simulator_fidelity.output.results,
+        samples=f"{OUT}/samples",
     output:
         figures=directory(f"{OUT}/fidelity_figures"),
         report=f"{OUT}/reports/fidelity_figures.json",
@@ -244,6 +276,7 @@ rule fidelity_figures:
     threads: workflow.cores
     shell:
         "{PYTHON} {ROOT}/analysis/simulator_fidelity_plotting.py --input_dir {input.results}"
+        " --sample_trust {input.samples}/sample_trust.nc"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.figures} --report {output.report}"
 
@@ -266,6 +299,8 @@ rule record_samples:
         " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --data_save_dir $work --report {output.report}"
+        " && {PYTHON} {ROOT}/analysis/sample_trust_precompute.py --agent_file {input.agent}"
+        " --data_dir {input.data} --generated_data_dir $work --device auto"
         " && mv $work {output.data}"
 
 
@@ -317,6 +352,64 @@ rule figures:
     threads: workflow.cores
     shell:
         "{PYTHON} {ROOT}/analysis/hidden_analysis_plotting.py --input_dir {input.hidden_analysis}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+# Held-out levels, so that neither agent nor simulator has seen what probes are asked about.
+rule record_followed:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=rules.train_simulator.output.simulator,
+        data=rules.record_heldout.output.data,
+    output:
+        data=directory(f"{OUT}/followed"),
+        report=f"{OUT}/reports/record_followed.json",
+    params:
+        settings=SETTINGS["record_followed"],
+        work=working_folder("record_followed"),
+    threads: workflow.cores
+    shell:
+        "work={params.work}-$(cat {input.simulator}/*.json {input.data}/dataset.json | {STAMP});"
+        " {PYTHON} {ROOT}/record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
+        " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --recorded_actions --num_videos 0 {CHAIN[followed_flags]}"
+        " --data_save_dir $work --report {output.report}"
+        " && mv $work {output.data}"
+
+
+rule probe_analysis:
+    input:
+        agent=AGENT_RULE.output.agent,
+        data=rules.record_heldout.output.data,
+        followed=rules.record_followed.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/probe_analysis"),
+        report=f"{OUT}/reports/probe_analysis.json",
+    params:
+        settings=SETTINGS["probe_analysis"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/probe_analysis_precompute.py --agent_file {input.agent}"
+        " --data_dir {input.data} --generated_data_dir {input.followed}"
+        " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule probe_figures:
+    input:
+        results=rules.probe_analysis.output.results,
+    output:
+        figures=directory(f"{OUT}/probe_figures"),
+        report=f"{OUT}/reports/probe_figures.json",
+    params:
+        settings=SETTINGS["probe_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/probe_analysis_plotting.py --input_dir {input.results}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
         " --output_dir {output.figures} --report {output.report}"
 

@@ -26,7 +26,9 @@ both sides, but not beyond the lowest and highest episode. Where DIR has no log.
 are taken as runs with different seeds: curves are then means, and bands deviations, over them."""
 
 PANEL_WIDTH, PANEL_HEIGHT, PANELS_PER_ROW = 4.6, 3.0, 3
-NOT_PLOTTED = ("wall_time", "num_episodes", "num_episodes_val")
+NOT_PLOTTED = ("wall_time", "seconds", "num_episodes", "num_episodes_val")
+HELD_OUT_PREFIXES = ("val_", "heldout_")
+"""Of columns of the agent's log and of the simulator's."""
 _TRAINING_STYLE = {"label": "training levels", "color": "C0"}
 _HELD_OUT_STYLE = {"label": "held-out levels", "color": "C1", "marker": "o", "markersize": 4}
 LABELS = {
@@ -67,6 +69,14 @@ def read_log(folder: Path) -> pd.DataFrame:
     if numeric.empty or len(numeric.columns) < 2:
         raise UserError(f"{file}: no rows of numbers to draw yet")
     return numeric
+
+
+def write_curve(folder: Path, log: pd.DataFrame) -> None:
+    """The log as `curve.csv` and its main curve as `curve.png`."""
+    log.to_csv(folder / "curve.csv", index=False, float_format="%.6g")
+    figure = draw_main_curve(log)
+    figure.savefig(folder / "curve.png", dpi=110)
+    plt.close(figure)
 
 
 def read_seeds(folder: Path) -> pd.DataFrame:
@@ -142,9 +152,9 @@ def draw_overview(log: pd.DataFrame) -> Figure:
 def draw_main_curve(log: pd.DataFrame) -> Figure:
     """The curve that a report shows."""
     x, *columns = map(str, log.columns)
-    losses = [name for name in columns if "loss" in name]
+    shown = [name for name in columns if name not in NOT_PLOTTED]
     candidates = ["episode_rewards"] if "mean_episode_rewards" in columns else []
-    main = [*candidates, *(name for name in losses if "total" in name), *losses, *columns][0]
+    main = [*candidates, *(name for name in shown if "total" in name), *shown][0]
     figure, axis = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     _draw_quantity(axis, log, main)
     axis.set_xlabel(LABELS.get(x, x))
@@ -155,28 +165,40 @@ def _quantities(columns: Sequence[str]) -> list[str]:
     """Columns, those of episodes gathered under `episode_rewards` and `episode_len`."""
     quantities: dict[str, None] = {}
     for name in columns:
-        statistic, separator, quantity = name.removeprefix("val_").partition("_")
+        training_name = _without_prefix(name)
+        statistic, separator, quantity = training_name.partition("_")
         grouped = statistic in ("max", "mean", "min", "std") and quantity in LABELS
         if statistic == "std" and not grouped:
             continue  # a deviation over seeds: the band of another column
-        quantities[quantity if separator and grouped else name.removeprefix("val_")] = None
+        quantities[quantity if separator and grouped else training_name] = None
     return list(quantities)
+
+
+def _without_prefix(name: str) -> str:
+    for prefix in HELD_OUT_PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def _draw_quantity(axis: Axes, log: pd.DataFrame, quantity: str) -> None:
     """Draw a quantity of training and, where there is one, its held-out version."""
     mean_name = f"mean_{quantity}" if f"mean_{quantity}" in log else quantity
     _draw_curve(axis, log, mean_name, _TRAINING_STYLE)
-    if f"val_{mean_name}" in log:
-        _draw_curve(axis, log, f"val_{mean_name}", _HELD_OUT_STYLE)
-        spread = log.attrs.get("spread", "over episodes")
+    held_out = [prefix + mean_name for prefix in HELD_OUT_PREFIXES if prefix + mean_name in log]
+    if held_out:
+        _draw_curve(axis, log, held_out[0], _HELD_OUT_STYLE)
         # Above the axes, where no curve can run beneath it.
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
-        title = f"mean ± s.d. {spread}"
+        title = _describe_spread(log, mean_name)
         axis.legend(fontsize="small", title=title, title_fontsize="small", frameon=False, **place)
     axis.set_ylabel(LABELS.get(quantity, quantity.replace("_", " ")))
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _describe_spread(log: pd.DataFrame, mean_name: str) -> str | None:
+    has_band = mean_name.startswith("mean_") and mean_name.replace("mean_", "std_", 1) in log
+    return f"mean ± s.d. {log.attrs.get('spread', 'over episodes')}" if has_band else None
 
 
 def _draw_curve(axis: Axes, log: pd.DataFrame, name: str, style: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ import tyro
 from agents.branching import BranchConfig, BranchPlan, check_branches, record_branches
 from agents.checkpoint import LoadedAgent, load_chosen_agent
 from agents.intervening import UNTOUCHED, Intervening
+from agents.intervention_choice import load_intervention
+from agents.intervention_strength import write_strength
 from agents.recorder import RecordingSummary, check_recording, record_episodes
 from agents.recording_config import RecordingConfig, apply_slurm_defaults
 from agents.selection import AgentFlags, select_agent
@@ -22,7 +24,11 @@ from experiment.devices import resolve_device
 from experiment.errors import UserError, require_at_least, run_entry_point
 from experiment.files import require_writable_folder
 from experiment.report import stage_report
-from projections.swap_flags import SwapConfig, make_swap, twin_folder
+from projections.intervention_flags import (
+    InterventionConfig,
+    require_steps_within,
+    twin_folder,
+)
 from rollouts.episode_videos import write_episode_videos
 from rollouts.store import RolloutDataset
 
@@ -46,7 +52,9 @@ class RecordConfig:
     """How much to record, where, and how the agent acts."""
     branch: Annotated[BranchConfig, tyro.conf.arg(name="")] = field(default_factory=BranchConfig)
     """Record other continuations of recorded episodes."""
-    swap: Annotated[SwapConfig, tyro.conf.arg(name="")] = field(default_factory=SwapConfig)
+    intervention: Annotated[InterventionConfig, tyro.conf.arg(name="")] = field(
+        default_factory=InterventionConfig
+    )
     """Interventions on the agent's hidden state."""
     num_videos: int = 0
     """Also write the episodes with ids below this number as MP4, to DATA_DIR/videos/, once the
@@ -79,6 +87,7 @@ def make_episode_task(config: RecordConfig, recording: RecordingConfig) -> Task:
     """Play new episodes."""
     chosen = select_agent(config.who, recording.start_level, recording.num_levels)
     who = (chosen.agent, chosen.environment)
+    _require_drawable(config, chosen.environment)
     return Task(
         chosen.agent,
         chosen.device,
@@ -93,6 +102,7 @@ def make_branch_task(config: RecordConfig, recording: RecordingConfig, source: P
     dataset = RolloutDataset(source)
     environment = dataset.metadata.environment
     _require_same_environment(config.who, environment, source)
+    _require_drawable(config, environment)
     recorded, named = dataset.metadata.agent_file, f"--branch_from {source}"
     agent = load_chosen_agent(
         config.who.model_file, recorded, named, environment, device, flag="--model_file"
@@ -107,6 +117,11 @@ def make_branch_task(config: RecordConfig, recording: RecordingConfig, source: P
         lambda folder, how: check_branches(plan(how), folder),
         lambda folder, how: record_branches(plan(how), folder, device),
     )
+
+
+def _require_drawable(config: RecordConfig, environment: EnvironmentSpec) -> None:
+    if config.num_videos > 0:
+        environment.require_images("--num_videos")
 
 
 def _require_same_environment(who: AgentFlags, recorded: EnvironmentSpec, source: Path) -> None:
@@ -136,10 +151,12 @@ def main() -> None:
         task = make_branch_task(config, recording, source)
     folder = config.output_folder
     recordings = {folder: UNTOUCHED}
-    swap = make_swap(config.swap, task.agent.policy.hidden_slice, task.device)
-    if swap is not None:
+    intervention = load_intervention(config.intervention, task.agent, task.device)
+    if intervention is not None:
+        limit = config.branch.branch_steps
+        require_steps_within(config.intervention, limit, f"--branch_steps {limit}")
         twin = twin_folder(folder)
-        recordings = {folder: Intervening(swap, twin.name), twin: UNTOUCHED}
+        recordings = {folder: Intervening(intervention, twin.name), twin: UNTOUCHED}
     for destination, intervening in recordings.items():
         task.check(destination, intervening)
         require_writable_folder(
@@ -154,6 +171,9 @@ def main() -> None:
             report.outputs.append(str(destination))
             metrics = asdict(summary)
             report.metrics.update(metrics if destination == folder else {"twin": metrics})
+        if intervention is not None:
+            strength = write_strength(task.agent.policy, folder, task.device)
+            report.metrics["intervention"] = asdict(strength)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import torch
 import tyro
 
 from agents.checkpoint import LoadedAgent, load_agent, load_chosen_agent
+from agents.intervention_choice import load_intervention
+from agents.intervention_strength import write_strength
 from environments.factory import environment_name
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
@@ -31,7 +33,11 @@ from generative.sample_starts import (
 )
 from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
-from projections.swap_flags import SwapConfig, make_swap, twin_folder
+from projections.intervention_flags import (
+    InterventionConfig,
+    require_steps_within,
+    twin_folder,
+)
 from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.store import RolloutDataset
 
@@ -62,7 +68,9 @@ class RecordSamplesConfig:
         default_factory=SamplingConfig
     )
     """How many samples, from where, and how they are drawn."""
-    swap: Annotated[SwapConfig, tyro.conf.arg(name="")] = field(default_factory=SwapConfig)
+    intervention: Annotated[InterventionConfig, tyro.conf.arg(name="")] = field(
+        default_factory=InterventionConfig
+    )
     """Interventions on the agent's hidden state."""
     num_videos: int = 0
     """Also write this many samples as MP4, to DATA_SAVE_DIR/videos."""
@@ -162,12 +170,16 @@ def main() -> None:
         preset_file="sampling.yml",
     )
     plan = make_plan(config)
-    swap = make_swap(config.swap, plan.agent.policy.hidden_slice, plan.device)
+    if config.num_videos > 0:
+        plan.simulator.environment.require_images("--num_videos")
+    intervention = load_intervention(config.intervention, plan.agent, plan.device)
     folder = config.output_folder
     recordings = {folder: plan}
-    if swap is not None:
+    if intervention is not None:
+        num_rows = plan.config.num_sim_steps
+        require_steps_within(config.intervention, num_rows, f"--num_sim_steps {num_rows}")
         twin = twin_folder(folder)
-        recordings[folder] = replace(plan, intervention=swap, twin_dataset=twin.name)
+        recordings[folder] = replace(plan, intervention=intervention, twin_dataset=twin.name)
         recordings[twin] = plan
     for destination, recording in recordings.items():
         missing_samples(recording, destination)
@@ -179,6 +191,9 @@ def main() -> None:
             report.outputs.append(str(destination))
             metrics = asdict(summary)
             report.metrics.update(metrics if destination == folder else {"twin": metrics})
+        if intervention is not None:
+            strength = write_strength(plan.agent.policy, folder, plan.device)
+            report.metrics["intervention"] = asdict(strength)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -24,10 +20,16 @@ from agents.training_config import OPERATIONAL
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_flags
 from experiment.errors import UserError, require_at_least, run_entry_point
-from experiment.files import atomic_folder, read_json, require_writable_folder, write_json
+from experiment.files import (
+    atomic_folder,
+    read_json,
+    require_small,
+    require_writable_folder,
+    write_json,
+)
 from experiment.report import stage_report
 from experiment.runs import LOG_FILE, PROVENANCE_FILE
-from plot_training_csv import draw_main_curve, read_log
+from plot_training_csv import read_log, write_curve
 
 DESCRIPTION = """Make an asset of a trained agent: a folder with its weights, its description, its
 training curve (CSV and PNG) and a card (README.md, card.json), which tells how it was trained and
@@ -84,7 +86,7 @@ def ship(config: ShipConfig) -> dict[str, Any]:
         write_curve(temporary, log)
         write_json(temporary / "card.json", card.to_dict())
         (temporary / "README.md").write_text(render_card(config.out.absolute().name, card))
-        _require_small(temporary)
+        require_small(temporary, MAX_BYTES, "--run_dir")
     return card.to_dict()
 
 
@@ -111,25 +113,11 @@ def make_card(
     )
 
 
-def write_curve(folder: Path, log: pd.DataFrame) -> None:
-    """The log as `curve.csv` and its main curve as `curve.png`."""
-    log.to_csv(folder / "curve.csv", index=False, float_format="%.6g")
-    figure = draw_main_curve(log)
-    figure.savefig(folder / "curve.png", dpi=110)
-    plt.close(figure)
-
-
 def _last_agent(run: Path) -> Path:
     agents = [file.parent for file in run.glob(f"model_*/{DESCRIPTION_FILE}")]
     if not agents or not (run / LOG_FILE).is_file():
         raise UserError(f"--run_dir {run}: no run of train.py that has saved an agent")
     return max(agents, key=lambda path: read_json(path / DESCRIPTION_FILE)["env_steps"])
-
-
-def _require_small(folder: Path) -> None:
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    if size > MAX_BYTES:
-        raise UserError(f"--run_dir: an asset of {size / 1e6:.1f} MB, at most 5 MB are allowed")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Train a simulator of an agent's environment."""
 
 from experiment.command_line import parse_command_line
+from experiment.distributed import launched_ranks, only_main_speaks
 from experiment.errors import run_entry_point
 from experiment.report import stage_report
 from generative.trainer import SimulatorTrainingConfig, train_simulator
@@ -11,7 +12,8 @@ and an agent state and rolls both forward, the frozen agent acting on the simula
 Reads rollouts made by record.py (--data_dir), the agent that made them, and a preset from
 hyperparams/simulator.yml (--interpreting_params_name); every setting can be overridden by a flag.
 Writes into the run folder: simulators as model_STEP/, log.csv, TensorBoard events, and the state
-from which a killed training goes on (--run_dir or --resume)."""
+from which a killed training goes on (--run_dir or --resume). Under
+`torchrun --nproc_per_node=N train_gen_model.py ...` N processes train one simulator together."""
 
 
 def main() -> None:
@@ -23,7 +25,9 @@ def main() -> None:
         "simulator.yml",
         "training",
     )
-    with stage_report("train_simulator", config.report) as report:
+    ranks = launched_ranks()
+    report_file = config.report if ranks.is_main else None
+    with only_main_speaks(ranks), stage_report("train_simulator", report_file) as report:
         train_simulator(config, report)
 
 

@@ -112,7 +112,7 @@ class _OpenEpisode:
             return NOT_GIVEN, 0.0
         return int(branch.action[len(self)]), float(branch.log_prob[len(self)])
 
-    def append(self, frame: NDArray[np.uint8], decision: Decision, index: int) -> None:
+    def append(self, frame: NDArray[Any], decision: Decision, index: int) -> None:
         # Copies: a view would keep the whole batch in memory until the episode ends.
         self.decided["obs"].append(frame.copy())
         self.decided["agent_hidden"].append(decision.agent_hidden[index].copy())
@@ -254,6 +254,7 @@ class EpisodeSlots:
             np.array([episode.start.noise_id for _, episode in playing], np.int64),
             np.array([episode.next_row for _, episode in playing], np.int64),
             _given_actions([episode for _, episode in playing]),
+            np.array([len(episode) for _, episode in playing], np.int64),
         )
         self._state[indices] = decision.state
         actions = np.full(self.environment.num_envs, self.environment.spec.null_action, np.int32)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.collection import sample_actions
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from agents.protocol import Agent
 from environments.protocol import TRAINING_LEVELS, Transition, VectorEnvironment
 from experiment.randomness import keyed_uniform
@@ -104,7 +104,7 @@ class _EvaluationRun:
             return (uniform * self.environment.spec.num_actions).astype(np.int64)
         device, slots = self.state.device, torch.from_numpy(active).to(self.state.device)
         output = self.policy.step(
-            to_float_images(transition.obs[active], device),
+            to_float_observations(transition.obs[active], device),
             self.state[slots],
             torch.from_numpy(transition.first[active]).to(device),
         )

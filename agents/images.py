@@ -1,9 +1,28 @@
-"""From stored frames to what a network eats: the only place that divides by 255."""
+"""From stored observations to what a network eats: the only place that divides by 255."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+
+def to_float_observations(
+    obs: NDArray[np.uint8] | NDArray[np.float32] | Tensor,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Frames as `to_float_images` gives them; vectors, whose type is floating, as they are.
+
+    Args:
+        obs: (..., H, W, C) uint8, or (..., D) float32.
+        device: where they shall be; by default where they are.
+
+    Returns:
+        (..., C, H, W) in [0, 1], or (..., D); float32.
+    """
+    tensor = torch.as_tensor(obs)
+    if tensor.dtype == torch.uint8:
+        return to_float_images(tensor, device)
+    return tensor.to(device, torch.float32, non_blocking=True)
 
 
 def to_float_images(

@@ -3,7 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from projections.intervention import Intervention
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from projections.intervention import Intervention, descriptions_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +24,7 @@ class Intervening:
     @property
     def descriptions(self) -> tuple[dict[str, Any], ...]:
         """As rollouts store them."""
-        return () if self.intervention is None else (self.intervention.describe(),)
+        return descriptions_of(self.intervention)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -32,3 +37,24 @@ class Intervening:
 
 
 UNTOUCHED = Intervening()
+
+
+def intervene_at_rows(
+    intervention: Intervention, previous: Tensor, proposed: Tensor, rows: NDArray[np.int64]
+) -> Tensor:
+    """Apply an intervention to decisions at different rows; those at the same row go together.
+
+    Args:
+        intervention: what to apply.
+        previous: (B, state_dim) modified states of the rows before.
+        proposed: (B, state_dim) states that the agent computed from them.
+        rows: (B,) row of the rollout of each.
+
+    Returns:
+        (B, state_dim) states to carry on.
+    """
+    modified = proposed.clone()
+    for row in np.unique(rows).tolist():
+        members = torch.as_tensor(np.flatnonzero(rows == row), device=proposed.device)
+        modified[members] = intervention(previous[members], proposed[members], row)
+    return modified

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from agents.images import to_float_images
+from agents.images import to_float_observations
+from agents.intervening import intervene_at_rows
 from agents.protocol import Agent, AgentOutput
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform, sample_categorical
@@ -113,23 +114,30 @@ class Player:
 
     def decide(
         self,
-        frames: NDArray[np.uint8],
+        frames: NDArray[np.uint8] | NDArray[np.float32],
         state: Tensor,
         noise_ids: NDArray[np.int64],
         rows: NDArray[np.int64],
         given: GivenActions | None = None,
+        rows_of_rollout: NDArray[np.int64] | None = None,
     ) -> Decision:
         """Act on B frames.
 
         Args:
-            frames: (B, H, W, C).
+            frames: (B, H, W, C), or (B, D) vectors.
             state: (B, state_dim) after the frame before; replaced where the row is 0.
             noise_ids: (B,) what keys the draws, with seed and row: as a rule the episode's number.
-            rows: (B,) index of the decision within its episode.
+            rows: (B,) index of the decision within its episode; within the source episode for a
+                branch.
             given: actions that are not the agent's to choose.
+            rows_of_rollout: (B,) index of the decision within what is being recorded, which is
+                what interventions go by; by default the same.
         """
         with torch.inference_mode(), full_float32():
-            output = self._respond(to_float_images(frames, self.device), state, rows)
+            first = torch.as_tensor(rows == 0).to(self.device)
+            recorded_rows = rows if rows_of_rollout is None else rows_of_rollout
+            images = to_float_observations(frames, self.device)
+            output = self._respond(images, state, first, recorded_rows)
             # One transfer instead of three.
             packed = [output.state, output.action_logits, output.value[:, None]]
             numbers = torch.cat(packed, dim=1).cpu().numpy()
@@ -149,27 +157,17 @@ class Player:
             behaviour_log_prob=log_prob.astype(np.float32),
         )
 
-    def _respond(self, images: Tensor, state: Tensor, rows: NDArray[np.int64]) -> AgentOutput:
-        """(B, C, H, W), (B, state_dim), (B,) → what the agent makes of the images."""
-        first = torch.as_tensor(rows == 0).to(self.device)
+    def _respond(
+        self, images: Tensor, state: Tensor, first: Tensor, rows: NDArray[np.int64]
+    ) -> AgentOutput:
+        """(B, C, H, W), (B, state_dim), (B,), (B,) → what the agent makes of the images."""
         if self.intervention is None:
             return self.policy.step(images, state, first)
         previous = torch.where(first[:, None], self.initial_state(len(state)), state)
         proposed = self.policy.advance(self.policy.embed(images), state, first)
-        modified = self._intervene(self.intervention, previous, proposed, rows)
+        modified = intervene_at_rows(self.intervention, previous, proposed, rows)
         readout = self.policy.read_out(modified)
         return AgentOutput(modified, readout.action_logits, readout.value)
-
-    @staticmethod
-    def _intervene(
-        intervention: Intervention, previous: Tensor, proposed: Tensor, rows: NDArray[np.int64]
-    ) -> Tensor:
-        """(B, state_dim) state to carry on; episodes at the same row are changed together."""
-        modified = proposed.clone()
-        for row in np.unique(rows).tolist():
-            members = torch.as_tensor(np.flatnonzero(rows == row), device=proposed.device)
-            modified[members] = intervention(previous[members], proposed[members], row)
-        return modified
 
     def _choose(
         self,

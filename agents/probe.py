@@ -12,7 +12,7 @@ from agents.images import to_float_images
 from agents.player import full_float32
 from agents.protocol import Agent, AgentOutput
 from experiment.errors import UserError
-from experiment.randomness import keyed_uniform
+from experiment.randomness import keyed_normal, keyed_uniform
 
 BATCH = 4
 TOLERANCE = 1e-4
@@ -26,7 +26,7 @@ def require_agent(
 
     Args:
         agent: the object, on `device`.
-        obs_shape: (H, W, C) of the frames it is to see.
+        obs_shape: (H, W, C) of the frames, or (D,) of the vectors, that it is to see.
         name: what the user called it.
         device: where it computes.
     """
@@ -54,7 +54,10 @@ def require_differentiable(
 
 
 def probe_images(obs_shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """(BATCH, C, H, W) images of noise, always the same."""
+    """(BATCH, C, H, W) images, or (BATCH, D) vectors, of noise, always the same."""
+    if len(obs_shape) == 1:
+        normal = keyed_normal(0, "agent-probe", np.arange(BATCH), size=obs_shape[0])
+        return torch.from_numpy(normal).to(device, torch.float32)
     uniform = keyed_uniform(0, "agent-probe", np.arange(BATCH), size=int(np.prod(obs_shape)))
     frames = (uniform * 256).astype(np.uint8).reshape(BATCH, *obs_shape)
     return to_float_images(frames, device)

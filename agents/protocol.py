@@ -37,12 +37,15 @@ class Agent(Protocol):
 
     Attributes that an agent may have besides:
 
-    - `obs_shape`, (H, W, C): the only frames that it takes. Without it, whatever size a frame has
-      is the affair of `embed`.
+    - `obs_shape`, (H, W, C): the only frames that it takes, or (D,), the only vectors. Without it,
+      whatever size a frame has is the affair of `embed`.
     - `has_bounded_state`: whether each number of its state lies in [−1, 1], as a GRU's does.
     - `env_steps`: environment steps it was trained for.
     - `hash`: a string that identifies it, in place of its `state_dict()`.
     - `to(device)`: moves it; every `nn.Module` has it.
+
+    Where the environment's observations are vectors, `images` are (B, D) float vectors as the
+    environment gives them.
 
     `step(images, state, first)` equals `read_out(advance(embed(images), state, first))`; the
     parts exist so that convolutions can be batched over time, and so that an intervention can

@@ -32,6 +32,7 @@ from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
 from experiment.progress import Progress
 from experiment.provenance import collect_provenance, to_plain
+from projections.intervention_flags import NAMES_OF_FLAGS
 from rollouts.background import write_in_background
 from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.schema import DatasetMetadata
@@ -276,7 +277,7 @@ SETTINGS_OF_A_DATASET = (
 dataset."""
 
 _SETTINGS_BEFORE_THEY_WERE_STORED = {"interventions": [], "save_state_every": None}
-_FLAGS = {"interventions": "swap_directions_from/to", "dataset": "branch_from"}
+_FLAGS = {"interventions": NAMES_OF_FLAGS, "dataset": "branch_from"}
 """Flags of what is not called as its flag."""
 
 

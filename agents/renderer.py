@@ -72,6 +72,7 @@ def render_episodes(
     Left, the frame that the agent sees, enlarged, with its action as a glyph, the reward that
     follows as a box and its value as text; right, the same scene in high resolution.
     """
+    environment.require_images("a video of what the agent sees")
     player = Player(agent.policy, BehaviourConfig(greedy=config.greedy, seed=config.seed), device)
     slot = make_environment_from_spec(
         environment, 1, start_level=config.start_level, num_levels=config.num_levels

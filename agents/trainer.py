@@ -43,6 +43,7 @@ from experiment.runs import (
     open_run,
     save_training_state,
     share_done,
+    share_request,
     stop_on_signals,
 )
 
@@ -79,9 +80,7 @@ def train(config: TrainingConfig, report: StageReport) -> Path:
         UserError: settings, files or devices with which no training is possible.
     """
     ranks = launched_ranks()
-    device = resolve_device(config.device, config.gpu_device)
-    if ranks.size > 1 and device.type == "cuda":
-        device = torch.device("cuda", ranks.local_rank)
+    device = ranks.own_device(resolve_device(config.device, config.gpu_device))
     with joined(ranks, device):
         return _train(config, report, ranks, device)
 
@@ -184,7 +183,7 @@ class Trainer:
             while not self.is_finished:
                 row = self._update()
                 progress.advance(self._describe(row))
-                self._share_request(stop)
+                share_request(stop, self.ranks)
                 is_due = self.ranks.from_main(clock.is_due)
                 if stop.requested or is_due or self.is_finished:
                     self.save()
@@ -258,12 +257,6 @@ class Trainer:
         if self.log is not None:
             self.log.append(row)
         return row
-
-    def _share_request(self, stop: StopRequest) -> None:
-        """Let all processes stop when one has been asked to."""
-        asked = [by for by in self.ranks.gather(stop.by) if by]
-        if asked:
-            stop.requested, stop.by = True, asked[0]
 
     def _describe(self, row: Mapping[str, float | None]) -> str:
         mean_return = row.get("mean_episode_rewards")

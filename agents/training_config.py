@@ -147,6 +147,7 @@ def run_path(config: TrainingConfig) -> Path:
 
 def network_config(config: TrainingConfig, spec: EnvironmentSpec) -> NetworkConfig:
     """The network for an environment: what was chosen, and what follows from the frames."""
+    spec.require_images("training an agent")
     height, width, channels = spec.obs_shape
     return NetworkConfig(
         **dataclasses.asdict(config.network),

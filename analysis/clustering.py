@@ -1,25 +1,31 @@
-"""Ward clusters of hidden states, and how stable they are."""
+"""Clusters of hidden states, and how stable they are."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import AgglomerativeClustering
+from sklearn.cluster import HDBSCAN, AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import NearestNeighbors, kneighbors_graph
 
+ClusteringMethod = Literal["ward", "hdbscan"]
+"""`ward` finds as many clusters as asked for; `hdbscan` as many dense regions as there are."""
 ROWS_PER_QUERY = 8192
 
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """Ward clusters of some rows; every other row takes the label of its nearest such row."""
+    """Clusters of some rows; every other row takes the label of its nearest such row."""
 
     features: NDArray[np.float32]
     """(N, F) the rows that were clustered."""
     labels: NDArray[np.int32]
     """(N,) cluster of each, 0 being the largest."""
+    noise_share: float = 0.0
+    """Share of the rows given that belonged to no cluster; they are not among the N."""
 
     @property
     def num_clusters(self) -> int:
@@ -71,39 +77,71 @@ def fit_clusters(
     return Clustering(features, _by_size(found))
 
 
-def measure_stability(
-    clustering: Clustering, num_neighbours: int, num_repeats: int, seed: int, share: float = 0.5
-) -> ClusterStability:
-    """Cluster random parts of the rows anew and compare with the given clustering.
+def fit_dense_clusters(features: NDArray[np.floating], min_rows: int) -> Clustering:
+    """Find dense regions by HDBSCAN (Campello, Moulavi and Sander, 2013).
+
+    Rows between the regions are left out, and so counted to the nearest of them by `assign`. Where
+    there is no dense region, all rows are one cluster.
 
     Args:
-        clustering: what to test.
-        num_neighbours: as for `fit_clusters`.
+        features: (N, F)
+        min_rows: fewer rows than this make no cluster.
+    """
+    features = np.ascontiguousarray(features, np.float32)
+    min_rows = min(max(2, min_rows), len(features))
+    model = HDBSCAN(min_cluster_size=min_rows, copy=True)  # pyright: ignore[reportArgumentType]
+    found = model.fit_predict(features)
+    clustered = found >= 0
+    if not clustered.any():
+        return Clustering(features, np.zeros(len(features), np.int32), noise_share=1.0)
+    labels = _by_size(found[clustered])
+    return Clustering(features[clustered], labels, float(1 - clustered.mean()))
+
+
+def measure_stability(
+    features: NDArray[np.floating],
+    unit: NDArray[np.int64],
+    fit: Callable[[NDArray[np.floating]], Clustering],
+    num_repeats: int,
+    seed: int,
+    share: float = 0.5,
+) -> ClusterStability:
+    """Cluster random parts of the episodes anew and compare with the clustering of all.
+
+    Rows of an episode are alike, so a part is one of episodes: a random part of the rows would
+    hold a neighbour of nearly every row, and any clustering would look stable.
+
+    Args:
+        features: (N, F)
+        unit: (N,) episode of each row.
+        fit: finds clusters.
         num_repeats: how many random parts.
         seed: picks the parts and draws the control.
-        share: size of a part.
+        share: of the episodes that make a part.
     """
     rng = np.random.default_rng(seed)
-    rows, mean = len(clustering.features), clustering.features.mean(axis=0)
-    covariance = np.atleast_2d(np.cov(clustering.features.T))
-    unclustered = rng.multivariate_normal(mean, covariance, rows)
-    control = fit_clusters(unclustered, clustering.num_clusters, num_neighbours)
+    units = np.unique(unit)
+    size = max(1, round(share * len(units)))
+    covariance = np.atleast_2d(np.cov(features.T))
+    unclustered = rng.multivariate_normal(features.mean(axis=0), covariance, len(features))
     scores, control_scores = (
-        [_agreement_of_part(whole, num_neighbours, share, rng) for _ in range(num_repeats)]
-        for whole in (clustering, control)
+        _agreements(rows, unit, fit, [rng.permutation(units)[:size] for _ in range(num_repeats)])
+        for rows in (features, unclustered.astype(np.float32))
     )
     return ClusterStability(
         float(np.mean(scores)), float(np.std(scores)), float(np.mean(control_scores))
     )
 
 
-def _agreement_of_part(
-    whole: Clustering, num_neighbours: int, share: float, rng: np.random.Generator
-) -> float:
-    size = max(2, int(share * len(whole.features)))
-    rows = rng.choice(len(whole.features), size, replace=False)
-    part = fit_clusters(whole.features[rows], whole.num_clusters, num_neighbours)
-    return float(adjusted_rand_score(whole.labels, part.assign(whole.features)))
+def _agreements(
+    features: NDArray[np.floating],
+    unit: NDArray[np.int64],
+    fit: Callable[[NDArray[np.floating]], Clustering],
+    parts: list[NDArray[np.int64]],
+) -> list[float]:
+    whole = fit(features).assign(features)
+    anew = (fit(features[np.isin(unit, part)]).assign(features) for part in parts)
+    return [float(adjusted_rand_score(whole, labels)) for labels in anew]
 
 
 def _by_size(labels: NDArray[np.integer]) -> NDArray[np.int32]:

@@ -109,7 +109,7 @@ def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
     rows = []
     for index in range(count):
         one = {
-            name.removeprefix("statement_"): results[name].values[index]
+            str(name).removeprefix("statement_"): results[name].values[index]
             for name in results.variables
             if str(name).startswith("statement_")
         }

@@ -96,7 +96,7 @@ def summarise_effects(values: NDArray[np.floating]) -> Effects:
     return Effects(
         mean=mean,
         interval=np.stack([mean - reach, mean + reach]),
-        p_value=2 * student_t.sf(np.abs(statistic), freedom),
+        p_value=np.asarray(2 * student_t.sf(np.abs(statistic), freedom), np.float64),
         positive_share=(filled > 0).sum(axis=0) / divisor,
     )
 

@@ -96,24 +96,24 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
     order = _order(chosen, is_seriated)
     for column, lag in enumerate(lags):
         at_lag = chosen.sel(lag=lag)
-        image = draw_matrix(axes[0, column], at_lag["correlation"].values, 1.0, order)
+        draw_matrix(axes[0, column], at_lag["correlation"].values, 1.0, order)
         q = at_lag["correlation_q"]
         is_related = q.sel(null="pairing").values < SIGNIFICANT
         is_lagged = is_related & (q.sel(null="time_shift").values < SIGNIFICANT)
         mark(axes[0, column], is_related, order, "black")
         mark(axes[0, column], is_lagged, order, "white")
         axes[0, column].set_title(f"lag {lag}: correlation\n{int(at_lag['num_pairs']):,} pairs")
-    figure.colorbar(image, ax=axes[0, -1], pad=0.02)
+    figure.colorbar(axes[0, -1].images[0], ax=axes[0, -1], pad=0.02)
     for row, variant in enumerate(variants, start=1):
         means = chosen["causation"].sel(environment_gradient=variant, lag=lags).values
         limit = _limit(means[[lag > 0 for lag in lags]])
         for column, lag in enumerate(lags):
             axis = axes[row, column]
             q_mean = chosen["causation_q"].sel(environment_gradient=variant, lag=lag).values
-            image = draw_matrix(axis, means[column], limit, order)
+            draw_matrix(axis, means[column], limit, order)
             mark(axis, q_mean < SIGNIFICANT, order, "black")
             axis.set_title(f"lag {lag}: {VARIANTS[variant]}")
-        figure.colorbar(image, ax=axes[row, -1], pad=0.02)
+        figure.colorbar(axes[row, -1].images[0], ax=axes[row, -1], pad=0.02)
     for axis in axes[:, 0]:
         axis.set_ylabel("component at t")
     for axis in axes[-1]:
@@ -192,10 +192,10 @@ def draw_extremes(results: xr.Dataset) -> Figure:
     limit = _limit(np.concatenate([low, high])[~np.isclose(np.concatenate([low, high]), 1.0)])
     panels = {"lowest": low, "highest": high, "highest − lowest": high - low}
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
-        image = draw_matrix(axis, values, limit, own)
+        draw_matrix(axis, values, limit, own)
         axis.set(title=f"component is {title}", xlabel="component one step later")
     axes[0].set_ylabel("component that is extreme")
-    figure.colorbar(image, ax=axes, pad=0.02)
+    figure.colorbar(axes[-1].images[0], ax=axes, pad=0.02)
     few = "; so few that the difference shows their spread" if count < 10 else ""
     figure.suptitle(f"Mean Jacobian at lag {lag} of the {count} most extreme samples{few}")
     return figure

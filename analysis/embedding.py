@@ -1,14 +1,16 @@
 """Two-dimensional embeddings: fitted on real hidden states, applied to any."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
 EmbeddingMethod = Literal["umap", "tsne", "pca", "none"]
-"""`umap`; `tsne` for up to some thousand rows; `pca`, the first two principal components."""
+"""`umap`; `tsne`, by openTSNE; `pca`, the first two principal components."""
 
 ROWS_PER_QUERY = 8192
 
@@ -97,10 +99,44 @@ def _umap(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDA
 
 
 def _tsne(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDArray[np.float32]:
-    from sklearn.manifold import TSNE
+    """t-SNE (van der Maaten and Hinton, 2008) by openTSNE, from the first two components on."""
+    from openTSNE import TSNE
 
     perplexity = min(2.0 * num_neighbours, (len(features) - 1) / 3.0)
-    tsne = TSNE(perplexity=perplexity, init="pca", max_iter=500, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        return np.asarray(tsne.fit_transform(features.astype(np.float32)), np.float32)
+    tsne = TSNE(
+        perplexity=perplexity,  # pyright: ignore[reportArgumentType] initialization="pca", n_jobs=1, random_state=seed, verbose=False
+    )
+    return np.asarray(tsne.fit(features.astype(np.float64)), np.float32)
+
+
+@dataclass(frozen=True)
+class EmbeddingQuality:
+    """Trustworthiness (Venna and Kaski, 2001): 1 where neighbours in the embedding are neighbours
+    in the features, about 0.5 where they are random."""
+
+    trustworthiness: float
+    of_pca: float
+    """That of the first two principal components, which cost nothing."""
+    of_shuffled: float
+    """That of the same places given to other rows: the control."""
+
+
+def measure_quality(
+    features: NDArray[np.floating],
+    places: NDArray[np.floating],
+    num_neighbours: int,
+    seed: int,
+) -> EmbeddingQuality:
+    """Measure how far the neighbourhoods of an embedding can be trusted.
+
+    Args:
+        features: (N, F) principal components.
+        places: (N, 2) of the same rows.
+        num_neighbours: size of the neighbourhoods; at most what N allows.
+        seed: shuffles the control.
+    """
+    num_neighbours = max(1, min(num_neighbours, (len(features) - 1) // 2))
+    shuffled = np.random.default_rng(seed).permutation(places)
+    layouts = (places, PcaEmbedder().transform(features), shuffled)
+    found = [trustworthiness(features, place, n_neighbors=num_neighbours) for place in layouts]
+    return EmbeddingQuality(*map(float, found))

@@ -1,6 +1,7 @@
-"""Figures of the simulator's fidelity, drawn from its result file alone."""
+"""Figures of the simulator's fidelity, drawn from result files alone."""
 
 import textwrap
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.fidelity_curves import LINES, draw_line, open_axis, select_curve
+from analysis.fidelity_summary import draw_summary
+from analysis.figure_style import save_figure
 from analysis.results import read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
@@ -19,7 +22,7 @@ from generative.fidelity import BASELINES
 from generative.scores import RISING_SCORES
 
 COLUMNS = 3
-TITLE_CHARACTERS = 46
+TITLE_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class FidelityPlottingConfig:
     """Preset in hyperparams/simulator.yml that the other values are taken from."""
     input_dir: Path = Path("analysis/simulator_fidelity")
     """Folder of simulator_fidelity.nc, made by simulator_fidelity_precompute.py."""
+    sample_trust: Path | None = None
+    """File sample_trust.nc of simulated samples, made by sample_trust_precompute.py; the summary
+    then shows the trust in them too."""
     output_dir: Path = Path("analysis/simulator_fidelity_plots")
     """Folder for the figures, each as PNG and PDF."""
     dpi: int = 130
@@ -38,27 +44,6 @@ class FidelityPlottingConfig:
     """JSON file for seconds, outputs and metrics."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """How one prediction is drawn."""
-
-    prediction: str
-    label: str
-    colour: str
-    style: str = "-"
-
-
-LINES = (
-    Line("mode", "simulator, most probable future", OKABE_ITO[0]),
-    Line("mode_decoded_state", "the same, decoded initial agent state", OKABE_ITO[4]),
-    Line("mean_of_samples", "simulator, mean of sampled futures", OKABE_ITO[2]),
-    Line("single_sample", "simulator, one sampled future", OKABE_ITO[3]),
-    Line("observed", "upper bound: has seen the true frames", OKABE_ITO[7], ":"),
-    Line("shuffled_actions", "control: another window's actions", OKABE_ITO[5], "--"),
-    Line("last_frame", "baseline: last frame repeated", OKABE_ITO[1], "-."),
-    Line("mean_frame", "baseline: mean frame", "0.45", "-."),
-    Line("other_episode", "baseline: another episode", "0.7", "-."),
-)
 COMPARED = ("mode", "mean_of_samples", "single_sample")
 """Predictions whose differences from the baselines are drawn."""
 
@@ -72,11 +57,16 @@ def plot_fidelity(config: FidelityPlottingConfig, report: StageReport) -> list[P
     require_at_least(config, "dpi")
     folder = require_writable_folder(config.output_dir, "--output_dir")
     path = config.input_dir / "simulator_fidelity.nc"
-    with (
-        read_results(path) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
-    ):
+    with ExitStack() as opened:
+        results = opened.enter_context(read_results(path))
+        trust = None
+        if config.sample_trust is not None:
+            trust = opened.enter_context(read_results(config.sample_trust, "sample_trust"))
+        opened.enter_context(
+            mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42})
+        )
         figures = {
+            "fidelity_summary": draw_summary(results, trust),
             "fidelity_scores": draw_scores(results),
             "fidelity_differences": draw_differences(results),
         }
@@ -96,9 +86,7 @@ def draw_scores(results: xr.Dataset) -> Figure:
     for axis, measure in zip(axes, results["measure"].values, strict=True):
         for line in LINES:
             chosen = {"measure": measure, "prediction": line.prediction}
-            mean = results["score"].sel(chosen)
-            low, high = (results["score_interval"].sel(chosen).sel(bound=b) for b in _BOUNDS)
-            _draw_line(axis, mean, low, high, line)
+            draw_line(axis, select_curve(results, "score", chosen), line)
         better = "higher" if measure in RISING_SCORES else "lower"
         axis.set_title(f"{_meaning(results, measure)}\n({better} is better)")
     _finish(figure, axes, results, "Predictions on levels that the simulator never saw")
@@ -117,9 +105,7 @@ def draw_differences(results: xr.Dataset) -> Figure:
         strongest = strongest_baseline(results, measure)
         for prediction in COMPARED:
             chosen = {"measure": measure, "prediction": prediction, "baseline": strongest}
-            mean = results["difference"].sel(chosen)
-            low, high = (results["difference_interval"].sel(chosen).sel(bound=b) for b in _BOUNDS)
-            _draw_line(axis, mean, low, high, by_name[prediction])
+            draw_line(axis, select_curve(results, "difference", chosen), by_name[prediction])
         axis.axhline(0, color="black", linewidth=0.8)
         better = "above" if rises else "below"
         axis.set_title(f"{_meaning(results, measure)}\n(better is {better} zero)")
@@ -136,25 +122,14 @@ def strongest_baseline(results: xr.Dataset, measure: str) -> xr.DataArray:
     return results["baseline"].isel(baseline=filled.argmin("prediction"))
 
 
-_BOUNDS = ("lower", "upper")
-
-
 def _panels(results: xr.Dataset) -> tuple[Figure, list[Axes]]:
     count = results.sizes["measure"]
     rows = -(-count // COLUMNS)
     figure = Figure(figsize=(3.6 * COLUMNS, 2.9 * rows + 1.1), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False).flatten().tolist()
     for axis in axes[count:]:
-        axis.set_visible(False)
+        axis.remove()
     return figure, axes[:count]
-
-
-def _draw_line(
-    axis: Axes, mean: xr.DataArray, low: xr.DataArray, high: xr.DataArray, line: Line
-) -> None:
-    horizon = mean["horizon"].values
-    axis.plot(horizon, mean.values, line.style, color=line.colour, label=line.label, linewidth=1.4)
-    axis.fill_between(horizon, low.values, high.values, color=line.colour, alpha=0.18, linewidth=0)
 
 
 def _meaning(results: xr.Dataset, measure: str) -> str:
@@ -165,7 +140,7 @@ def _meaning(results: xr.Dataset, measure: str) -> str:
 def _finish(figure: Figure, axes: list[Axes], results: xr.Dataset, title: str) -> None:
     for axis in axes:
         axis.set_xlabel("horizon (0 is the last frame given)")
-        axis.spines[["top", "right"]].set_visible(False)
+        open_axis(axis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     windows, levels = results.sizes["window"], len(np.unique(results["level"].values))

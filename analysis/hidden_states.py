@@ -14,8 +14,22 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 from tqdm import tqdm
 
-from analysis.clustering import Clustering, ClusterStability, fit_clusters, measure_stability
-from analysis.embedding import Embedder, EmbeddingMethod, fit_embedding
+from analysis.clustering import (
+    Clustering,
+    ClusteringMethod,
+    ClusterStability,
+    fit_clusters,
+    fit_dense_clusters,
+    measure_stability,
+)
+from analysis.embedding import (
+    Embedder,
+    EmbeddingMethod,
+    EmbeddingQuality,
+    fit_embedding,
+    measure_quality,
+)
+from analysis.factor_count import FactorChoice, choose_factor_count
 from analysis.results import (
     HIDDEN_ANALYSIS_NAME,
     SOURCES,
@@ -55,6 +69,11 @@ class ProjectionSettings:
     """Factors of a non-negative factorisation of hidden state − minimum; 0 for none."""
     nmf_max_iter: int = 400
     """Limit on the iterations of that factorisation."""
+    nmf_candidates: tuple[int, ...] = ()
+    """Numbers of factors to choose from in place of NUM_NMF: the one that best predicts some
+    hidden units from the others on other episodes."""
+    max_nmf_rows: int = 5000
+    """At most so many rows are used for that choice."""
     max_fit_rows: int = 200_000
     """Components are fitted on at most so many rows, drawn at random from all."""
 
@@ -63,15 +82,20 @@ class ProjectionSettings:
 class ClusterSettings:
     """How rows are clustered."""
 
+    clustering: ClusteringMethod = "ward"
+    """Method: ward, into NUM_CLUSTERS; hdbscan, into the dense regions that there are."""
     num_clusters: int = 32
     """Ward clusters."""
+    min_cluster_rows: int = 50
+    """Fewer rows than this make no dense region of HDBSCAN."""
     num_cluster_neighbours: int = 32
     """Neighbours of each row in the graph that restricts merges; independent of the number of
     clusters."""
     max_cluster_rows: int = 20_000
     """At most so many rows are clustered; the others join the cluster of the nearest of these."""
     num_stability_repeats: int = 0
-    """How often random halves are clustered anew to measure stability; 0 for not."""
+    """How often random halves of the episodes are clustered anew to measure stability; 0 for
+    not."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,8 @@ class EmbeddingSettings:
     """Neighbourhood size; t-SNE's perplexity is twice this."""
     max_embedding_rows: int = 50_000
     """At most so many real rows shape the embedding; the others are placed among them."""
+    num_quality_rows: int = 2000
+    """Rows on which the embedding's trustworthiness is measured; 0 for not."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +162,10 @@ class HiddenMaps:
     clustering: Clustering
     stability: ClusterStability | None
     embedder: Embedder | None
+    quality: EmbeddingQuality | None
+    """Of the embedding; None without one."""
+    factor_choice: FactorChoice | None
+    """How the number of NMF factors was chosen; None where it was given."""
     fit_rows: NDArray[np.int64]
     """(N,) real rows that components were fitted on, ascending."""
     is_inlier: NDArray[np.bool_]
@@ -178,7 +208,13 @@ def _check_numbers(config: HiddenAnalysisConfig) -> None:
     require_at_least(config, "num_episodes", "num_generated_samples", "rows_per_chunk")
     require_at_least(config.projection, "num_pca", "num_ica", "ica_max_iter", "nmf_max_iter")
     require_at_least(config.projection, "num_nmf", least=0)
+    for candidate in config.projection.nmf_candidates:
+        if candidate < 1:
+            raise UserError(f"--nmf_candidates {candidate}: must be at least 1")
+    require_at_least(config.projection, "max_nmf_rows", least=10)
     require_at_least(config.clusters, "num_clusters", "num_cluster_neighbours")
+    require_at_least(config.clusters, "min_cluster_rows", least=2)
+    require_at_least(config.layout, "num_quality_rows", least=0)
     require_at_least(config.clusters, "num_stability_repeats", least=0)
     require_at_least(config.layout, "embedding_neighbours")
     # Neighbourhoods and variances need a few rows.
@@ -227,15 +263,20 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
     num_pca = _at_most_available(settings.num_pca, len(projection.components_), "--num_pca")
     num_95 = components_for_share(projection.explained_variance_ratio_, CUMULATIVE_SHARE)
     features = np.asarray(projection.principal_components(hidden)[:, :num_95], np.float32)
-    clustering = _cluster(features, config.clusters, rng)
+    cluster_rows = _choose(rng, np.arange(len(features)), config.clusters.max_cluster_rows)
+    episode = real.episode_index[fit_rows]
+    embedder = _embed(features, config.layout, rng, config.seed)
+    factor_choice = _choose_factors(hidden, episode, is_inlier, config)
     return HiddenMaps(
         projection=projection,
-        nmf=_fit_nmf(hidden, is_inlier, settings, config.seed),
+        nmf=_fit_nmf(hidden, is_inlier, settings, factor_choice, config.seed),
         num_pca=num_pca,
         num_components_95=num_95,
-        clustering=clustering,
-        stability=_stability(clustering, config),
-        embedder=_embed(features, config.layout, rng, config.seed),
+        clustering=_cluster(features[cluster_rows], config.clusters),
+        stability=_stability(features[cluster_rows], episode[cluster_rows], config),
+        embedder=embedder,
+        quality=_quality(embedder, features, config),
+        factor_choice=factor_choice,
         fit_rows=fit_rows,
         is_inlier=is_inlier,
     )
@@ -264,32 +305,71 @@ def _at_most_available(wanted: int, available: int, flag: str) -> int:
     return min(wanted, available)
 
 
+def _choose_factors(
+    hidden: NDArray[np.float32],
+    episode: NDArray[np.int64],
+    is_inlier: NDArray[np.bool_],
+    config: HiddenAnalysisConfig,
+) -> FactorChoice | None:
+    settings = config.projection
+    if not settings.nmf_candidates:
+        return None
+    rows = _choose(
+        np.random.default_rng(config.seed), np.flatnonzero(is_inlier), settings.max_nmf_rows
+    )
+    return choose_factor_count(
+        hidden[rows], episode[rows], settings.nmf_candidates, settings.nmf_max_iter, config.seed
+    )
+
+
 def _fit_nmf(
     hidden: NDArray[np.float32],
     is_inlier: NDArray[np.bool_],
     settings: ProjectionSettings,
+    choice: FactorChoice | None,
     seed: int,
 ) -> HiddenProjection | None:
-    if settings.num_nmf == 0:
+    num_factors = settings.num_nmf if choice is None else choice.best
+    if num_factors == 0:
         return None
-    nmf = HiddenProjection("nmf", settings.num_nmf, settings.nmf_max_iter, random_state=seed)
+    nmf = HiddenProjection("nmf", num_factors, settings.nmf_max_iter, random_state=seed)
     return nmf.fit(hidden, inliers=is_inlier)
 
 
-def _cluster(
-    features: NDArray[np.float32], settings: ClusterSettings, rng: np.random.Generator
-) -> Clustering:
-    rows = _choose(rng, np.arange(len(features)), settings.max_cluster_rows)
-    num_clusters = _at_most_available(settings.num_clusters, len(rows), "--num_clusters")
-    return fit_clusters(features[rows], num_clusters, settings.num_cluster_neighbours)
+def _cluster(features: NDArray[np.floating], settings: ClusterSettings) -> Clustering:
+    if settings.clustering == "hdbscan":
+        return fit_dense_clusters(features, settings.min_cluster_rows)
+    num_clusters = _at_most_available(settings.num_clusters, len(features), "--num_clusters")
+    return fit_clusters(features, num_clusters, settings.num_cluster_neighbours)
 
 
-def _stability(clustering: Clustering, config: HiddenAnalysisConfig) -> ClusterStability | None:
+def _stability(
+    features: NDArray[np.float32], episode: NDArray[np.int64], config: HiddenAnalysisConfig
+) -> ClusterStability | None:
     settings = config.clusters
     if settings.num_stability_repeats == 0:
         return None
     return measure_stability(
-        clustering, settings.num_cluster_neighbours, settings.num_stability_repeats, config.seed
+        features,
+        episode,
+        lambda rows: _cluster(rows, settings),
+        settings.num_stability_repeats,
+        config.seed,
+    )
+
+
+def _quality(
+    embedder: Embedder | None, features: NDArray[np.float32], config: HiddenAnalysisConfig
+) -> EmbeddingQuality | None:
+    settings = config.layout
+    if embedder is None or settings.num_quality_rows == 0:
+        return None
+    rows = _choose(
+        np.random.default_rng(config.seed), np.arange(len(features)), settings.num_quality_rows
+    )
+    chosen = features[rows]
+    return measure_quality(
+        chosen, embedder.transform(chosen), settings.embedding_neighbours, config.seed
     )
 
 
@@ -420,7 +500,7 @@ def _row_variables(maps: HiddenMaps, num_rows: int) -> dict[str, StreamedVariabl
         "greedy_action": per_row(np.int16, "most probable action of the clean policy"),
         "reward": per_row(np.float32, "reward answering the action"),
         "done": per_row(np.int8, "whether the episode ended at this row"),
-        "cluster": per_row(np.int16, "Ward cluster, 0 the largest among the clustered rows"),
+        "cluster": per_row(np.int16, "cluster, 0 the largest among the clustered rows"),
         "pca": coordinates("pca_component", maps.num_pca, "principal component score"),
         "ica": coordinates(
             "component", maps.projection.n_components_, "independent component activation"
@@ -455,7 +535,14 @@ def _fitted_dataset(maps: HiddenMaps, tables: list[RolloutRows]) -> xr.Dataset:
             "action_names": " ".join(tables[0].dataset.metadata.environment.action_names),
         },
     )
-    return dataset.assign_attrs(_stability_attributes(maps.stability))
+    if maps.factor_choice is not None:
+        dataset["nmf_validation_error"] = (
+            "nmf_candidate",
+            maps.factor_choice.error,
+            {"long_name": "share of variance of held-out hidden units left unexplained"},
+        )
+        dataset = dataset.assign_coords(nmf_candidate=list(maps.factor_choice.candidates))
+    return dataset.assign_attrs(_stability_attributes(maps.stability), **_quality_attributes(maps))
 
 
 def _stability_attributes(stability: ClusterStability | None) -> dict[str, float]:
@@ -466,6 +553,17 @@ def _stability_attributes(stability: ClusterStability | None) -> dict[str, float
         "cluster_stability_deviation": stability.adjusted_rand_deviation,
         "cluster_stability_control": stability.control,
     }
+
+
+def _quality_attributes(maps: HiddenMaps) -> dict[str, float]:
+    found = {"cluster_noise_share": maps.clustering.noise_share}
+    if maps.quality is not None:
+        found |= {
+            "embedding_trustworthiness": maps.quality.trustworthiness,
+            "embedding_trustworthiness_of_pca": maps.quality.of_pca,
+            "embedding_trustworthiness_of_shuffled": maps.quality.of_shuffled,
+        }
+    return found
 
 
 def _metrics(maps: HiddenMaps, tables: list[RolloutRows]) -> dict[str, Any]:
@@ -479,5 +577,7 @@ def _metrics(maps: HiddenMaps, tables: list[RolloutRows]) -> dict[str, Any]:
         "ica_converged": bool(maps.projection.converged_),
         "ica_iterations": int(maps.projection.n_iter_),
         "clusters": maps.clustering.num_clusters,
+        **({} if maps.nmf is None else {"nmf_factors": maps.nmf.n_components_}),
+        **_quality_attributes(maps),
         **_stability_attributes(maps.stability),
     }

@@ -26,7 +26,7 @@ from analysis.results import (
 from analysis.rollout_rows import select_episodes
 from analysis.saliency import CopySettings, perturbed_copies, resimulate
 from analysis.saliency_config import ENVIRONMENT_GRADIENTS
-from analysis.saliency_interventions import InterventionChain, load_interventions
+from analysis.saliency_interventions import load_interventions
 from analysis.sample_source import (
     SampleBatch,
     SampleSource,
@@ -41,7 +41,7 @@ from experiment.provenance import collect_provenance
 from experiment.report import StageReport
 from generative.types import SimulatedSteps
 from projections.hidden import HiddenProjection, TorchProjection
-from projections.intervention import Intervention
+from projections.intervention import Intervention, InterventionChain
 
 
 @dataclass(frozen=True)

@@ -29,17 +29,26 @@ PRODUCERS = {
     "xcorr_and_xcaus": "python xcorr_and_xcaus_plots.py",
     "consistency": "python analysis/dynamics_grads_consistency_plots.py",
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
+    "probe_analysis": "python analysis/probe_analysis_precompute.py",
+    "intervention_effects": "python analysis/intervention_effects_precompute.py",
     "saliency": "python saliency_experiments.py",
+    "sample_trust": "python analysis/sample_trust_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
+    "target_functions": "python analysis/target_functions_precompute.py",
 }
 """Which command makes each kind of result file; named when one is missing."""
 
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
+OVERLAP_NAME = "hx_overlap.nc"
+PROBE_ANALYSIS_NAME = "probe_analysis.nc"
+READOUT_NAME = "act_and_val_weights.nc"
 SALIENCY_NAME = "saliency.nc"
 BEHAVIOUR_NAME = "behaviour_clusters.nc"
 JACOBIAN_NAME = "jacobians.nc"
 CROSS_NAME = "xcorr_and_xcaus.nc"
 CONSISTENCY_NAME = "consistency.nc"
+INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
+TARGET_FUNCTIONS_NAME = "target_functions.nc"
 
 SOURCES = ("real", "simulated")
 """What the values of a `source` variable stand for."""

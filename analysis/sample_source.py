@@ -133,6 +133,7 @@ def load_sample_source(flags: SampleFlags) -> SampleSource:
     device = resolve_device(flags.device, flags.gpu_device)
     dataset = open_simulated_rollouts(flags.generated_data_dir)
     metadata = dataset.metadata
+    metadata.environment.require_images("running samples again")
     source = f"--generated_data_dir {flags.generated_data_dir}"
     agent = load_chosen_agent(
         flags.agent_file, metadata.agent_file, source, metadata.environment, device
@@ -220,7 +221,7 @@ def sample_batches(
             yield SampleBatch(
                 ids=np.array([r.info.episode_id for r in batch], np.int64),
                 latent=recorded_latents(batch, source.device),
-                recorded_frames=np.stack([r.obs[:stored] for r in batch]),
+                recorded_frames=np.stack([r.obs[:stored] for r in batch], dtype=np.uint8),
                 intervention=interventions[key],
                 actions=given_actions(source, batch, num_steps),
             )

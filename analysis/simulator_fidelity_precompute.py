@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
-import xarray as xr
 
 from agents.checkpoint import load_chosen_agent
+from analysis.fidelity_file import to_dataset
 from analysis.results import write_results
 from experiment.command_line import parse_command_line
 from experiment.devices import resolve_device
@@ -17,19 +16,22 @@ from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport, stage_report
 from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
-from generative.fidelity import BASELINES, METHODS, Fidelity, FidelityConfig, measure_fidelity
-from generative.scores import SCORES
+from generative.fidelity import measure_fidelity
+from generative.fidelity_windows import FidelityConfig
+from projections.hidden import load_fitting_projection
 from rollouts.store import RolloutDataset
 
 DESCRIPTION = """Measure how well a simulator predicts levels that it was not trained on.
 
 Given the initial frames of a window and the actions recorded after them, the simulator predicts
 the next frames. At each horizon they are compared with the true ones, in pixels (squared error,
-structural similarity) and in the eyes of the agent (divergence of its policy, agreement of its most
-probable action, error of its value, cosine of its hidden state). Beside the simulator stand
-baselines (mean frame, last frame repeated, another episode), predictions under another window's
-actions, and as an upper bound states that have seen the true frames. Intervals come from
-resampling levels. Prints a table and writes OUTPUT_DIR/simulator_fidelity.nc."""
+signal-to-noise ratio, structural similarity) and in the eyes of the agent (divergence of its
+policy, agreement of its most probable action, error of its value, cosine of its hidden state, R² in
+the coordinates of --projection). Rewards and ends are judged by AUROC, Brier score and reliability.
+Beside the simulator stand baselines (mean frame, last frame repeated, another episode, base rate),
+predictions under another window's actions, and as an upper bound states that have seen the true
+frames. Intervals come from resampling levels. Prints tables and writes
+OUTPUT_DIR/simulator_fidelity.nc."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class FidelityCommand:
     agent_file: str | None = None
     """The agent that made the rollouts, as record.py's --model_file takes it; by default the one
     that DATA_DIR names."""
+    projection: Path | None = None
+    """Folder of a projection of hidden states, as hidden_analysis_precompute.py makes it; adds R²
+    of its components."""
     output_dir: Path = Path("analysis/simulator_fidelity")
     """Folder for the result."""
     interpreting_params_name: str = "defaults"
@@ -64,8 +69,11 @@ class FidelityCommand:
 
 def precompute(config: FidelityCommand, report: StageReport) -> Path:
     """Load what the flags name, measure, write the result; returns its path."""
-    counts = ("num_windows", "horizon", "num_samples", "num_resamples", "fidelity_batch_size")
-    require_at_least(config.fidelity, *counts)
+    require_at_least(
+        config.fidelity,
+        *("num_windows", "horizon", "num_samples", "num_resamples"),
+        *("num_calibration_windows", "fidelity_batch_size"),
+    )
     device = resolve_device(config.device, config.gpu_device)
     heldout, train = RolloutDataset(config.data_dir), RolloutDataset(config.train_data_dir)
     metadata = heldout.metadata
@@ -77,8 +85,13 @@ def precompute(config: FidelityCommand, report: StageReport) -> Path:
     loaded = load_simulator(model_file, agent, device)
     for flag, dataset in (("--data_dir", heldout), ("--train_data_dir", train)):
         _require_same_environment(flag, dataset, loaded)
+    projection = None
+    if config.projection is not None:
+        projection = load_fitting_projection(config.projection, agent.policy.hidden_slice)
     require_writable_folder(config.output_dir, "--output_dir")
-    fidelity = measure_fidelity(loaded.simulator, heldout, train, config.fidelity, device)
+    fidelity = measure_fidelity(
+        loaded.simulator, heldout, train, config.fidelity, device, projection
+    )
     print(fidelity.table(), flush=True)
     hashes = {
         "agent": agent.hash,
@@ -86,56 +99,14 @@ def precompute(config: FidelityCommand, report: StageReport) -> Path:
         "dataset": heldout.hash,
         "train_dataset": train.hash,
     }
+    if projection is not None:
+        hashes["projection_data"] = projection.data_hash
     path = config.output_dir / "simulator_fidelity.nc"
     provenance = collect_provenance(config, config.fidelity.seed, hashes)
     write_results(path, to_dataset(fidelity), provenance)
     report.outputs.append(str(path))
     report.metrics.update(fidelity.summary())
     return path
-
-
-def to_dataset(fidelity: Fidelity) -> xr.Dataset:
-    """Label the figures."""
-    by_method, by_pair = ("prediction", "horizon"), ("prediction", "baseline", "horizon")
-    windows = fidelity.windows
-    what, versus = "mean over windows", "mean over windows, minus the baseline's on the same rows"
-    return xr.Dataset(
-        {
-            "score": (("measure", *by_method), fidelity.mean, {"long_name": what}),
-            "score_interval": (
-                ("bound", "measure", *by_method),
-                fidelity.interval,
-                _interval(what),
-            ),
-            "difference": (("measure", *by_pair), fidelity.difference, {"long_name": versus}),
-            "difference_interval": (
-                ("bound", "measure", *by_pair),
-                fidelity.difference_interval,
-                _interval(versus),
-            ),
-            "window_score": (
-                ("measure", "prediction", "window", "horizon"),
-                windows.scores,
-                {"long_name": "score of one window; NaN past the end of its episode"},
-            ),
-            "level": ("window", windows.level, {"long_name": "level seed"}),
-            "episode_id": ("window", windows.episode_id, {"long_name": "episode"}),
-            "start_row": ("window", windows.start_row, {"long_name": "first row of the window"}),
-            "measure_meaning": ("measure", list(SCORES.values())),
-            "prediction_meaning": ("prediction", list(METHODS.values())),
-        },
-        coords={
-            "measure": list(SCORES),
-            "prediction": list(METHODS),
-            "baseline": list(BASELINES),
-            "horizon": np.arange(fidelity.horizon + 1),
-            "bound": ["lower", "upper"],
-        },
-    )
-
-
-def _interval(what: str) -> dict[str, str]:
-    return {"long_name": f"95% interval of the {what}, bootstrap over levels"}
 
 
 def _require_same_environment(flag: str, dataset: RolloutDataset, loaded: LoadedSimulator) -> None:

@@ -3,8 +3,10 @@
 `python benchmarks/simulator.py --interpreting_params_name demo` prints frames per second of whole
 training steps and of `simulate`, and, for the parts that are batched over time, the ratio of the
 time taken step by step to that in one batch, forward and backward. Frames are random: the time
-does not depend on what is in them. Seconds are processor time on the CPU, so that other load on
-the machine counts less, and wall time on a GPU.
+does not depend on what is in them. Seconds are processor time of all threads on the CPU, so that
+other load on the machine counts less, and wall time on a GPU; the wall time of a training step is
+printed too. `--interpreting_params_name defaults --batch_size 8` is the full size of the reference
+system: 32 simulated steps, of which step by step is how it computes them.
 """
 
 import dataclasses
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,11 +23,11 @@ from agents.networks import NetworkConfig, make_policy
 from benchmarks.stepwise import stepwise_losses
 from experiment.command_line import apply_values, load_preset, parse_flags
 from experiment.devices import resolve_device
-from experiment.errors import run_entry_point
+from experiment.errors import UserError, require_at_least, run_entry_point
 from experiment.report import stage_report
 from generative.networks import in_one_batch
 from generative.objective import Losses, WindowTensors, compute_losses, draw_training_noise
-from generative.simulator import Simulator, simulator_parameters
+from generative.simulator import Precision, Simulator, simulator_parameters
 from generative.trainer import SimulatorTrainingConfig
 
 
@@ -34,6 +37,14 @@ class BenchmarkConfig:
 
     interpreting_params_name: str = "demo"
     """Preset in hyperparams/simulator.yml."""
+    batch_size: int | None = None
+    """Windows per training step, in place of the preset's."""
+    num_sim_steps: int | None = None
+    """Simulated steps per window, in place of the preset's."""
+    precision: Precision = "float32"
+    """Of the convolutions in training; see train_gen_model.py."""
+    compile: bool = False
+    """Compile the recurrence; needs a GPU."""
     repeats: int = 3
     """Times each part is measured; the fastest counts."""
     agent_width: float = 1.0
@@ -48,10 +59,15 @@ def measure(config: BenchmarkConfig) -> dict[str, float]:
     """Figures by name: frames per second, seconds per frame, ratios."""
     device = resolve_device(config.device)
     values = load_preset("simulator.yml", config.interpreting_params_name)["training"]
-    training = apply_values(SimulatorTrainingConfig, values, "simulator.yml")
+    training = _with_sizes(apply_values(SimulatorTrainingConfig, values, "simulator.yml"), config)
+    if config.compile and device.type != "cuda":
+        raise UserError(f"--compile: needs a CUDA device, not {device}")
     torch.manual_seed(0)
     policy = make_policy(NetworkConfig(width=config.agent_width))
     simulator = Simulator(training.simulator, policy).to(device)
+    simulator.precision = config.precision
+    if config.compile:
+        simulator.compile_recurrence()
     windows = _random_windows(training, simulator, device)
 
     def seconds(function: Callable[[], object]) -> float:
@@ -59,13 +75,18 @@ def measure(config: BenchmarkConfig) -> dict[str, float]:
         return min(_time(function, device) for _ in range(config.repeats))
 
     num_frames = windows.valid.numel()
-    step_seconds = seconds(_training_step(training, simulator, windows))
+    training_step = _training_step(training, simulator, windows)
+    step_seconds = seconds(training_step)
+    wall_seconds = min(
+        _time(training_step, device, time.perf_counter) for _ in range(config.repeats)
+    )
     simulate_seconds = seconds(_simulation(simulator, windows))
     stepwise = seconds(_training_step(training, simulator, windows, stepwise_losses))
     figures = {
         "parameters": float(simulator.num_parameters),
         "training_frames_per_second": num_frames / step_seconds,
         "training_step_seconds": step_seconds,
+        "training_step_wall_seconds": wall_seconds,
         "training_step_step_by_step_over_batched": stepwise / step_seconds,
         "simulate_frames_per_second": num_frames / simulate_seconds,
     }
@@ -75,6 +96,17 @@ def measure(config: BenchmarkConfig) -> dict[str, float]:
         figures[f"{name}_seconds"] = batched
         figures[f"{name}_step_by_step_over_batched"] = stepwise / batched
     return figures
+
+
+def _with_sizes(
+    training: SimulatorTrainingConfig, config: BenchmarkConfig
+) -> SimulatorTrainingConfig:
+    require_at_least(config, "repeats")
+    given = {"batch_size": config.batch_size, "num_sim_steps": config.num_sim_steps}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    optimiser = dataclasses.replace(training.optimiser, **chosen)
+    require_at_least(optimiser, "batch_size", "num_sim_steps")
+    return dataclasses.replace(training, optimiser=optimiser)
 
 
 def _step_by_step(part: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -90,7 +122,7 @@ def _training_step(
     parameters = list(simulator_parameters(simulator).values())
     optimiser = torch.optim.Adam(parameters, fused=True)
     num_steps, num_windows = windows.valid.shape
-    noise = draw_training_noise(num_steps, num_windows, training.simulator, 0)
+    noise = draw_training_noise(num_steps, np.arange(num_windows), training.simulator, 0)
     noise = noise.to(windows.valid.device)
     whole = dataclasses.replace(training.objective, observed_share=1.0, agent_share=1.0)
 
@@ -118,8 +150,9 @@ def _batched_parts(
     shape = tuple(windows.valid.shape)
     height, width, channels = simulator.obs_shape
     images = torch.rand(*shape, channels, height, width, device=windows.valid.device)
-    size = simulator.image_decoder.linear.in_features
-    features = torch.rand(*shape, size, device=windows.valid.device)
+    sizes = simulator.config
+    features_dim = sizes.deter_dim + sizes.num_categoricals * sizes.num_classes
+    features = torch.rand(*shape, features_dim, device=windows.valid.device)
     return [
         ("embed_frames", simulator.frame_encoder, images),
         ("decode_images", simulator.image_decoder, features),
@@ -148,9 +181,14 @@ def _random_windows(
     )
 
 
-def _time(function: Callable[[], object], device: torch.device) -> float:
+def _time(
+    function: Callable[[], object],
+    device: torch.device,
+    clock: Callable[[], float] | None = None,
+) -> float:
     on_gpu = device.type == "cuda"
-    clock = time.perf_counter if on_gpu else time.process_time
+    if clock is None:
+        clock = time.perf_counter if on_gpu else time.process_time
     start = clock()
     function()
     if on_gpu:

@@ -62,7 +62,7 @@ class _Steps:
         windows, weights = self.windows, self.config.weights
         sums: dict[str, Tensor] = {}
         observed = imagined = initial
-        agent_state = windows.initial_agent_state
+        agent_state = imagined_agent_state = windows.initial_agent_state
         action = self.simulator.one_hot_actions(windows.initial_action)
         for step in range(len(windows.valid)):
             previous, (observed, kl_terms) = observed, self._observe(observed, action, step)
@@ -75,6 +75,10 @@ class _Steps:
                 imagined = self._imagine(imagined, action, step)
                 image = self.simulator.image_decoder(imagined.features)
                 terms["imagined_image"] = self._image_loss(image, step)
+            if weights.imagined_agent_hidden or weights.imagined_action_log_prob:
+                imagined_agent_state = self._watch(image, imagined_agent_state)
+                watched = self._agent_terms(imagined_agent_state, step)
+                terms |= {f"imagined_{name}": term for name, term in watched.items()}
             action = self.simulator.one_hot_actions(windows.action[step])
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros_like(term)) + term

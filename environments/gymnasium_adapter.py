@@ -1,4 +1,4 @@
-"""Gymnasium environments with image observations behind the vector-environment protocol.
+"""Gymnasium environments with images or vectors behind the vector-environment protocol.
 
 A level is a reset seed. Gymnasium environments cannot be saved in general, so a saved state is
 the reset seed and the actions since, and restoring replays them: exact for every environment that
@@ -25,8 +25,8 @@ def gymnasium_spec(name: str) -> EnvironmentSpec:
     """Describe the Gymnasium environment with the id `name`.
 
     Raises:
-        UserError: unknown id, observations that are no uint8 (H, W, C) images, or actions that
-            are not discrete.
+        UserError: unknown id, observations that are neither uint8 (H, W, C) images nor vectors of
+            floating-point numbers, or actions that are not discrete.
     """
     env = _make_env(name)
     observation_space, action_space = env.observation_space, env.action_space
@@ -34,10 +34,13 @@ def gymnasium_spec(name: str) -> EnvironmentSpec:
     action_names = _action_names(env)
     env.close()
     shape = tuple(observation_space.shape or ())
-    if observation_space.dtype != np.uint8 or len(shape) != 3 or shape[-1] not in (1, 3):
+    dtype = np.dtype(observation_space.dtype or object)
+    is_image = dtype == np.uint8 and len(shape) == 3 and shape[-1] in (1, 3)
+    is_vector = np.issubdtype(dtype, np.floating) and len(shape) == 1
+    if not is_image and not is_vector:
         raise UserError(
             f"--env_name {GYMNASIUM_PREFIX}{name}: observations are {observation_space}, "
-            "expected uint8 images (H, W, C) with 1 or 3 channels"
+            "expected uint8 images (H, W, C) with 1 or 3 channels, or floating-point vectors"
         )
     if not hasattr(action_space, "n") or getattr(action_space, "start", 0) != 0:
         raise UserError(
@@ -121,7 +124,7 @@ class GymnasiumEnvironment:
             _Slot(seed, stream, start_level, num_levels or TRAINING_LEVELS)
             for stream in range(num_envs)
         ]
-        self._obs = np.zeros((num_envs, *spec.obs_shape), np.uint8)
+        self._obs = np.zeros((num_envs, *spec.obs_shape), spec.obs_dtype)
         self._pool = ThreadPoolExecutor(max(min(num_threads, num_envs), 1))
         self._running: list[Future[None]] = []
         for index in range(num_envs):
@@ -172,10 +175,17 @@ class GymnasiumEnvironment:
                 self._replay(index, _Slot(**json.loads(state)))
 
     def render(self, index: int) -> NDArray[np.uint8]:
-        """Frame of the environment's own renderer, or what the agent sees if it has none."""
+        """Frame of the environment's own renderer, or what the agent sees if it has none.
+
+        Raises:
+            UserError: neither is an image.
+        """
         self._finish_step()
         frame = self._envs[index].render() if self._envs[index].render_mode else None
-        return self._obs[index].copy() if frame is None else np.asarray(frame, np.uint8)
+        if frame is not None:
+            return np.asarray(frame, np.uint8)
+        self.spec.require_images(f"a picture of {self.spec.name}")
+        return np.asarray(self._obs[index], np.uint8)
 
     def close(self) -> None:
         """See `VectorEnvironment.close`."""

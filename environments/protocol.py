@@ -30,7 +30,7 @@ class EnvironmentSpec:
     name: str
     """Name of the game, e.g. `coinrun`."""
     obs_shape: tuple[int, ...]
-    """(H, W, C) of the uint8 frames."""
+    """(H, W, C) of uint8 frames, or (D,) of float32 vectors."""
     num_actions: int
     action_names: tuple[str, ...]
     null_action: int
@@ -39,6 +39,24 @@ class EnvironmentSpec:
     """Decisions after which the environment ends an episode by itself; None without a limit."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options that change the game: distribution mode, backgrounds, themes, ..."""
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether observations are frames; otherwise they are vectors."""
+        return len(self.obs_shape) == 3
+
+    @property
+    def obs_dtype(self) -> str:
+        """numpy's name of the type of an observation's elements."""
+        return "uint8" if self.shows_images else "float32"
+
+    def require_images(self, purpose: str) -> None:
+        """Raise `UserError` saying that `purpose` needs frames, where observations are vectors."""
+        if not self.shows_images:
+            raise UserError(
+                f"{purpose}: needs an environment whose observations are images; those of "
+                f"{self.name} are vectors of {self.obs_shape[0]} numbers"
+            )
 
     def action_number(self, word: str, flag: str, alternative: str = "") -> int:
         """The action that a command line names, by its name or number.
@@ -85,8 +103,8 @@ class Transition:
     `truncated` belong to the episode that has just ended; its last frame does not exist.
     """
 
-    obs: NDArray[np.uint8]
-    """(N, H, W, C) frames to act on now."""
+    obs: NDArray[np.uint8] | NDArray[np.float32]
+    """(N, H, W, C) frames, or (N, D) vectors, to act on now."""
     reward: NDArray[np.float32]
     """(N,) raw reward paid for the last action."""
     first: NDArray[np.bool_]

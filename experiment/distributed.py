@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -51,6 +51,11 @@ class Ranks:
         each = count // self.size
         return range(self.rank * each, (self.rank + 1) * each)
 
+    def own_device(self, device: torch.device) -> torch.device:
+        """The device itself; among several processes with GPUs, the GPU of this one."""
+        is_shared = self.size > 1 and device.type == "cuda"
+        return torch.device("cuda", self.local_rank) if is_shared else device
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Sum of the tensors of all processes, the same in each."""
         if self.size == 1:
@@ -68,7 +73,8 @@ class Ranks:
         total = self.sum(torch.cat([gradient.flatten() for gradient in flat]))
         parts = total.split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+            # In the parameter's memory layout: a fused optimiser takes that for granted.
+            parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
 
     def concatenate(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """Tensors of one shape, one from each process, put together along `dim`."""
@@ -109,6 +115,25 @@ class Ranks:
             raise outcome[1] if self.is_main else SystemExit(USER_ERROR_EXIT_CODE)
         return outcome[0]
 
+    def each(self, make: Callable[[], Result]) -> Result:
+        """Let every process make a value of its own.
+
+        A `UserError` in one of them ends all, and is reported once.
+        """
+        if self.size == 1:
+            return make()
+        value, error = None, None
+        try:
+            value = make()
+        except UserError as refusal:
+            error = refusal
+        refused = [rank for rank, failed in enumerate(self.gather(error is not None)) if failed]
+        if error is not None and refused[0] == self.rank:
+            raise error
+        if refused:
+            raise SystemExit(USER_ERROR_EXIT_CODE)
+        return cast(Result, value)
+
 
 ALONE = Ranks()
 """The only process there is."""
@@ -124,14 +149,19 @@ def launched_ranks() -> Ranks:
 
 @contextmanager
 def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
-    """Connect the processes: NCCL between GPUs, Gloo between CPUs."""
+    """Connect the processes: NCCL between GPUs, Gloo between CPUs.
+
+    What is not a tensor travels through Gloo in either case, so that no process waits for its GPU
+    only to hear whether it shall stop.
+    """
     if ranks.size == 1:
         yield ranks
         return
     _stop_with_launcher()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield ranks
     finally:

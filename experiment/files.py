@@ -135,6 +135,15 @@ def require_writable_folder(path: Path | str, flag: str) -> Path:
     return path
 
 
+def require_small(folder: Path, max_bytes: int, flag: str) -> None:
+    """Raise `UserError` when the files in `folder`, an asset, have more than `max_bytes`."""
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    if size > max_bytes:
+        raise UserError(
+            f"{flag}: an asset of {size / 1e6:.1f} MB, at most {max_bytes / 1e6:.0f} MB are allowed"
+        )
+
+
 def require_free_space(path: Path | str, needed_bytes: int, flag: str) -> None:
     """Raise `UserError` when the disk that holds `path` has less than `needed_bytes` free."""
     folder = Path(path).absolute()

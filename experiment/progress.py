@@ -2,10 +2,48 @@
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 from tqdm import tqdm
 
+Item = TypeVar("Item")
+
 SECONDS_BETWEEN_LINES = 15.0
+
+
+class WaitingTime:
+    """Measures which part of a loop's time goes by before its next item is there."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._start = self._last_asked = time.perf_counter()
+        self._waited_then = 0.0
+
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items themselves; the time until each is there counts as waiting."""
+        self._start = self._last_asked = time.perf_counter()
+        iterator = iter(items)
+        while True:
+            asked = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - asked
+            yield item
+
+    @property
+    def share(self) -> float:
+        """Of the time since the loop began."""
+        return self._waited / max(time.perf_counter() - self._start, 1e-9)
+
+    def share_since_last_asked(self) -> float:
+        """Of the time since the last call, the first time since the loop began."""
+        now = time.perf_counter()
+        share = (self._waited - self._waited_then) / max(now - self._last_asked, 1e-9)
+        self._last_asked, self._waited_then = now, self._waited
+        return share
 
 
 class Progress:

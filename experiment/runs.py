@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
+from experiment.distributed import Ranks
 from experiment.errors import UserError
 from experiment.files import (
     atomic_file,
@@ -367,6 +368,13 @@ def stop_on_signals() -> "Iterator[StopRequest]":
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def share_request(request: StopRequest, ranks: Ranks) -> None:
+    """Let all processes stop when one has been asked to."""
+    asked = [by for by in ranks.gather(request.by) if by]
+    if asked:
+        request.requested, request.by = True, asked[0]
 
 
 def exit_stopped(request: StopRequest, run: Path) -> NoReturn:

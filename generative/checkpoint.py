@@ -119,6 +119,11 @@ def read_environment(path: Path | str) -> EnvironmentSpec:
     return EnvironmentSpec.from_dict(read_description(path)["environment"])
 
 
+def read_num_parameters(path: Path | str) -> int:
+    """Number of a saved simulator's own parameters."""
+    return sum(weight.numel() for weight in load_file(Path(path) / WEIGHTS_NAME).values())
+
+
 def load_weights(simulator: Simulator, path: Path | str) -> None:
     """Replace the simulator's weights by saved ones of the same sizes.
 

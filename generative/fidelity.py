@@ -6,7 +6,7 @@ the upper bound. Horizon k is simulated step k; horizon 0, the last frame given,
 reconstruction. Scores are those of `generative.scores`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agents.images import to_float_images
-from experiment.errors import UserError
-from experiment.randomness import keyed_uniform
-from generative.networks import in_one_batch
-from generative.objective import WindowTensors, to_window_tensors
-from generative.scores import SCORES, MeanReaction, react, read_reaction, score
+from generative.calibration import Calibration, calibrate
+from generative.component_fit import ComponentErrors, ComponentFit, fit_components
+from generative.event_forecasts import event_rates, measure_forecasts
+from generative.fidelity_windows import (
+    ChosenWindows,
+    FidelityConfig,
+    WindowPairs,
+    choose_windows,
+    frame_statistics,
+    window_pairs,
+)
+from generative.level_bootstrap import LevelBootstrap, average_windows
+from generative.objective import WindowTensors
+from generative.predictions import decode, imagined_states, observed_states
+from generative.scores import (
+    SCORES,
+    MeanReaction,
+    Reaction,
+    TrueImages,
+    describe_true_images,
+    embed,
+    react,
+    read_reaction,
+    score_images,
+    score_reaction,
+)
 from generative.simulator import SimulationNoise, Simulator
-from generative.straight_through import clamp_to_image, round_to_8_bits
-from generative.types import EnvironmentState, LatentChoice
+from projections.hidden import HiddenProjection, TorchProjection
 from rollouts.store import RolloutDataset
-from rollouts.windows import WindowSampler
 
 METHODS = {
     "mode": "the simulator's most probable future",
@@ -43,26 +62,9 @@ on, except where another is named. Of a single sample the expected score is take
 reaction to a mean of samples is the mixture of its reactions to them. At horizon 0 the last frame
 given is the target itself."""
 BASELINES = ("mean_frame", "last_frame", "other_episode")
-MEAN_FRAME_CHUNKS = 64
-MEAN_FRAME_ROWS_PER_CHUNK = 256
-
-
-@dataclass(frozen=True)
-class FidelityConfig:
-    """How the simulator's predictions are measured."""
-
-    num_windows: int = 512
-    """Windows to predict, spread over the episodes."""
-    horizon: int = 10
-    """Frames to predict after the last one given."""
-    num_samples: int = 16
-    """Sampled futures per window."""
-    num_resamples: int = 2000
-    """Bootstrap resamples of the levels, for the 95% intervals."""
-    fidelity_batch_size: int = 64
-    """Windows at a time."""
-    seed: int = 0
-    """Seed of the choice of windows, the sampled futures and the bootstrap."""
+REFERENCES = (*BASELINES, "shuffled_actions")
+"""What differences are taken from: the baselines, and the control that shows whether the simulator
+heeds its actions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,8 @@ class WindowScores:
     """(num_windows,)"""
     start_row: NDArray[np.int64]
     """(num_windows,)"""
+    components: ComponentErrors | None = None
+    """In component coordinates; None without a projection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +93,14 @@ class Fidelity:
     interval: NDArray[np.float64]
     """(2, num_scores, num_methods, horizon + 1) lower and upper bound."""
     difference: NDArray[np.float64]
-    """(num_scores, num_methods, num_baselines, horizon + 1) score minus the baseline's, on the same
-    rows."""
+    """(num_scores, num_methods, num_references, horizon + 1) score minus the reference's, on the
+    same rows."""
     difference_interval: NDArray[np.float64]
-    """(2, num_scores, num_methods, num_baselines, horizon + 1)"""
+    """(2, num_scores, num_methods, num_references, horizon + 1)"""
+    components: ComponentFit | None = None
+    """How well the agent's hidden state is predicted in component coordinates."""
+    calibration: Calibration | None = None
+    """Whether rewards and ends are predicted as often as they happen."""
 
     @property
     def horizon(self) -> int:
@@ -116,7 +124,7 @@ class Fidelity:
                     method: [round(v, 6) for v in self.mean_of(name, method).tolist()]
                     for method in METHODS
                 }
-                for name in ("mse", "policy_kl", "greedy_agreement")
+                for name in ("mse", "psnr", "policy_kl", "greedy_agreement")
             },
             "beats_mean_frame_at_each_horizon": all(
                 self.beats("mean_frame", horizon) for horizon in range(1, last + 1)
@@ -124,6 +132,8 @@ class Fidelity:
             f"beats_last_frame_at_horizon_{last}": self.beats("last_frame", last),
             "num_windows": len(self.windows.level),
             "num_levels": len(np.unique(self.windows.level)),
+            **({} if self.components is None else self.components.summary(list(METHODS))),
+            **({} if self.calibration is None else self.calibration.summary()),
         }
 
     def table(self) -> str:
@@ -136,6 +146,10 @@ class Fidelity:
             for method in METHODS:
                 cells = "".join(f"{value:<9.4f}" for value in self.mean_of(name, method))
                 lines.append(f"{method:<20s}{cells}")
+        if self.components is not None:
+            lines += ["", *self.components.table(list(METHODS))]
+        if self.calibration is not None:
+            lines += ["", *self.calibration.table()]
         return "\n".join(lines[1:])
 
 
@@ -145,166 +159,224 @@ def measure_fidelity(
     train: RolloutDataset,
     config: FidelityConfig,
     device: torch.device | str = "cpu",
+    projection: HiddenProjection | None = None,
 ) -> Fidelity:
-    """Predict windows of `heldout`; `train` gives the mean frame.
+    """Predict windows of `heldout`.
+
+    Args:
+        simulator: in evaluation mode, on the device.
+        heldout: rollouts on levels that it was not trained on.
+        train: those it was trained on; they give the mean frame and the rates of events.
+        config: how much is measured.
+        device: where it is computed.
+        projection: gives the component coordinates of hidden states; None leaves them out.
 
     Raises:
         UserError: no window fits into an episode of `heldout`.
     """
-    windows = measure_windows(simulator, heldout, mean_frame(train), config, device)
-    return summarise(windows, config)
+    heldout.metadata.environment.require_images("the fidelity of a simulator")
+    num_init = simulator.config.num_init_steps
+    chosen = choose_windows(heldout, num_init, config.num_windows, config.seed)
+    more = choose_windows(heldout, num_init, config.num_calibration_windows, config.seed)
+    mean_image = frame_statistics(train).mean
+    windows = measure_windows(simulator, chosen, mean_image, config, device, projection)
+    forecasts = measure_forecasts(simulator, more, event_rates(train), config, device)
+    return summarise(windows, config, calibrate(forecasts, config))
 
 
 @torch.no_grad()
 def measure_windows(
     simulator: Simulator,
-    heldout: RolloutDataset,
+    windows: ChosenWindows,
     mean_image: Tensor,
     config: FidelityConfig,
     device: torch.device | str,
+    projection: HiddenProjection | None = None,
 ) -> WindowScores:
     """Scores of all predictions on chosen windows; `mean_image` is (C, H, W)."""
-    num_init = simulator.config.num_init_steps
-    episodes, rows = choose_windows(heldout, num_init, config)
-    others = other_windows(episodes)
-    sampler = WindowSampler(heldout, num_init, config.horizon + 1, config.num_windows, config.seed)
-    scores = []
-    for chunk in _chunks(len(episodes), config.fidelity_batch_size):
-        windows, other = (
-            to_window_tensors(
-                sampler.windows_at(episodes[chosen], rows[chosen]), device, simulator.dtype
-            )
-            for chosen in (np.arange(chunk.start, chunk.stop), others[chunk])
-        )
-        ids = torch.arange(chunk.start, chunk.stop)
-        scores.append(_scores(simulator, windows, other, mean_image.to(device), ids, config))
-    table = heldout.episodes.iloc[episodes]
-    episode_id = table["episode_id"].to_numpy(np.int64)
-    level = table["level_seed"].to_numpy(np.int64)
-    level = np.where(level < 0, episode_id, level)
-    return WindowScores(np.concatenate(scores, axis=2), level, episode_id, rows)
+    coordinates = None
+    if projection is not None:
+        coordinates = TorchProjection(projection, simulator.dtype).to(device).transform
+    batches = []
+    for pairs in window_pairs(
+        windows, simulator, config.horizon, config.fidelity_batch_size, device
+    ):
+        comparison = _Comparison(simulator, pairs.own, coordinates)
+        batches.append(_compare(comparison, pairs, mean_image.to(device), config))
+    return WindowScores(
+        np.concatenate([batch.scores for batch in batches], axis=2),
+        windows.level,
+        windows.episode_id,
+        windows.start_row,
+        None if coordinates is None else ComponentErrors.join([b.components for b in batches]),
+    )
 
 
-def other_windows(episodes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(W,) episode of each window → (W,) a window of another episode, where there is one.
-
-    The windows form a ring, and the other one is the nearest ahead: the choice of windows has
-    shuffled the episodes.
-    """
-    count = len(episodes)
-    if np.all(episodes == episodes[0]):
-        return (np.arange(count) + 1) % count
-    others = np.empty(count, np.int64)
-    for window in range(count):
-        ahead = (window + 1 + np.arange(count)) % count
-        others[window] = ahead[np.argmax(episodes[ahead] != episodes[window])]
-    return others
-
-
-def choose_windows(
-    dataset: RolloutDataset, num_init_steps: int, config: FidelityConfig
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Episode indices and start rows, the windows spread evenly over the episodes.
-
-    A start row is drawn uniformly among those that leave at least one row to predict.
-    """
-    num_starts = dataset.episodes["length"].to_numpy(np.int64) - num_init_steps
-    usable = np.flatnonzero(num_starts > 0)
-    if len(usable) == 0:
-        raise UserError(
-            f"--data_dir {dataset.folder}: no episode longer than the {num_init_steps} "
-            "initial frames"
-        )
-    order = keyed_uniform(config.seed, "fidelity-episode", usable)[:, 0].argsort()
-    episodes = np.resize(usable[order], config.num_windows)
-    draws = keyed_uniform(config.seed, "fidelity-row", np.arange(config.num_windows))[:, 0]
-    return episodes, np.floor(draws * num_starts[episodes]).astype(np.int64)
-
-
-def mean_frame(dataset: RolloutDataset) -> Tensor:
-    """(C, H, W) mean over frames in [0, 1]; of a large dataset over evenly spaced chunks."""
-    rows = MEAN_FRAME_ROWS_PER_CHUNK
-    starts = np.arange(0, dataset.num_rows, rows)
-    if len(starts) > MEAN_FRAME_CHUNKS:
-        starts = starts[np.linspace(0, len(starts) - 1, MEAN_FRAME_CHUNKS).astype(int)]
-    total, count = 0.0, 0
-    for start in starts:
-        stop = min(int(start) + rows, dataset.num_rows)
-        frames = dataset.read_field("obs", int(start), stop)
-        total = total + frames.sum(axis=0, dtype=np.int64)
-        count += len(frames)
-    mean = np.asarray(total, np.float64) / (255.0 * count)
-    return torch.from_numpy(mean).movedim(-1, 0).float()
-
-
-def summarise(windows: WindowScores, config: FidelityConfig) -> Fidelity:
+def summarise(
+    windows: WindowScores, config: FidelityConfig, calibration: Calibration | None = None
+) -> Fidelity:
     """Means and intervals; whole levels are resampled, since windows of one level are alike."""
-    valid = np.isfinite(windows.scores[0, 0])
-    _, group = np.unique(windows.level, return_inverse=True)
-    member = np.eye(group.max() + 1)[group].T
-    counts = member @ valid
-    sums = member @ np.nan_to_num(windows.scores)
-    resamples = _resample_weights(len(member), config)
-    # A horizon that no window, or no window of a resample, reaches has no mean: NaN.
-    with np.errstate(invalid="ignore"):
-        mean = sums.sum(axis=2) / counts.sum(axis=0)
-        resampled = np.einsum("rl,smlh->rsmh", resamples, sums, optimize=True)
-        resampled /= (resamples @ counts)[:, None, None]
-    base = [_index(METHODS, name) for name in BASELINES]
+    bootstrap = LevelBootstrap(windows.level, config.num_resamples, config.seed)
+    means = average_windows(windows.scores, bootstrap)
+    differences = means.differences([_index(METHODS, name) for name in REFERENCES])
+    components = windows.components
     return Fidelity(
         windows=windows,
-        mean=mean,
-        interval=np.nanpercentile(resampled, [2.5, 97.5], axis=0),
-        difference=mean[:, :, None] - mean[:, None, base],
-        difference_interval=np.nanpercentile(
-            resampled[:, :, :, None] - resampled[:, :, None, base], [2.5, 97.5], axis=0
+        mean=means.mean,
+        interval=means.interval,
+        difference=differences.mean,
+        difference_interval=differences.interval,
+        components=None if components is None else fit_components(components, bootstrap),
+        calibration=calibration,
+    )
+
+
+@dataclass(frozen=True)
+class _Assessment:
+    """One prediction of B windows beside the truth."""
+
+    scores: Tensor
+    """(num_scores, K, B)"""
+    component_error: Tensor
+    """(K, B, num_components) squared."""
+
+    def __add__(self, other: "_Assessment") -> "_Assessment":
+        return _Assessment(self.scores + other.scores, self.component_error + other.component_error)
+
+    def __truediv__(self, count: int) -> "_Assessment":
+        return _Assessment(self.scores / count, self.component_error / count)
+
+
+class _Comparison:
+    """The truth about B windows, and what sets predictions beside it.
+
+    Args:
+        simulator: gives the agent.
+        windows: the truth.
+        coordinates: (..., hidden_dim) → (..., num_components); None without a projection.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        windows: WindowTensors,
+        coordinates: Callable[[Tensor], Tensor] | None,
+    ) -> None:
+        self.simulator = simulator
+        self.windows = windows
+        images = to_float_images(windows.frames).to(simulator.dtype)
+        self.truth: TrueImages = describe_true_images(images)
+        self._reaction = read_reaction(simulator.agent, windows.agent_state)
+        # Without a projection there are no components.
+        self._coordinates = coordinates or (lambda hidden: hidden[..., :0])
+        self.components = self._coordinates(self._reaction.hidden)
+
+    def of_images(self, images: Tensor, agent_state: Tensor | None = None) -> _Assessment:
+        """Of predicted images, (K, B, C, H, W), shown to the agent in its recorded state, or in
+        that of (B, state_dim) `agent_state`."""
+        return self.assess(score_images(images, self.truth), self.react(images, agent_state))
+
+    def of_still(self, image: Tensor) -> _Assessment:
+        """Of one image, (B, C, H, W), shown at every step."""
+        num_steps = len(self.truth.images)
+        embeddings = self.simulator.agent.embed(image)
+        reaction = self._react(embeddings.expand(num_steps, *embeddings.shape))
+        shown = image.expand(num_steps, *image.shape)
+        return self.assess(score_images(shown, self.truth), reaction)
+
+    def of_mode(self, images: Tensor, decoded_state: Tensor) -> dict[str, _Assessment]:
+        """The same images shown to the agent in its recorded and in its decoded state."""
+        embeddings = embed(self.simulator.agent, images)
+        image_scores = score_images(images, self.truth)
+        return {
+            "mode": self.assess(image_scores, self._react(embeddings)),
+            "mode_decoded_state": self.assess(image_scores, self._react(embeddings, decoded_state)),
+        }
+
+    def react(self, images: Tensor, agent_state: Tensor | None = None) -> Reaction:
+        """What the agent makes of (K, B, C, H, W) images."""
+        return self._react(embed(self.simulator.agent, images), agent_state)
+
+    def _react(self, embeddings: Tensor, agent_state: Tensor | None = None) -> Reaction:
+        state = self.windows.initial_agent_state if agent_state is None else agent_state
+        return react(self.simulator.agent, embeddings, state)
+
+    def assess(self, image_scores: Tensor, reaction: Reaction) -> _Assessment:
+        """Join the halves of the scores."""
+        scores = torch.cat([image_scores, score_reaction(reaction, self._reaction)])
+        error = self._coordinates(reaction.hidden) - self.components
+        return _Assessment(scores, error.square())
+
+
+@dataclass(frozen=True, eq=False)
+class _BatchScores:
+    scores: NDArray[np.float64]
+    """(num_scores, num_methods, B, K)"""
+    components: ComponentErrors
+
+
+def _compare(
+    comparison: _Comparison, pairs: WindowPairs, mean_image: Tensor, config: FidelityConfig
+) -> _BatchScores:
+    """All predictions of a batch of windows."""
+    simulator, windows, truth = comparison.simulator, pairs.own, comparison.truth.images
+    latent = simulator.encode(windows.initial_frames)
+    actions = simulator.one_hot_actions(windows.action)
+    other_actions = simulator.one_hot_actions(pairs.other.action)
+
+    def imagine(actions: Tensor) -> Tensor:
+        return decode(simulator, imagined_states(simulator, latent, actions))
+
+    by_method = {
+        **comparison.of_mode(imagine(actions), simulator.initial_agent_state(latent)),
+        **_assess_samples(comparison, latent, actions, pairs.ids, config),
+        "observed": comparison.of_images(
+            decode(simulator, observed_states(simulator, latent, truth, actions))
+        ),
+        "shuffled_actions": comparison.of_images(imagine(other_actions)),
+        "mean_frame": comparison.of_still(mean_image.to(truth).expand_as(truth[0])),
+        "last_frame": comparison.of_still(truth[0]),
+        "other_episode": comparison.of_images(to_float_images(_held(pairs.other)).to(truth)),
+    }
+    assessments = [by_method[name] for name in METHODS]
+    valid = windows.valid
+    scores = torch.stack([assessment.scores for assessment in assessments], dim=1)
+    scores = torch.where(valid, scores, torch.nan).transpose(2, 3)
+    errors = torch.stack([assessment.component_error for assessment in assessments])
+    return _BatchScores(
+        scores.double().cpu().numpy(),
+        ComponentErrors(
+            squared_error=_window_major(torch.where(valid[..., None], errors, torch.nan)),
+            truth=_window_major(torch.where(valid[..., None], comparison.components, torch.nan)),
         ),
     )
 
 
-def _scores(
-    simulator: Simulator,
-    windows: WindowTensors,
-    other: WindowTensors,
-    mean_image: Tensor,
-    ids: Tensor,
-    config: FidelityConfig,
-) -> NDArray[np.float64]:
-    """(num_scores, num_methods, B, horizon + 1); `other` are windows of other episodes."""
-    targets = to_float_images(windows.frames).to(simulator.dtype)
-    latent = simulator.encode(windows.initial_frames)
-    actions = simulator.one_hot_actions(windows.action)
-    truth = read_reaction(simulator.agent, windows.agent_state)
-    recorded_state = windows.initial_agent_state
-
-    def score_of(images: Tensor, agent_state: Tensor = recorded_state) -> Tensor:
-        return score(images, react(simulator, images, agent_state), targets, truth)
-
-    mode = predict(simulator, latent, actions)
-    mixture, total, single = MeanReaction(), torch.zeros_like(mode), torch.zeros(())
+def _assess_samples(
+    comparison: _Comparison, latent: Tensor, actions: Tensor, ids: Tensor, config: FidelityConfig
+) -> dict[str, _Assessment]:
+    """Sampled futures: the expected assessment of one, and that of their mean."""
+    simulator, mixture = comparison.simulator, MeanReaction()
+    total, assessments = torch.zeros_like(comparison.truth.images), []
     for sample in range(config.num_samples):
         noise = SimulationNoise(config.seed, ids * config.num_samples + sample)
-        images = predict(simulator, latent, actions, "sample", noise)
-        reaction = react(simulator, images, recorded_state)
+        states = imagined_states(simulator, latent, actions, "sample", noise)
+        images = decode(simulator, states)
+        reaction = comparison.react(images)
         mixture.add(reaction)
         total += images
-        single = single + score(images, reaction, targets, truth)
-    by_method = {
-        "mode": score_of(mode),
-        "mode_decoded_state": score_of(mode, simulator.initial_agent_state(latent)),
-        "mean_of_samples": score(total / config.num_samples, mixture.mean(), targets, truth),
-        "single_sample": single / config.num_samples,
-        "observed": score_of(_follow(simulator, latent, targets, actions)),
-        "shuffled_actions": score_of(
-            predict(simulator, latent, simulator.one_hot_actions(other.action))
-        ),
-        "mean_frame": score_of(mean_image.to(targets).expand_as(targets)),
-        "last_frame": score_of(targets[:1].expand_as(targets)),
-        "other_episode": score_of(to_float_images(_held(other)).to(targets)),
+        assessments.append(comparison.assess(score_images(images, comparison.truth), reaction))
+    mean_scores = score_images(total / config.num_samples, comparison.truth)
+    first, *others = assessments
+    return {
+        "mean_of_samples": comparison.assess(mean_scores, mixture.mean()),
+        "single_sample": sum(others, first) / config.num_samples,
     }
-    scores = torch.stack([by_method[name] for name in METHODS], dim=1)
-    scores = torch.where(windows.valid, scores, torch.nan)
-    return scores.transpose(2, 3).double().cpu().numpy()
+
+
+def _window_major(values: Tensor) -> NDArray[np.float64]:
+    """(..., K, B, C) → (..., B, K, C)."""
+    return values.transpose(-3, -2).double().cpu().numpy()
 
 
 def _held(windows: WindowTensors) -> Tensor:
@@ -314,59 +386,5 @@ def _held(windows: WindowTensors) -> Tensor:
     return windows.frames[steps, torch.arange(windows.num_windows, device=last.device)]
 
 
-def _follow(simulator: Simulator, latent: Tensor, targets: Tensor, actions: Tensor) -> Tensor:
-    """Images of the most probable posterior states: each has seen the frame that it shows."""
-    initial = simulator.decode_initial(latent)
-    steps = simulator.observe(initial.environment, initial.action, targets, actions, "mode")
-    return _decode(simulator, steps.state)
-
-
 def _index(names: dict[str, str], name: str) -> int:
     return list(names).index(name)
-
-
-def predict(
-    simulator: Simulator,
-    latent: Tensor,
-    actions: Tensor,
-    latents: LatentChoice = "mode",
-    noise: SimulationNoise | None = None,
-) -> Tensor:
-    """Images that `simulate` would show under given actions, without running the agent.
-
-    Args:
-        simulator: the simulator.
-        latent: (B, latent_dim)
-        actions: (K, B, num_actions) one-hot.
-        latents: how the stochastic part is picked, also of the initial state.
-        noise: keyed draws, needed for `sample`.
-
-    Returns:
-        (K, B, C, H, W) in [0, 1], rounded to 8 bits.
-    """
-    size = simulator.config.num_categoricals
-    uniform, initial_uniform = None, None
-    if noise is not None:
-        initial_uniform = noise.initial(size).to(latent.device)
-        steps = range(len(actions))
-        uniform = torch.stack([noise.latents(step, size) for step in steps]).to(latent.device)
-    initial = simulator.decode_initial(latent, latents, initial_uniform)
-    imagined = simulator.imagine(initial.environment, initial.action, actions, latents, uniform)
-    return _decode(simulator, imagined.state)
-
-
-def _decode(simulator: Simulator, states: EnvironmentState) -> Tensor:
-    images = in_one_batch(simulator.image_decoder, states.features)
-    return round_to_8_bits(clamp_to_image(images))
-
-
-def _resample_weights(num_levels: int, config: FidelityConfig) -> NDArray[np.float64]:
-    """(num_resamples, num_levels) how often each level is drawn."""
-    generator = np.random.default_rng(config.seed)
-    share = np.full(num_levels, 1 / num_levels)
-    return generator.multinomial(num_levels, share, size=config.num_resamples).astype(np.float64)
-
-
-def _chunks(total: int, size: int) -> Iterator[slice]:
-    for start in range(0, total, size):
-        yield slice(start, min(start + size, total))

@@ -39,6 +39,11 @@ class LossWeights:
     """Squared error of the agent's state, driven by decoded images, against the recorded one."""
     action_log_prob: Annotated[float, _flag("loss_scale_act_log_probs")] = 0.0
     """Divergence of the agent's action distribution on decoded images from that on true ones."""
+    imagined_agent_hidden: Annotated[float, _flag("loss_scale_imagined_hx")] = 0.0
+    """As `agent_hidden`, on the images decoded from prior states. Not in the reference system."""
+    imagined_action_log_prob: Annotated[float, _flag("loss_scale_imagined_act_log_probs")] = 0.0
+    """As `action_log_prob`, on the images decoded from prior states: it makes predictions right
+    where the agent looks. Not in the reference system."""
     kl: Annotated[float, _flag("loss_scale_kl")] = 12.0
     """Balanced divergence between posterior and prior."""
     env_update: Annotated[float, _flag("loss_scale_env_update")] = 1.0
@@ -72,6 +77,11 @@ def image_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         valid: (K, B)
     """
     return over_window(0.5 * (predicted - target).square().sum(dim=(-3, -2, -1)), valid)
+
+
+def vector_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """½ ‖x̂ − x‖² of standardised vectors (K, B, D)."""
+    return over_window(0.5 * (predicted - target).square().sum(dim=-1), valid)
 
 
 def reward_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:

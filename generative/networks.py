@@ -4,15 +4,21 @@ Images are channels-first tensors in channels-last memory, floats in [0, 1]. The
 many convolutions read and make them; sizes named in comments are those of Procgen's 64 × 64 × 3.
 """
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-3
+CONSTANT_STD = 1e-6
+"""Standard deviation below which a number of a vector counts as constant."""
 
 
 def make_mlp(sizes: Sequence[int], normalise: bool = False) -> nn.Sequential:
@@ -81,7 +87,30 @@ class ResidualDownBlock(nn.Module):
         return F.max_pool2d(hidden + self.shortcut(images), 2)
 
 
-class InitialFramesEncoder(nn.Module):
+class InitialEncoder(nn.Module, ABC):
+    """The observations given → what the bottleneck makes a latent of: each is embedded by itself,
+    then a recurrent cell reads them in order."""
+
+    rnn: nn.GRUCell
+    head: nn.Module
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """(num_init, B, ...) → (B, num_outputs)."""
+        return self.summarise(in_one_batch(self.embed, obs))
+
+    @abstractmethod
+    def embed(self, obs: Tensor) -> Tensor:
+        """(B, ...) → (B, embedding_dim)."""
+
+    def summarise(self, embeddings: Tensor) -> Tensor:
+        """(num_init, B, embedding_dim) in the order of time → (B, num_outputs)."""
+        state = embeddings.new_zeros(embeddings.shape[1], self.rnn.hidden_size)
+        for embedding in embeddings:
+            state = self.rnn(embedding, state)
+        return self.head(state)
+
+
+class InitialFramesEncoder(InitialEncoder):
     """The given frames → what the bottleneck makes a latent of.
 
     With `downsampling` above one, frames are first averaged over squares of that many pixels.
@@ -108,17 +137,32 @@ class InitialFramesEncoder(nn.Module):
         self.rnn = nn.GRUCell(channels[-1] * size.height * size.width, rnn_dim)
         self.head = make_mlp([rnn_dim, *mlp_dims, num_outputs])
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(num_init, B, C, H, W) → (B, num_outputs)."""
-        num_init, batch_size = frames.shape[:2]
-        images = frames.flatten(0, 1)
+    def embed(self, obs: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, embedding_dim)."""
         if self.downsampling > 1:
-            images = F.avg_pool2d(images, self.downsampling)
-        embedded = self.blocks(images).flatten(1).unflatten(0, (num_init, batch_size))
-        state = embedded.new_zeros(batch_size, self.rnn.hidden_size)
-        for step in embedded:
-            state = self.rnn(step, state)
-        return self.head(state)
+            obs = F.avg_pool2d(obs, self.downsampling)
+        return self.blocks(obs).flatten(1)
+
+
+class InitialVectorsEncoder(InitialEncoder):
+    """The given vectors → what the bottleneck makes a latent of."""
+
+    def __init__(
+        self,
+        standardise: "Standardisation",
+        hidden: Sequence[int],
+        rnn_dim: int,
+        mlp_dims: Sequence[int],
+        num_outputs: int,
+    ) -> None:
+        super().__init__()
+        self.layers = VectorEncoder(standardise, hidden)
+        self.rnn = nn.GRUCell(self.layers.embedding_dim, rnn_dim)
+        self.head = make_mlp([rnn_dim, *mlp_dims, num_outputs])
+
+    def embed(self, obs: Tensor) -> Tensor:
+        """(B, D) → (B, embedding_dim)."""
+        return self.layers(obs)
 
 
 class FrameEncoder(nn.Module):
@@ -184,8 +228,114 @@ class ImageDecoder(nn.Module):
         return hidden + 0.5
 
 
+class SubpixelDecoder(nn.Module):
+    """Features → image by convolutions at low resolution: 8-16-64 pixels.
+
+    No layer works at more than a quarter of the image's resolution: the last one makes the 4 × 4
+    pixels of each place as channels (Shi et al., "Real-Time Single Image and Video Super-Resolution
+    Using an Efficient Sub-Pixel Convolutional Neural Network", 2016). Images whose sides are no
+    multiples of 8 are cut out of the next larger one. The output is centred on 0.5 and not clamped.
+    """
+
+    def __init__(
+        self, features_dim: int, image_channels: int, image_size: ImageSize, depth: int
+    ) -> None:
+        super().__init__()
+        self._image_size = image_size
+        base = ImageSize(-(-image_size.height // 8), -(-image_size.width // 8))
+        self._base_shape = (depth, base.height, base.width)
+        self.linear = nn.Linear(features_dim, 8 * depth)
+        self.first = nn.Linear(8 * depth, depth * base.height * base.width)
+        self.doubling = nn.Conv2d(depth, 2**2 * depth, 3, padding=1)
+        self.quadrupling = nn.Conv2d(depth, 4**2 * image_channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, features_dim) → (B, C, H, W)."""
+        hidden = self.first(F.elu(self.linear(features))).unflatten(1, self._base_shape)
+        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        hidden = F.pixel_shuffle(self.doubling(F.elu(hidden)), 2)
+        images = F.pixel_shuffle(self.quadrupling(F.elu(hidden)), 4)
+        return images[..., : self._image_size.height, : self._image_size.width] + 0.5
+
+
+DecoderKind = Literal["transposed", "subpixel"]
+
+
+def make_image_decoder(
+    kind: DecoderKind, features_dim: int, image_channels: int, image_size: ImageSize, depth: int
+) -> "ImageDecoder | SubpixelDecoder":
+    """The image decoder of that kind, with `depth` channels in its last hidden layer."""
+    kinds = {"transposed": ImageDecoder, "subpixel": SubpixelDecoder}
+    return kinds[kind](features_dim, image_channels, image_size, depth)
+
+
 def _kernel_onto(size: int) -> int:
     return 6 if size % 2 == 0 else 5
+
+
+class Standardisation(nn.Module):
+    """Vectors on the scale on which each of their numbers has mean 0 and standard deviation 1.
+
+    Mean and deviation are those of the rollouts that a simulator learns from. They are parameters,
+    so that they are kept with the weights, but not trained.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(dim), requires_grad=False)
+        self.std = nn.Parameter(torch.ones(dim), requires_grad=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(..., D) → the same shape."""
+        return (vectors - self.mean) / self.std
+
+    @torch.no_grad()
+    def fit(self, chunks: Iterable[NDArray[np.float32]]) -> None:
+        """Take mean and deviation of all (N, D) rows; what never changes is only shifted."""
+        count = 0
+        total = squares = np.zeros(len(self.mean))
+        for chunk in chunks:
+            rows = chunk.astype(np.float64)
+            count += len(rows)
+            total, squares = total + rows.sum(0), squares + np.square(rows).sum(0)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(np.where(std > CONSTANT_STD, std, 1.0)))
+
+    def inverse(self, standardised: Tensor) -> Tensor:
+        """(..., D) → the same shape."""
+        return standardised * self.std + self.mean
+
+
+class VectorEncoder(nn.Module):
+    """A vector → the embedding that the posterior reads."""
+
+    def __init__(self, standardise: Standardisation, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.standardise = standardise
+        self.layers = nn.Sequential(make_mlp([len(standardise.mean), *hidden]), nn.ELU())
+        self.embedding_dim = hidden[-1]
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """(B, D) → (B, embedding_dim)."""
+        return self.layers(self.standardise(vectors))
+
+
+class VectorDecoder(nn.Module):
+    """Features → vector, by a normalised MLP that ends on the standardised scale."""
+
+    def __init__(
+        self, standardise: Standardisation, features_dim: int, hidden: Sequence[int]
+    ) -> None:
+        super().__init__()
+        self.standardise = standardise
+        sizes = [features_dim, *reversed(hidden), len(standardise.mean)]
+        self.layers = make_mlp(sizes, normalise=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, features_dim) → (B, D)."""
+        return self.standardise.inverse(self.layers(features))
 
 
 class ScalarHead(nn.Module):

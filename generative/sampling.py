@@ -24,11 +24,13 @@ from experiment.errors import UserError, require_at_least
 from experiment.files import require_free_space, write_json
 from experiment.provenance import collect_provenance, to_plain
 from generative.checkpoint import LoadedSimulator
+from generative.recording_identity import FREE_SETTINGS
 from generative.sample_actions import ActionSource
 from generative.sample_starts import Starts, StartSource
 from generative.simulator import SimulationNoise
 from generative.types import InitialState, LatentChoice, SimulatedSteps
-from projections.intervention import Intervention
+from projections.intervention import Intervention, descriptions_of
+from projections.intervention_flags import NAMES_OF_FLAGS
 from rollouts.description import METADATA_FILE, read_metadata
 from rollouts.schema import DatasetMetadata, SimulatedDims
 from rollouts.sealing import list_shards
@@ -130,7 +132,7 @@ class SamplingPlan:
     @property
     def interventions(self) -> tuple[dict[str, Any], ...]:
         """Descriptions of the interventions, as rollouts store them."""
-        return () if self.intervention is None else (self.intervention.describe(),)
+        return descriptions_of(self.intervention)
 
     @property
     def num_samples(self) -> int:
@@ -227,7 +229,7 @@ def _step_fields(steps: SimulatedSteps, is_certain: bool) -> dict[str, NDArray[A
         chosen = np.take_along_axis(log_probs, action[..., None], axis=-1)[..., 0]
     terminal_prob = _sample_major(tuple(torch.sigmoid(x) for x in steps.terminal_logit))
     return {
-        "obs": _sample_major(tuple(_to_bytes(image) for image in steps.images)),
+        "obs": _sample_major(tuple(_as_stored(image) for image in steps.images)),
         "agent_hidden": _sample_major(steps.agent_state),
         "action_logits": action_logits,
         "value": _sample_major(steps.value),
@@ -241,8 +243,10 @@ def _step_fields(steps: SimulatedSteps, is_certain: bool) -> dict[str, NDArray[A
     }
 
 
-def _to_bytes(images: Tensor) -> Tensor:
-    """(B, C, H, W) in [0, 1], multiples of 1/255 → (B, H, W, C) uint8."""
+def _as_stored(images: Tensor) -> Tensor:
+    """(B, C, H, W) in [0, 1], multiples of 1/255 → (B, H, W, C) uint8; (B, D) stays as it is."""
+    if images.ndim == 2:
+        return images
     return (images * 255.0).round().to(torch.uint8).movedim(-3, -1)
 
 
@@ -342,8 +346,6 @@ def _dataset_metadata(plan: SamplingPlan) -> DatasetMetadata:
 
 
 _INPUT_FLAGS = {"agent": "agent_file", "simulator": "model_file", "dataset": "data_dir"}
-_FREE_SETTINGS = ("max_samples", "batch_size", "twin_dataset")
-"""Settings that do not change what sample i is."""
 
 
 def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
@@ -354,7 +356,7 @@ def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
     for role, flag in _INPUT_FLAGS.items():
         _require_same(folder, flag, found.get("inputs", {}).get(role), expected["inputs"][role])
     for name, value in expected["config"].items():
-        if name not in _FREE_SETTINGS:
+        if name not in FREE_SETTINGS:
             _require_same(folder, name, found.get("config", {}).get(name), value)
     # A recording killed before its first shard was sealed has a description and no samples.
     if not list_shards(folder):
@@ -364,7 +366,7 @@ def _samples_present(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
 
 def _require_same(folder: Path, name: str, found: Any, expected: Any) -> None:
     if found != expected:
-        flag = "--swap_directions_from/to" if name == "interventions" else f"--{name}"
+        flag = f"--{NAMES_OF_FLAGS if name == 'interventions' else name}"
         raise UserError(
             f"{flag}: the dataset {folder} was recorded with {found}, now {expected} is asked "
             "for; choose another --data_save_dir or the same setting"
@@ -393,7 +395,9 @@ def _fitting_batch_size(plan: SamplingPlan) -> int:
 def _bytes_per_sample(plan: SamplingPlan) -> int:
     sizes = plan.simulator.simulator.config
     # Simulated frames compress at least four times.
-    frame = int(np.prod(plan.simulator.environment.obs_shape)) // 4
+    environment = plan.simulator.environment
+    numbers_shown = int(np.prod(environment.obs_shape))
+    frame = numbers_shown // 4 if environment.shows_images else 4 * numbers_shown
     numbers = sizes.deter_dim + plan.agent.policy.state_dim + plan.agent.policy.num_actions + 8
     return plan.config.num_sim_steps * (frame + sizes.num_categoricals + 4 * numbers)
 

@@ -12,22 +12,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from agents.protocol import Agent
-from generative.objective import watch
-from generative.simulator import Simulator
+from generative.networks import in_one_batch
+from generative.objective import advance_over
+from projections.intervention import Intervention
 
-SCORES = {
+IMAGE_SCORES = {
     "mse": "mean squared error over pixels in [0, 1]",
+    "psnr": "peak signal-to-noise ratio, dB",
     "ssim": "structural similarity",
+}
+REACTION_SCORES = {
     "policy_kl": "KL(policy on true frames ‖ policy on predicted frames), nats",
     "greedy_agreement": "share of rows where the agent's most probable action is the same",
     "value_error": "absolute error of the agent's value",
     "hidden_cosine": "cosine between the agent's hidden states on true and predicted frames",
 }
+SCORES = {**IMAGE_SCORES, **REACTION_SCORES}
 """Scores by name, each with what it says."""
-RISING_SCORES = ("ssim", "greedy_agreement", "hidden_cosine")
+RISING_SCORES = ("psnr", "ssim", "greedy_agreement", "hidden_cosine")
 """Those of which more is better."""
+SMALLEST_SQUARED_ERROR = 1 / (12 * 255**2)
+"""Mean squared error of rounding to 8 bits: what an identical frame counts as in `psnr`, which
+would be infinite otherwise. So it ends at 58.9 dB."""
 SSIM_WINDOW = 7
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
+
+
+@dataclass(frozen=True)
+class TrueImages:
+    """Frames that predictions are compared with, and what every comparison needs of them."""
+
+    images: Tensor
+    """(K, B, C, H, W) in [0, 1]."""
+    local_mean: Tensor
+    """(K · B, C, H − 6, W − 6) over windows of 7 × 7 pixels."""
+    local_variance: Tensor
+    """The same shape; unbiased."""
+
+
+def describe_true_images(images: Tensor) -> TrueImages:
+    """(K, B, C, H, W) in [0, 1] → the same with their local moments."""
+    flat = images.flatten(0, 1).contiguous()
+    mean = _local_mean(flat)
+    return TrueImages(images, mean, _UNBIASED * (_local_mean(flat * flat) - mean * mean))
 
 
 @dataclass(frozen=True)
@@ -50,15 +77,26 @@ def read_reaction(agent: Agent, states: Tensor) -> Reaction:
     )
 
 
-def react(simulator: Simulator, images: Tensor, agent_state: Tensor) -> Reaction:
-    """Show frames to the simulator's agent.
+def embed(agent: Agent, images: Tensor) -> Tensor:
+    """(K, B, C, H, W) in [0, 1] → (K, B, embedding_dim)."""
+    return in_one_batch(agent.embed, images)
+
+
+def react(
+    agent: Agent,
+    embeddings: Tensor,
+    agent_state: Tensor,
+    intervention: Intervention | None = None,
+) -> Reaction:
+    """Show embedded frames to the agent.
 
     Args:
-        simulator: gives the agent.
-        images: (K, B, C, H, W)
+        agent: who sees them.
+        embeddings: (K, B, embedding_dim), as `embed` gives them.
         agent_state: (B, state_dim) before the first of them.
+        intervention: changes each new state before the heads read it.
     """
-    return read_reaction(simulator.agent, watch(simulator, images, agent_state))
+    return read_reaction(agent, advance_over(agent, embeddings, agent_state, intervention))
 
 
 class MeanReaction:
@@ -82,25 +120,20 @@ class MeanReaction:
         return Reaction(probs.clamp_min(torch.finfo(probs.dtype).tiny).log(), value, hidden)
 
 
-def score(
-    images: Tensor, reaction: Reaction, true_images: Tensor, true_reaction: Reaction
-) -> Tensor:
-    """(len(SCORES), K, B) of predictions against the truth, in the order of `SCORES`.
+def score_images(images: Tensor, truth: TrueImages) -> Tensor:
+    """(len(IMAGE_SCORES), K, B) of predicted images, (K, B, C, H, W) in [0, 1]."""
+    mse = squared_error(images, truth.images)
+    return torch.stack([mse, peak_signal_to_noise(mse), structural_similarity(images, truth)])
 
-    Args:
-        images: (K, B, C, H, W) in [0, 1].
-        reaction: what the agent makes of them.
-        true_images: the same shape.
-        true_reaction: what the agent made of those.
-    """
+
+def score_reaction(reaction: Reaction, truth: Reaction) -> Tensor:
+    """(len(REACTION_SCORES), K, B) of what the agent makes of predictions, beside the truth."""
     return torch.stack(
         [
-            squared_error(images, true_images),
-            structural_similarity(images, true_images),
-            policy_divergence(true_reaction.log_probs, reaction.log_probs),
-            (reaction.log_probs.argmax(-1) == true_reaction.log_probs.argmax(-1)).to(images.dtype),
-            (reaction.value - true_reaction.value).abs(),
-            F.cosine_similarity(reaction.hidden, true_reaction.hidden, dim=-1),
+            policy_divergence(truth.log_probs, reaction.log_probs),
+            (reaction.log_probs.argmax(-1) == truth.log_probs.argmax(-1)).to(reaction.value.dtype),
+            (reaction.value - truth.value).abs(),
+            F.cosine_similarity(reaction.hidden, truth.hidden, dim=-1),
         ]
     )
 
@@ -110,12 +143,17 @@ def squared_error(predicted: Tensor, target: Tensor) -> Tensor:
     return (predicted - target).square().flatten(2).mean(-1)
 
 
+def peak_signal_to_noise(mse: Tensor) -> Tensor:
+    """Mean squared errors of images in [0, 1] → decibels, −10 log10(mse)."""
+    return -10 * mse.clamp_min(SMALLEST_SQUARED_ERROR).log10()
+
+
 def policy_divergence(true_log_probs: Tensor, log_probs: Tensor) -> Tensor:
     """KL(true ‖ predicted) over the last dimension, in nats."""
     return (true_log_probs.exp() * (true_log_probs - log_probs)).sum(-1)
 
 
-def structural_similarity(predicted: Tensor, target: Tensor) -> Tensor:
+def structural_similarity(predicted: Tensor, truth: TrueImages) -> Tensor:
     """Mean structural similarity over windows of 7 × 7 pixels and over channels.
 
     Wang et al., "Image quality assessment: from error visibility to structural similarity" (2004),
@@ -123,29 +161,28 @@ def structural_similarity(predicted: Tensor, target: Tensor) -> Tensor:
 
     Args:
         predicted: (K, B, C, H, W) in [0, 1].
-        target: the same shape.
+        truth: frames of the same shape.
 
     Returns:
         (K, B)
     """
-
-    # As two matrix products, many times faster on a CPU than pooling.
-    height, width = predicted.shape[-2:]
-    over_rows = _moving_mean(height).to(predicted)
-    over_columns = _moving_mean(width).to(predicted).t()
-
-    def local_mean(images: Tensor) -> Tensor:
-        return over_rows @ images @ over_columns
-
-    x, y = predicted.flatten(0, 1).contiguous(), target.flatten(0, 1).contiguous()
-    mean_x, mean_y = local_mean(x), local_mean(y)
-    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
-    variance_x = unbiased * (local_mean(x * x) - mean_x * mean_x)
-    variance_y = unbiased * (local_mean(y * y) - mean_y * mean_y)
-    covariance = unbiased * (local_mean(x * y) - mean_x * mean_y)
+    x, y = (images.flatten(0, 1).contiguous() for images in (predicted, truth.images))
+    mean_x, mean_y = _local_mean(x), truth.local_mean
+    variance_x = _UNBIASED * (_local_mean(x * x) - mean_x * mean_x)
+    covariance = _UNBIASED * (_local_mean(x * y) - mean_x * mean_y)
     luminance = (2 * mean_x * mean_y + SSIM_C1) / (mean_x.square() + mean_y.square() + SSIM_C1)
-    structure = (2 * covariance + SSIM_C2) / (variance_x + variance_y + SSIM_C2)
+    structure = (2 * covariance + SSIM_C2) / (variance_x + truth.local_variance + SSIM_C2)
     return (luminance * structure).flatten(1).mean(-1).unflatten(0, predicted.shape[:2])
+
+
+_UNBIASED = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+
+
+def _local_mean(images: Tensor) -> Tensor:
+    """(N, C, H, W) → (N, C, H − 6, W − 6)."""
+    # Two matrix products are many times faster on a CPU than pooling.
+    height, width = images.shape[-2:]
+    return _moving_mean(height).to(images) @ images @ _moving_mean(width).to(images).t()
 
 
 def _moving_mean(size: int) -> Tensor:

@@ -11,27 +11,37 @@ frames are embedded in one batch, the small recurrence runs alone, and every ima
 shown to the agent's convolutions, in one batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
 
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from agents.protocol import Agent
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
 from generative.bottleneck import BottleneckKind, LatentDistribution, make_bottleneck
 from generative.networks import (
     LARGEST_DECODER_BASE,
+    DecoderKind,
     FrameEncoder,
     ImageDecoder,
     ImageSize,
+    InitialEncoder,
     InitialFramesEncoder,
+    InitialVectorsEncoder,
     ScalarHead,
+    Standardisation,
+    SubpixelDecoder,
+    VectorDecoder,
+    VectorEncoder,
     in_one_batch,
+    make_image_decoder,
     make_mlp,
 )
 from generative.rssm import Rssm
@@ -40,6 +50,9 @@ from generative.types import EnvironmentState, InitialState, LatentChoice, Simul
 from projections.intervention import Intervention
 
 PROCGEN_SHAPE = (64, 64, 3)
+
+Precision = Literal["float32", "bfloat16"]
+"""What convolutions compute in while a simulator is trained."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +90,17 @@ class SimulatorConfig:
     """Hidden layers from the latent to the previous action."""
     embedding_depth: int = 32
     """Channels of the first convolution that embeds frames for the posterior; doubles per layer."""
+    decoder: DecoderKind = "transposed"
+    """How images are made: by `transposed` convolutions, as in the reference system, or by
+    convolutions at low resolution whose channels become pixels (`subpixel`): cheaper and, for the
+    same time of training, sharper."""
     decoder_depth: int = 48
-    """Channels before the last transposed convolution of the image decoder."""
+    """Channels before the last convolution of the image decoder."""
     head_mlp: tuple[int, ...] = (400, 400, 400, 400)
     """Hidden layers of the reward and terminal heads."""
+    vector_mlp: tuple[int, ...] = (256, 256)
+    """Hidden layers of the networks that embed observations which are vectors, and, in reverse, of
+    the one that decodes them. The settings of convolutions have no effect there."""
     bounded_agent_state: bool = True
     """Whether the predicted initial agent state passes through tanh, as a GRU's state does."""
 
@@ -132,7 +152,8 @@ class Simulator(nn.Module):
     Args:
         config: sizes.
         agent: the agent; its parameters are frozen.
-        obs_shape: (H, W, C) of the environment's frames.
+        obs_shape: (H, W, C) of the environment's frames, or (D,) of its vectors. What is called
+            an image or a frame here is then a vector.
     """
 
     def __init__(
@@ -142,27 +163,19 @@ class Simulator(nn.Module):
         self.config = config
         self.agent = agent
         self.obs_shape = obs_shape
-        height, width, image_channels = obs_shape
-        image_size = ImageSize(height, width)
         _freeze(agent)
         stoch_dim = config.num_categoricals * config.num_classes
         features_dim = config.deter_dim + stoch_dim
         self.bottleneck = make_bottleneck(config.bottleneck, config.latent_dim)
-        self.encoder = InitialFramesEncoder(
-            image_channels,
-            image_size,
-            config.encoder_channels,
-            config.encoder_rnn_dim,
-            config.encoder_mlp,
-            self.bottleneck.num_outputs,
-            config.encoder_downsampling,
-        )
+        make_networks = _image_networks if self.sees_images else _vector_networks
+        networks = make_networks(config, obs_shape, features_dim, self.bottleneck.num_outputs)
+        self.encoder = networks.encoder
         self.initial_environment = make_mlp(
             [config.latent_dim, *config.environment_mlp, features_dim]
         )
         self.initial_agent = make_mlp([config.latent_dim, *config.agent_mlp, agent.state_dim])
         self.initial_action = make_mlp([config.latent_dim, *config.action_mlp, agent.num_actions])
-        self.frame_encoder = FrameEncoder(image_channels, image_size, config.embedding_depth)
+        self.frame_encoder = networks.frame_encoder
         self.rssm = Rssm(
             config.deter_dim,
             config.num_categoricals,
@@ -171,12 +184,12 @@ class Simulator(nn.Module):
             agent.num_actions,
             self.frame_encoder.embedding_dim,
         )
-        self.image_decoder = ImageDecoder(
-            features_dim, image_channels, image_size, config.decoder_depth
-        )
+        self.image_decoder = networks.image_decoder
         self.reward_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.terminal_head = ScalarHead(features_dim, agent.num_actions, config.head_mlp)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.precision: Precision = "float32"
+        self._advance: Callable[..., _Advance] = self._advance_eagerly
 
     def train(self, mode: bool = True) -> "Simulator":
         """As `nn.Module.train`, but the frozen agent stays in evaluation mode."""
@@ -185,10 +198,23 @@ class Simulator(nn.Module):
             self.agent.eval()
         return self
 
+    def compile_recurrence(self, backend: str = "inductor") -> None:
+        """Compile the step of the environment's recurrence.
+
+        It is a few dozen operations on small tensors, whose launches cost a GPU more than their
+        computation.
+        """
+        self._advance = torch.compile(self._advance_eagerly, backend=backend)
+
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type that the simulator computes in."""
-        return self.image_decoder.linear.weight.dtype
+        return self.rssm.stoch_weights.weight.dtype
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the environment's observations are frames; otherwise they are vectors."""
+        return len(self.obs_shape) == 3
 
     @property
     def num_parameters(self) -> int:
@@ -200,9 +226,20 @@ class Simulator(nn.Module):
         return self.encode_distribution(frames).mode
 
     def encode_distribution(self, frames: Tensor) -> LatentDistribution:
-        """uint8 (num_init, B, H, W, C) → what they tell of the latent."""
-        outputs = self.encoder(to_float_images(frames).to(self.dtype))
-        return self.bottleneck.distribution(outputs)
+        """uint8 (num_init, B, H, W, C), or (num_init, B, D) → what they tell of the latent."""
+        images = to_float_observations(frames).to(self.dtype)
+        embeddings = self.convolve(partial(in_one_batch, self.encoder.embed), images)
+        return self.bottleneck.distribution(self.encoder.summarise(embeddings))
+
+    def convolve(self, network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        """Apply a convolutional network in the chosen precision; the result has `dtype`.
+
+        What is recurrent, the heads and all losses stay in `dtype`: errors of a recurrence add up,
+        and the deterministic state moves by less than bfloat16 resolves.
+        """
+        in_bfloat16 = self.precision == "bfloat16"
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=in_bfloat16):
+            return network(inputs).to(self.dtype)
 
     def decode_initial(
         self, latent: Tensor, latents: LatentChoice = "mode", uniform: Tensor | None = None
@@ -254,7 +291,8 @@ class Simulator(nn.Module):
             latents: how the stochastic part is picked from the posterior.
             uniform: (K, B, num_categoricals) draws, needed for `sample`.
         """
-        projected = self.rssm.project_embedding(in_one_batch(self.frame_encoder, images))
+        embeddings = self.convolve(partial(in_one_batch, self.frame_encoder), images)
+        projected = self.rssm.project_embedding(embeddings)
         return self._roll(initial, initial_action, actions, latents, uniform, projected)
 
     def imagine(
@@ -279,14 +317,12 @@ class Simulator(nn.Module):
     ) -> EnvironmentSteps:
         deters, stochs, posteriors = [], [], []
         for step in range(len(actions)):
-            deter = self.rssm.transition(state, action)
-            if projected_embeddings is None:
-                logits = self.rssm.prior_logits(deter)
-            else:
-                logits = self.rssm.posterior_logits(deter, projected_embeddings[step])
-                posteriors.append(logits)
+            projected = None if projected_embeddings is None else projected_embeddings[step]
             draws = None if uniform is None else uniform[step]
-            state = EnvironmentState(deter, onehot_from_logits(logits, latents, draws))
+            advance = self._advance(state.deter, state.stoch, action, projected, latents, draws)
+            if projected is not None:
+                posteriors.append(advance.logits)
+            state = EnvironmentState(advance.deter, advance.stoch)
             action = actions[step]
             deters.append(state.deter)
             stochs.append(state.stoch)
@@ -297,10 +333,34 @@ class Simulator(nn.Module):
             posterior_logits=torch.stack(posteriors) if posteriors else None,
         )
 
+    def _advance_eagerly(
+        self,
+        deter: Tensor,
+        stoch: Tensor,
+        action: Tensor,
+        projected_embedding: Tensor | None,
+        latents: LatentChoice,
+        uniform: Tensor | None,
+    ) -> "_Advance":
+        deter = self.rssm.transition(EnvironmentState(deter, stoch), action)
+        if projected_embedding is None:
+            logits = self.rssm.prior_logits(deter)
+        else:
+            logits = self.rssm.posterior_logits(deter, projected_embedding)
+        return _Advance(deter, onehot_from_logits(logits, latents, uniform), logits)
+
     def decode_images(self, features: Tensor) -> Tensor:
         """(..., features_dim) → (..., C, H, W), not clamped."""
-        images = self.image_decoder(features.flatten(0, -2))
+        images = self.convolve(self.image_decoder, features.flatten(0, -2))
         return images.unflatten(0, features.shape[:-1])
+
+    def as_seen(self, decoded: Tensor) -> Tensor:
+        """Decoded images in the range that an agent is used to; vectors as they are."""
+        return clamp_to_image(decoded) if self.sees_images else decoded
+
+    def as_recorded(self, decoded: Tensor) -> Tensor:
+        """As a rollout keeps them: images of 8 bits, vectors as they are."""
+        return round_to_8_bits(clamp_to_image(decoded)) if self.sees_images else decoded
 
     def simulate(
         self,
@@ -339,7 +399,7 @@ class Simulator(nn.Module):
             draws = noise and noise.latents(step, self.config.num_categoricals)
             stoch = onehot_from_logits(self.rssm.prior_logits(deter), latents, draws)
             state = EnvironmentState(deter, stoch)
-            image = round_to_8_bits(clamp_to_image(self.image_decoder(state.features)))
+            image = self.as_recorded(self.image_decoder(state.features))
             proposed = self.agent.advance(self.agent.embed(image), agent_state)
             agent_state = intervention(agent_state, proposed, step) if intervention else proposed
             readout = self.agent.read_out(agent_state)
@@ -368,9 +428,65 @@ class Simulator(nn.Module):
         return F.one_hot(actions, self.agent.num_actions).to(self.dtype)
 
 
+@dataclass(frozen=True)
+class _ObservationNetworks:
+    """What reads and makes observations."""
+
+    encoder: InitialEncoder
+    frame_encoder: FrameEncoder | VectorEncoder
+    image_decoder: ImageDecoder | SubpixelDecoder | VectorDecoder
+
+
+def _image_networks(
+    config: SimulatorConfig, obs_shape: tuple[int, ...], features_dim: int, num_outputs: int
+) -> _ObservationNetworks:
+    height, width, channels = obs_shape
+    size = ImageSize(height, width)
+    encoder = InitialFramesEncoder(
+        channels,
+        size,
+        config.encoder_channels,
+        config.encoder_rnn_dim,
+        config.encoder_mlp,
+        num_outputs,
+        config.encoder_downsampling,
+    )
+    return _ObservationNetworks(
+        encoder,
+        FrameEncoder(channels, size, config.embedding_depth),
+        make_image_decoder(config.decoder, features_dim, channels, size, config.decoder_depth),
+    )
+
+
+def _vector_networks(
+    config: SimulatorConfig, obs_shape: tuple[int, ...], features_dim: int, num_outputs: int
+) -> _ObservationNetworks:
+    standardise = Standardisation(obs_shape[0])
+    return _ObservationNetworks(
+        InitialVectorsEncoder(
+            standardise,
+            config.vector_mlp,
+            config.encoder_rnn_dim,
+            config.encoder_mlp,
+            num_outputs,
+        ),
+        VectorEncoder(standardise, config.vector_mlp),
+        VectorDecoder(standardise, features_dim, config.vector_mlp),
+    )
+
+
 def _freeze(agent: object) -> None:
     if isinstance(agent, nn.Module):
         agent.requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class _Advance:
+    """The environment state after a step, and the logits that its stochastic part is from."""
+
+    deter: Tensor
+    stoch: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -401,7 +517,12 @@ def simulator_parameters(simulator: Simulator) -> dict[str, nn.Parameter]:
 
 
 def require_simulable(config: SimulatorConfig, obs_shape: tuple[int, ...], source: str) -> None:
-    """Raise `UserError` naming `source` unless its frames are large enough for the encoder."""
+    """Raise `UserError` naming `source` unless its observations are vectors, or frames that are
+    large enough for the encoder."""
+    if len(obs_shape) == 1:
+        if not config.vector_mlp:
+            raise UserError("--vector_mlp: observations that are vectors need at least one layer")
+        return
     smallest = config.encoder_downsampling << len(config.encoder_channels)
     smallest = max(smallest, LARGEST_DECODER_BASE + 1)
     if len(obs_shape) != 3 or min(obs_shape[:2]) < smallest:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from agents.checkpoint import LoadedAgent, load_chosen_agent
@@ -19,9 +21,10 @@ from agents.protocol import has_bounded_state
 from environments.factory import environment_name
 from experiment.command_line import apply_values
 from experiment.devices import resolve_device
+from experiment.distributed import ALONE, Ranks, joined, launched_ranks
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
-from experiment.progress import Progress
+from experiment.progress import Progress, WaitingTime
 from experiment.provenance import Provenance, collect_provenance
 from experiment.randomness import seed_everything
 from experiment.report import StageReport
@@ -39,9 +42,11 @@ from experiment.runs import (
     read_run_config,
     save_training_state,
     share_done,
+    share_request,
     stop_on_signals,
 )
 from generative.checkpoint import load_weights, read_description, save_simulator
+from generative.networks import VectorDecoder
 from generative.objective import (
     Losses,
     ObjectiveConfig,
@@ -53,6 +58,7 @@ from generative.objective import (
 )
 from generative.reference_flags import CommonReferenceFlags
 from generative.simulator import (
+    Precision,
     Simulator,
     SimulatorConfig,
     require_simulable,
@@ -63,8 +69,12 @@ from rollouts.store import RolloutDataset
 from rollouts.windows import WindowSampler
 
 HELDOUT_SEED = 0
+OPERATION_COLUMNS = ("step", "seconds", "lr", "data_wait_share")
+"""Columns of `log.csv` that are no losses. The last one is the share of the time since the row
+before that the first process spent waiting for windows to be read."""
 OPERATIONAL = (
     "agent_file",
+    "compile",
     "data_dir",
     "heldout_data_dir",
     "model_file",
@@ -95,7 +105,7 @@ class OptimiserConfig:
     further, steps or time, so that it always ends as planned; how many steps fit depends on the
     machine, so that only runs without a limit are reproducible."""
     batch_size: int = 32
-    """Windows per optimiser step."""
+    """Windows per optimiser step, all processes together."""
     num_sim_steps: int = 32
     """Simulated steps per window; step 0 reconstructs the last initial frame."""
     lr: float = 5e-4
@@ -158,15 +168,20 @@ class SimulatorTrainingConfig:
     """Optimiser steps between two simulators kept; the last one always is."""
     num_video_windows: int = 4
     """Windows shown in the video that is made whenever a simulator is kept: the truth beside what
-    the simulator makes of it. 0 makes none."""
+    the simulator makes of it. 0 makes none; there is none where observations are vectors."""
     num_heldout_windows: int = 128
     """Windows on which the held-out loss is measured, whenever a simulator is kept."""
     seed: int | None = None
     """Seed of everything random; by default drawn from 0 to 9999."""
     save_every_seconds: float = 120.0
     """How often the state is saved from which a killed training goes on."""
+    precision: Precision = "float32"
+    """float32, or bfloat16 for the convolutions with everything else in float32: for GPUs."""
+    compile: bool = False
+    """Compile the step of the environment's recurrence; needs a GPU."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N, or gpu for the GPU numbered --gpu_device."""
+    """auto, cpu, cuda, cuda:N, or gpu for the GPU numbered --gpu_device. Under torchrun every
+    process takes a GPU of its own."""
     gpu_device: int = 0
     """Number of the GPU that `--device gpu` means."""
     run_dir: Path | None = None
@@ -202,25 +217,35 @@ class TrainingInputs:
 def train_simulator(config: SimulatorTrainingConfig, report: StageReport) -> Path:
     """Train, or go on training, until steps or time are spent; returns the simulator's folder.
 
-    Asked to stop by a signal, it saves its state and leaves with `STOPPED_EXIT_CODE`.
+    Asked to stop by a signal, it saves its state and leaves with `STOPPED_EXIT_CODE`. Processes
+    that torchrun started train one simulator together; the first of them writes.
 
     Raises:
         UserError: settings, files or devices with which no training is possible.
     """
-    config = _resolve(config)
-    device = resolve_device(config.device, config.gpu_device)
-    inputs = load_inputs(config, device)
+    ranks = launched_ranks()
+    device = ranks.own_device(resolve_device(config.device, config.gpu_device))
+    with joined(ranks, device):
+        return _train(config, report, ranks, device)
+
+
+def _train(
+    config: SimulatorTrainingConfig, report: StageReport, ranks: Ranks, device: torch.device
+) -> Path:
+    config = ranks.from_main(lambda: _resolve(config))
+    ranks.from_main(lambda: _require_executable(config, ranks, device))
+    inputs = ranks.each(lambda: load_inputs(config, device))
     if config.export_dir is not None:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
-    simulator = _make_simulator(config, inputs).to(device)
-    run = open_run(_run_path(config), config, OPERATIONAL, inputs.hashes)
+    simulator = ranks.each(lambda: _make_simulator(config, inputs)).to(device)
+    run = ranks.from_main(lambda: open_run(_run_path(config), config, OPERATIONAL, inputs.hashes))
     print(f"run folder: {run.path}; {simulator.num_parameters} parameters", flush=True)
-    with closing(SimulatorTrainer(config, run, simulator, inputs, device)) as trainer:
+    with closing(SimulatorTrainer(config, run, simulator, inputs, device, ranks)) as trainer:
         with stop_on_signals() as stop:
             folder = trainer.run(stop)
         report.earlier_seconds = trainer.earlier_seconds
         report.metrics.update(trainer.metrics())
-    if config.export_dir is not None:
+    if config.export_dir is not None and ranks.is_main:
         report.outputs.append(str(export_folder(folder, config.export_dir)))
     report.outputs.append(str(folder))
     return folder
@@ -281,13 +306,17 @@ class SimulatorTrainer:
         simulator: Simulator,
         inputs: TrainingInputs,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
         assert config.seed is not None
         self.config, self.seed, self.run_folder = config, config.seed, run
-        self.simulator, self.inputs, self.device = simulator, inputs, device
-        self.parameters = list(simulator_parameters(simulator).values())
+        self.simulator, self.inputs, self.device, self.ranks = simulator, inputs, device, ranks
+        trained = simulator_parameters(simulator).values()
+        self.parameters = [parameter for parameter in trained if parameter.requires_grad]
         self.optimiser = torch.optim.Adam(self.parameters, lr=config.optimiser.lr, fused=True)
-        self.sampler = make_sampler(config, inputs.dataset, config.optimiser.batch_size, self.seed)
+        batch_size = config.optimiser.batch_size
+        self.sampler = make_sampler(config, inputs.dataset, batch_size, self.seed, ranks)
+        self.waiting = WaitingTime()
         self.num_steps = config.optimiser.num_training_steps or (
             config.optimiser.epochs * self.sampler.batches_per_epoch
         )
@@ -300,8 +329,10 @@ class SimulatorTrainer:
         self._restore(load_training_state(run.state_file))
         self._steps_before, self._start = self.step, time.perf_counter()
         terms = ("total", *term_names(config.objective.weights, config.simulator.bottleneck))
-        columns = ("step", "seconds", "lr", *terms, *(f"heldout_{name}" for name in terms))
-        self.log = MetricLog(run.path, columns, self.step if run.continued else None)
+        heldout = (f"heldout_{name}" for name in terms)
+        columns = (*OPERATION_COLUMNS, *terms, *heldout)
+        last_step = self.step if run.continued else None
+        self.log = MetricLog(run.path, columns, last_step) if ranks.is_main else None
 
     @property
     def seconds(self) -> float:
@@ -310,9 +341,13 @@ class SimulatorTrainer:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, by steps or by time, whichever is further."""
+        """Share of the training that is done, by steps or by time, whichever is further.
+
+        Processes ask together; the clock of the main one counts.
+        """
         limit = self.config.optimiser.max_minutes
-        return share_done(self.step, self.num_steps, self.seconds, limit)
+        seconds = self.ranks.from_main(lambda: self.seconds) if limit else 0.0
+        return share_done(self.step, self.num_steps, seconds, limit)
 
     def run(self, stop: StopRequest) -> Path:
         """Train to the end; returns the folder of the final simulator."""
@@ -320,7 +355,8 @@ class SimulatorTrainer:
             return self._simulator_folder()
         clock = SaveClock(self.config.save_every_seconds)
         with Progress(self.num_steps, "step", self.step) as progress:
-            for batch in self.sampler.prefetch(self.step, self.num_steps):
+            batches = self.sampler.prefetch(self.step, self.num_steps)
+            for batch in self.waiting.over(batches):
                 self._update(to_window_tensors(batch, self.device))
                 progress.advance(_describe(self.last_row))
                 if self.progress >= 1.0:
@@ -329,6 +365,7 @@ class SimulatorTrainer:
                     self._save_simulator()
                 if self.step % self.config.log_interval == 0:
                     self._log_row()
+                share_request(stop, self.ranks)
                 if stop.requested or clock.is_due():
                     self.save_state()
                 if stop.requested:
@@ -336,7 +373,9 @@ class SimulatorTrainer:
         return self._finish()
 
     def save_state(self) -> None:
-        """Save everything that a later process needs to go on from here."""
+        """Save everything that later processes, however many, need to go on from here."""
+        if not self.ranks.is_main:
+            return
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -344,6 +383,7 @@ class SimulatorTrainer:
             "inputs": self.inputs.hashes,
             "last_row": self.last_row,
             "heldout_terms": self.heldout_terms,
+            "heldout_columns": self._heldout_columns,
             "sums": self._sums,
             "weights": {n: p.detach() for n, p in simulator_parameters(self.simulator).items()},
             "optimiser": self.optimiser.state_dict(),
@@ -359,34 +399,44 @@ class SimulatorTrainer:
         return {
             "training_steps": self.step,
             "frames_per_second": round(frames / max(seconds, 1e-9), 1),
+            "data_wait_share": round(self.waiting.share, 4),
             "num_parameters": self.simulator.num_parameters,
-            "loss": {k: v for k, v in self.last_row.items() if k not in ("step", "seconds", "lr")},
+            "loss": {k: v for k, v in self.last_row.items() if k not in OPERATION_COLUMNS},
             "heldout_loss": self.heldout_terms,
             "seed": self.seed,
         }
 
     def close(self) -> None:
         """Close the log."""
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
 
     def _update(self, windows: WindowTensors) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config.optimiser, self.step, self.progress)
-        losses = self._losses(windows, self.step)
+        losses = self._losses(windows, self.sampler.window_numbers(self.step), self.ranks)
         self.optimiser.zero_grad()
         losses.total.backward()
+        self.ranks.sum_gradients(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.max_grad_norm)
         self.optimiser.step()
         self.step += 1
-        for name, value in {"total": losses.total, **losses.terms}.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+        self._add_to_sums({"total": losses.total, **losses.terms})
 
-    def _losses(self, windows: WindowTensors, step: int) -> Losses:
-        num_steps, num_windows = windows.valid.shape
-        noise = draw_training_noise(
-            num_steps, num_windows, self.config.simulator, seed=(self.seed << 32) + step
+    def _add_to_sums(self, terms: Mapping[str, Tensor]) -> None:
+        """Add what all processes have to the sums for the next row of the log."""
+        values = self.ranks.sum(torch.stack([value.detach() for value in terms.values()]))
+        for name, value in zip(terms, values, strict=True):
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+
+    def _losses(
+        self, windows: WindowTensors, window_numbers: ArrayLike, ranks: Ranks = ALONE
+    ) -> Losses:
+        num_steps = len(windows.valid)
+        noise = draw_training_noise(num_steps, window_numbers, self.config.simulator, self.seed)
+        return compute_losses(
+            self.simulator, windows, self.config.objective, noise.to(self.device), ranks
         )
-        return compute_losses(self.simulator, windows, self.config.objective, noise.to(self.device))
 
     def _log_row(self) -> None:
         """Log the mean of each term since the last row, and the held-out terms if just measured."""
@@ -395,10 +445,12 @@ class SimulatorTrainer:
             "step": self.step,
             "seconds": round(self.seconds, 3),
             "lr": self.optimiser.param_groups[0]["lr"],
+            "data_wait_share": round(self.waiting.share_since_last_asked(), 4),
             **{name: float(total) / count for name, total in self._sums.items()},
         }
         self._sums = {}
-        self.log.append({**self.last_row, **self._heldout_columns})
+        if self.log is not None:
+            self.log.append({**self.last_row, **self._heldout_columns})
         self._heldout_columns = {}
 
     def _finish(self) -> Path:
@@ -407,9 +459,12 @@ class SimulatorTrainer:
         if self._sums:
             self._log_row()
         self.save_state()
+        print(f"waited for data {self.waiting.share:.1%} of the training time", flush=True)
         return self._simulator_folder()
 
     def _save_simulator(self) -> None:
+        if not self.ranks.is_main:
+            return
         self.heldout_terms = self._heldout_losses()
         self._heldout_columns = {f"heldout_{n}": v for n, v in self.heldout_terms.items()}
         save_simulator(
@@ -420,7 +475,7 @@ class SimulatorTrainer:
             self._provenance(),
             self.step,
         )
-        if self.config.num_video_windows > 0:
+        if self.config.num_video_windows > 0 and self.simulator.sees_images:
             path = self.run_folder.path / "videos" / f"model_{self.step}.mp4"
             write_training_video(path, self.simulator, self._video_windows(), self.seed)
 
@@ -438,7 +493,8 @@ class SimulatorTrainer:
         return self.run_folder.path / f"model_{self.step}"
 
     def _heldout_windows(self) -> WindowTensors | None:
-        if self.inputs.heldout is None or self.config.num_heldout_windows < 1:
+        is_measured = self.ranks.is_main and self.config.num_heldout_windows >= 1
+        if self.inputs.heldout is None or not is_measured:
             return None
         sampler = make_sampler(
             self.config, self.inputs.heldout, self.config.num_heldout_windows, HELDOUT_SEED
@@ -449,7 +505,7 @@ class SimulatorTrainer:
     def _heldout_losses(self) -> dict[str, float]:
         if self.heldout is None:
             return {}
-        losses = self._losses(self.heldout, 0)
+        losses = self._losses(self.heldout, np.arange(self.heldout.num_windows))
         return {"total": losses.total.item(), **{n: t.item() for n, t in losses.terms.items()}}
 
     def _restore(self, state: dict[str, Any] | None) -> None:
@@ -464,6 +520,7 @@ class SimulatorTrainer:
         self.step, self.earlier_seconds = state["step"], state["seconds"]
         self.is_finished, self.last_row = state["is_finished"], state["last_row"]
         self.heldout_terms = state["heldout_terms"]
+        self._heldout_columns = state["heldout_columns"]
         self._sums = {name: total.to(self.device) for name, total in state["sums"].items()}
         with torch.no_grad():
             for name, parameter in simulator_parameters(self.simulator).items():
@@ -480,15 +537,21 @@ def learning_rate(config: OptimiserConfig, step: int, progress: float) -> float:
 
 
 def make_sampler(
-    config: SimulatorTrainingConfig, dataset: RolloutDataset, batch_size: int, seed: int
+    config: SimulatorTrainingConfig,
+    dataset: RolloutDataset,
+    batch_size: int,
+    seed: int,
+    ranks: Ranks = ALONE,
 ) -> WindowSampler:
-    """Windows of the length that the settings ask for."""
+    """Windows of the length that the settings ask for; `batch_size` of them on all processes."""
     return WindowSampler(
         dataset,
         config.simulator.num_init_steps,
         config.optimiser.num_sim_steps,
-        batch_size,
+        len(ranks.share(batch_size, "--batch_size")),
         seed,
+        ranks.rank,
+        ranks.size,
     )
 
 
@@ -521,6 +584,14 @@ def _require_sensible(config: SimulatorTrainingConfig) -> None:
         raise UserError(f"--max_minutes {optimiser.max_minutes}: must be positive")
 
 
+def _require_executable(
+    config: SimulatorTrainingConfig, ranks: Ranks, device: torch.device
+) -> None:
+    ranks.share(config.optimiser.batch_size, "--batch_size")
+    if config.compile and device.type != "cuda":
+        raise UserError(f"--compile: needs a CUDA device, not {device}")
+
+
 def _settings_of_run(config: SimulatorTrainingConfig, folder: Path) -> SimulatorTrainingConfig:
     saved = read_run_config(folder, "--resume")
     paths = ("data_dir", "heldout_data_dir", "model_file")
@@ -549,6 +620,8 @@ def _make_simulator(config: SimulatorTrainingConfig, inputs: TrainingInputs) -> 
     sizes = dataclasses.replace(config.simulator, bounded_agent_state=bounded)
     seed_everything(config.seed)
     simulator = Simulator(sizes, inputs.agent.policy, inputs.dataset.metadata.environment.obs_shape)
+    if isinstance(simulator.image_decoder, VectorDecoder):
+        simulator.image_decoder.standardise.fit(inputs.dataset.iter_field("obs"))
     if config.model_file is not None:
         description = read_description(config.model_file)
         if description["agent_hash"] != inputs.agent.hash:
@@ -557,4 +630,7 @@ def _make_simulator(config: SimulatorTrainingConfig, inputs: TrainingInputs) -> 
                 f"{description['agent_hash'][:12]}, not to {inputs.agent.hash[:12]}"
             )
         load_weights(simulator, config.model_file)
+    simulator.precision = config.precision
+    if config.compile:
+        simulator.compile_recurrence()
     return simulator

@@ -51,7 +51,7 @@ def make_pictures(
     Actions and imagined states are modes; the posterior is sampled as in training.
     """
     num_steps, num_windows = windows.valid.shape
-    noise = draw_training_noise(num_steps, num_windows, simulator.config, seed).to(
+    noise = draw_training_noise(num_steps, np.arange(num_windows), simulator.config, seed).to(
         windows.valid.device
     )
     latent = simulator.encode(windows.initial_frames)

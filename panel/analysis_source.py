@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from analysis.results import input_hashes, read_results
 from experiment.errors import UserError
 from panel.fingerprint import fingerprint
+from panel.provenance import result_provenance
 from panel.rollout_source import UnknownItemError
 
 COORDINATE_SETS = ("pca", "ica", "nmf", "embedding")
@@ -40,7 +41,14 @@ class AnalysisSource:
         names, codes = np.unique(_source_labels(self._results["source"]), return_inverse=True)
         self.source_names: list[str] = names.tolist()
         self._source_codes: NDArray[np.int64] = codes
+        self._episode_ids: NDArray[np.int64] = self._results["episode_id"].to_numpy()
+        self._steps: NDArray[np.int64] = self._results["step"].to_numpy()
         self.input_hashes = frozenset(dict(input_hashes(self._results)).values())
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the file says of its making."""
+        return result_provenance(self._results)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""
@@ -78,6 +86,27 @@ class AnalysisSource:
                     return values[:, component].to_numpy()
         label = name if component is None else f"component {component} of {name}"
         raise UnknownItemError(f"the analysis has no {label}")
+
+    def episode(self, source: str, episode_id: int) -> dict[str, NDArray]:
+        """Rows of one episode in the order of time: `step` (n,) and each coordinate set (n, K).
+
+        Raises:
+            UnknownItemError: no such source, or the analysis has no row of that episode.
+        """
+        if source not in self.source_names:
+            raise UnknownItemError(f"the analysis has {', '.join(self.source_names)}")
+        is_own = self._episode_ids == episode_id
+        rows = np.flatnonzero(is_own & (self._source_codes == self.source_names.index(source)))
+        if len(rows) == 0:
+            raise UnknownItemError(f"the analysis has no row of {source} episode {episode_id}")
+        rows = rows[np.argsort(self._steps[rows], kind="stable")]
+        first, last = int(rows.min()), int(rows.max())
+        with self._lock:
+            sets = {
+                name: self._results[name][first : last + 1].to_numpy()[rows - first]
+                for name in self.describe()["coordinate_sets"]
+            }
+        return {"step": self._steps[rows], **sets}
 
     def _is_column(self, name: str) -> bool:
         return name in ROW_VARIABLES and name in self._results and self._results[name].ndim == 1

@@ -1,31 +1,75 @@
 """The web application: routes over a catalogue, by id only, read-only."""
 
 import hashlib
+import json
 from collections.abc import Callable, Collection
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import plotly
 from fastapi import FastAPI, Request, Response
 from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from panel.access import TokenAccess
 from panel.analysis_source import AnalysisSource
 from panel.binary import MEDIA_TYPE, encode_arrays
 from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, Item, describe_damage
+from panel.fidelity_source import FidelitySource
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.security import ReadOnlyGuard
+from panel.training_source import TrainingSource
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 PLOTLY_FILE = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 ItemId = Annotated[str, PathParameter(pattern="^[0-9a-f]{16}$")]
 EpisodeId = Annotated[int, PathParameter(ge=0, lt=2**31)]
+
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class PlainAnswer(JSONResponse):
+    """JSON in ASCII: names of files and datasets may hold what UTF-8 cannot express."""
+
+    def render(self, content: Any) -> bytes:
+        """Raises `ValueError` for numbers that JSON does not have."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class ArraysAnswer(Response):
+    """A container of arrays; see `panel.binary`."""
+
+    media_type = MEDIA_TYPE
+
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "properties": {"detail": {"type": "string"}},
+    "required": ["detail"],
+}
+"""Of every answer that is none: why, in words for the reader of the page."""
+ERROR_ANSWERS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": ERROR_SCHEMA}}}
+    for status, text in (
+        (401, "The token is missing or wrong."),
+        (404, "There is no such thing."),
+        (422, "The request or the file cannot be read."),
+        (503, "Too many requests are under way."),
+    )
+}
+ARRAY_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+    304: {"description": "Nothing changed since the answer with that entity tag."},
+    **ERROR_ANSWERS,
+}
 
 
 class _RevalidatedFiles(StaticFiles):
@@ -38,12 +82,13 @@ class _RevalidatedFiles(StaticFiles):
 
 
 def make_application(
-    catalogue: Catalogue, allowed_hosts: Collection[str] = (), root_path: str = ""
+    catalogue: Catalogue, token: str, allowed_hosts: Collection[str] = (), root_path: str = ""
 ) -> ReadOnlyGuard:
     """The panel as an ASGI application.
 
     Args:
         catalogue: what to serve.
+        token: the secret that opens the panel, from `panel.access.make_token`.
         allowed_hosts: names accepted in the `Host` header besides those of loopback.
         root_path: prefix under which a proxy serves the panel; proxies may leave it in the
             address that they pass on, or not.
@@ -52,12 +97,15 @@ def make_application(
     application = FastAPI(title="Dreamscope", docs_url=None, redoc_url=None)
     application.add_exception_handler(UnknownItemError, _answer_unknown)
     application.add_exception_handler(DamagedItemError, _answer_damaged)
+    application.add_exception_handler(RequestValidationError, _answer_invalid)
     _add_page(application)
     _add_catalogue(application, catalogue)
     _add_rollouts(application, catalogue)
     _add_results(application, catalogue)
     compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=1)
-    return ReadOnlyGuard(_without_prefix(compressed, root_path.rstrip("/")), allowed_hosts)
+    prefix = root_path.rstrip("/")
+    access = TokenAccess(token, prefix)
+    return ReadOnlyGuard(_without_prefix(compressed, prefix), access, allowed_hosts)
 
 
 def _without_prefix(application: ASGIApp, prefix: str) -> ASGIApp:
@@ -87,21 +135,26 @@ def _add_page(application: FastAPI) -> None:
 
 
 def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
-    @application.get("/api/catalogue")
-    def describe_catalogue() -> JSONResponse:
+    @application.get("/api/catalogue", responses=ERROR_ANSWERS)
+    def describe_catalogue() -> PlainAnswer:
         """Every rollout dataset and result file, with the errors of unreadable ones."""
         content = {**catalogue.describe(), "version": metadata.version("dreamscope")}
-        return JSONResponse(content, headers={"cache-control": "no-store"})
+        return PlainAnswer(content, headers={"cache-control": "no-store"})
+
+    @application.get("/api/items/{item_id}/provenance", responses=ERROR_ANSWERS)
+    def provenance(item_id: ItemId) -> PlainAnswer:
+        """Command, configuration, code version and input hashes of any item."""
+        return PlainAnswer(catalogue.provenance(item_id), headers={"cache-control": "no-store"})
 
 
 def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
-    @application.get("/api/datasets/{item_id}/episodes")
+    @arrays_route(application, "/api/datasets/{item_id}/episodes")
     def episode_table(request: Request, item_id: ItemId) -> Response:
         """Container of arrays, one entry per episode."""
         source = catalogue.open_as(item_id, RolloutSource)
         return _answer(request, catalogue.item(item_id), source.content_hash, source.episode_table)
 
-    @application.get("/api/datasets/{item_id}/episodes/{episode_id}/steps")
+    @arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/steps")
     def steps(request: Request, item_id: ItemId, episode_id: EpisodeId) -> Response:
         """Container of arrays, one row per step of the episode."""
         source = catalogue.open_as(item_id, RolloutSource)
@@ -109,7 +162,7 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
             request, catalogue.item(item_id), source.content_hash, lambda: source.steps(episode_id)
         )
 
-    @application.get("/api/datasets/{item_id}/episodes/{episode_id}/frames")
+    @arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/frames")
     def frames(
         request: Request,
         item_id: ItemId,
@@ -128,7 +181,21 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
 
 
 def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
-    @application.get("/api/analyses/{item_id}/columns/{name}")
+    @arrays_route(application, "/api/fidelity/{item_id}/{measure}")
+    def fidelity(request: Request, item_id: ItemId, measure: str) -> Response:
+        """Container with the curves of one measure over the horizon."""
+        source = catalogue.open_as(item_id, FidelitySource)
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, lambda: source.curves(measure))
+
+    @arrays_route(application, "/api/training/{item_id}")
+    def training(request: Request, item_id: ItemId) -> Response:
+        """Container with every numeric column of a training log."""
+        source = catalogue.open_as(item_id, TrainingSource)
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, source.curves)
+
+    @arrays_route(application, "/api/analyses/{item_id}/columns/{name}")
     def column(
         request: Request, item_id: ItemId, name: str, component: int | None = None
     ) -> Response:
@@ -141,7 +208,39 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
             lambda: {"values": source.column(name, component)},
         )
 
-    @application.get("/api/saliency/{item_id}/samples/{sample_id}")
+    @arrays_route(application, "/api/analyses/{item_id}/episodes/{source_name}/{episode_id}")
+    def analysed_episode(
+        request: Request, item_id: ItemId, source_name: str, episode_id: EpisodeId
+    ) -> Response:
+        """Container with `step` and the coordinates of each analysed row of one episode."""
+        source = catalogue.open_as(item_id, AnalysisSource)
+        return _answer(
+            request,
+            catalogue.item(item_id),
+            source.content_hash,
+            lambda: source.episode(source_name, episode_id),
+        )
+
+    @arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
+    def components(
+        request: Request,
+        item_id: ItemId,
+        sample_id: EpisodeId,
+        target: str,
+        target_step: str,
+        environment_gradient: str,
+    ) -> Response:
+        """Container with `activation` and `gradient`, (T, K) float32 of one sample and view."""
+        source = catalogue.open_as(item_id, SaliencySource)
+        view = (target, target_step, environment_gradient)
+        return _answer(
+            request,
+            catalogue.item(item_id),
+            source.content_hash,
+            lambda: source.components(sample_id, view),
+        )
+
+    @arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")
     def saliency(
         request: Request,
         item_id: ItemId,
@@ -161,6 +260,11 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
         )
 
 
+def arrays_route(application: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
+    """Decorator for a route that answers with a container of arrays."""
+    return application.get(path, response_class=ArraysAnswer, responses=ARRAY_ANSWERS)
+
+
 def _answer(
     request: Request, item: Item, content_hash: str, read: Callable[[], dict[str, Any]]
 ) -> Response:
@@ -178,12 +282,18 @@ def _answer(
         content = encode_arrays(read())
     except READ_ERRORS as error:
         raise DamagedItemError(describe_damage(item, error)) from error
-    return Response(content, media_type=MEDIA_TYPE, headers=headers)
+    return ArraysAnswer(content, headers=headers)
 
 
-def _answer_unknown(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 404, {"cache-control": "no-store"})
+def _answer_unknown(_: Request, error: Exception) -> PlainAnswer:
+    return PlainAnswer({"detail": str(error)}, 404, {"cache-control": "no-store"})
 
 
-def _answer_damaged(_: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"detail": str(error)}, 422, {"cache-control": "no-store"})
+def _answer_damaged(_: Request, error: Exception) -> PlainAnswer:
+    return PlainAnswer({"detail": str(error)}, 422, {"cache-control": "no-store"})
+
+
+def _answer_invalid(_: Request, error: Exception) -> PlainAnswer:
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
+    return PlainAnswer({"detail": "; ".join(problems)}, 422, {"cache-control": "no-store"})

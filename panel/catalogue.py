@@ -1,6 +1,7 @@
 """What there is to see below the given folders, and the opaque ids it is served under."""
 
 import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -9,26 +10,69 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from experiment.errors import UserError
+from experiment.files import hash_file
 from panel.analysis_source import AnalysisSource
+from panel.card_source import CardSource
+from panel.fidelity_source import FidelitySource
 from panel.fingerprint import fingerprint
-from panel.linking import match_dataset
+from panel.hdf5_safety import SHARD_SUFFIX, require_harmless
+from panel.linking import link_datasets, match_dataset
 from panel.rollout_source import RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
+from panel.training_source import TrainingSource
 
 DATASET_FILE = "dataset.json"
 ANALYSIS_FILE = "hidden_analysis.nc"
 SALIENCY_FILE = "saliency.nc"
-READ_ERRORS = (UserError, OSError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
+FIDELITY_FILE = "simulator_fidelity.nc"
+TRAINING_FILES = ("log.csv", "curve.csv")
+CARD_FILES = ("agent.json", "simulator.json", "card.json")
+MAX_HASHED_BYTES = 64 * 2**20
+"""Larger files are not read for their hash when someone asks where they come from."""
+HDF5_SUFFIXES = (SHARD_SUFFIX, ".nc")
+READ_ERRORS = (
+    UserError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
 """What reading a damaged or hostile file can raise, from JSON, HDF5 and the arrays within."""
 
-Source = RolloutSource | AnalysisSource | SaliencySource
-SourceType = TypeVar("SourceType", RolloutSource, AnalysisSource, SaliencySource)
+Source = (
+    RolloutSource | AnalysisSource | SaliencySource | FidelitySource | TrainingSource | CardSource
+)
+SourceType = TypeVar(
+    "SourceType",
+    RolloutSource,
+    AnalysisSource,
+    SaliencySource,
+    FidelitySource,
+    TrainingSource,
+    CardSource,
+)
 
 OPENERS: dict[str, Callable[[Path], Source]] = {
     DATASET_FILE: lambda path: RolloutSource(path.parent),
     ANALYSIS_FILE: AnalysisSource,
     SALIENCY_FILE: SaliencySource,
+    FIDELITY_FILE: FidelitySource,
+    **dict.fromkeys(TRAINING_FILES, TrainingSource),
+    **dict.fromkeys(CARD_FILES, CardSource),
 }
+KINDS = {
+    "datasets": (DATASET_FILE,),
+    "analyses": (ANALYSIS_FILE,),
+    "saliency": (SALIENCY_FILE,),
+    "fidelity": (FIDELITY_FILE,),
+    "training": TRAINING_FILES,
+    "cards": CARD_FILES,
+}
+"""Lists of the catalogue, and the names of the files they are made of."""
 
 
 class DamagedItemError(Exception):
@@ -87,16 +131,20 @@ class Catalogue:
                 continue
             described[item.path.name].append({"id": item.id, "label": item.label, **content})
         self._link(described)
+        kinds = {
+            kind: [entry for name in names for entry in described[name]]
+            for kind, names in KINDS.items()
+        }
         return {
-            "datasets": described[DATASET_FILE],
-            "analyses": described[ANALYSIS_FILE],
-            "saliency": described[SALIENCY_FILE],
+            **kinds,
             "errors": errors,
             "folders": [folder.name or str(folder) for folder in self.folders],
         }
 
     def _link(self, described: dict[str, list[dict[str, Any]]]) -> None:
         datasets = described[DATASET_FILE]
+        sources = {entry["id"]: self.open_as(entry["id"], RolloutSource) for entry in datasets}
+        link_datasets(datasets, {item_id: source.kinship for item_id, source in sources.items()})
         for entry in described[ANALYSIS_FILE]:
             hashes = self.open_as(entry["id"], AnalysisSource).input_hashes
             entry["source_datasets"] = {
@@ -129,11 +177,30 @@ class Catalogue:
             try:
                 current = fingerprint(*_files_of(item.path))
                 if opened is None or opened.fingerprint != current:
-                    opened = _Opened(current, OPENERS[item.path.name](item.path))
+                    opened = _Opened(current, _open_item(item.path))
             except READ_ERRORS as error:
                 raise DamagedItemError(describe_damage(item, error)) from error
             self._opened[item_id] = opened
             return opened.source
+
+    def provenance(self, item_id: str) -> dict[str, Any]:
+        """Where an item comes from, with the hash of its own content where that is cheap.
+
+        Raises:
+            UnknownItemError: nothing has this id.
+            DamagedItemError: it cannot be read.
+        """
+        source, item = self.open(item_id), self.item(item_id)
+        try:
+            is_small = item.path.stat().st_size <= MAX_HASHED_BYTES
+            own = source.content_hash if isinstance(source, RolloutSource) else None
+            if own is None and is_small:
+                own = hash_file(item.path)
+            provenance = source.provenance
+            json.dumps(provenance, allow_nan=False)
+            return {"hash": own, "provenance": provenance}
+        except READ_ERRORS as error:
+            raise DamagedItemError(describe_damage(item, error)) from error
 
     def count(self) -> ItemCounts:
         """How many items there are, readable or not."""
@@ -171,6 +238,13 @@ def _item(path: Path, folder: Path) -> Item:
     label = Path(folder.resolve().name, inside).as_posix()
     digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
     return Item(digest[:16], path, label)
+
+
+def _open_item(path: Path) -> Source:
+    for file in _files_of(path):
+        if file.suffix in HDF5_SUFFIXES:
+            require_harmless(file)
+    return OPENERS[path.name](path)
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -1,7 +1,10 @@
-"""Which dataset the rows of a result file belong to."""
+"""Which dataset the rows of a result file belong to, and which datasets belong together."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import PurePosixPath
 from typing import Any
+
+from panel.rollout_source import Kinship
 
 
 def match_dataset(
@@ -20,3 +23,39 @@ def match_dataset(
         if entry["kind"] == kind and entry["hash"] in input_hashes:
             return entry["id"]
     return None
+
+
+def link_datasets(datasets: Iterable[dict[str, Any]], kinships: Mapping[str, Kinship]) -> None:
+    """Add to each description `relations`: ids of the datasets that share its episode ids or rows.
+
+    `twin` is the recording without the intervention, `intervened` those that have this one as
+    their twin, `reality` the same samples let happen in the real environment, `replayed` the
+    samples of which this is the reality, `source` the real rollouts that its episodes begin in.
+
+    Args:
+        datasets: descriptions with `id`, `label`, `hash`.
+        kinships: by id.
+    """
+    datasets = list(datasets)
+    for entry in datasets:
+        own = kinships[entry["id"]]
+        others = [other for other in datasets if other is not entry]
+        beside = (PurePosixPath(entry["label"]).parent / own.twin_name).as_posix()
+        entry["relations"] = {
+            "twin": [o["id"] for o in others if own.twin_name and o["label"] == beside],
+            "intervened": [
+                o["id"]
+                for o in others
+                if (name := kinships[o["id"]].twin_name)
+                and (PurePosixPath(o["label"]).parent / name).as_posix() == entry["label"]
+            ],
+            "reality": [
+                o["id"] for o in others if kinships[o["id"]].replayed_identity == own.identity
+            ],
+            "replayed": [
+                o["id"]
+                for o in others
+                if own.replayed_identity and kinships[o["id"]].identity == own.replayed_identity
+            ],
+            "source": [o["id"] for o in others if own.source_hash == o["hash"]],
+        }

@@ -2,6 +2,7 @@
 
 import math
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from experiment.errors import UserError
+from generative.recording_identity import recording_identity
 from rollouts.store import RolloutDataset
 
 MAX_FRAMES_PER_REQUEST = 512
-MAX_FRAME_BYTES_PER_REQUEST = 64 * 2**20
+MAX_FRAME_BYTES_PER_REQUEST = 8 * 2**20
 STEP_FIELDS_SHOWN = (
     "value",
     "reward",
@@ -42,6 +44,20 @@ class UnknownItemError(Exception):
     """Something was asked for that does not exist; the message says what, in words."""
 
 
+@dataclass(frozen=True)
+class Kinship:
+    """How a dataset is told from others, and which others it names; empty where it names none."""
+
+    identity: str
+    """Hash of what decides its episodes."""
+    twin_name: str
+    """Folder, beside this one, of the recording without the intervention."""
+    source_hash: str
+    """Hash of the real rollouts that its episodes begin in or branch from."""
+    replayed_identity: str
+    """Identity of the samples that its episodes let happen in the real environment."""
+
+
 class RolloutSource:
     """Reads a dataset for many requests at once; HDF5 handles serve one thread at a time."""
 
@@ -50,6 +66,11 @@ class RolloutSource:
         self._dataset = RolloutDataset(folder)
         self.content_hash: str = self._dataset.hash
         self.is_simulated = self._dataset.metadata.simulated is not None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the dataset says of its making."""
+        return self._dataset.metadata.provenance
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""
@@ -66,6 +87,18 @@ class RolloutSource:
             "agent_hash": metadata.agent_hash,
             "initialisations": list(INITIALISATIONS),
         }
+
+    @property
+    def kinship(self) -> Kinship:
+        """What other datasets are to this one."""
+        provenance = self._dataset.metadata.provenance
+        inputs = provenance.get("inputs", {})
+        return Kinship(
+            identity=recording_identity(self._dataset.metadata),
+            twin_name=str(provenance.get("config", {}).get("twin_dataset", "")),
+            source_hash=str(inputs.get("dataset", "")),
+            replayed_identity=str(inputs.get("samples", "")),
+        )
 
     def episode_table(self) -> dict[str, NDArray]:
         """One entry per episode, column by column; see `TABLE_COLUMNS` and `INITIALISATIONS`."""
@@ -97,6 +130,8 @@ class RolloutSource:
         stop = min(stop, length)
         if not 0 <= start < stop:
             raise UnknownItemError(f"episode {episode_id} has rows 0 to {length - 1}, not {start}")
+        if not self._dataset.metadata.environment.shows_images:
+            raise UnknownItemError("the observations of this dataset are vectors, not frames")
         frame_bytes = math.prod(self._dataset.metadata.environment.obs_shape)
         limit = min(MAX_FRAMES_PER_REQUEST, max(1, MAX_FRAME_BYTES_PER_REQUEST // frame_bytes))
         if stop - start > limit:

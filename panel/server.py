@@ -12,9 +12,13 @@ import uvicorn
 
 from experiment.command_line import parse_flags
 from experiment.errors import UserError
+from panel.access import TOKEN_PARAMETER, make_token
 from panel.application import make_application
 from panel.catalogue import Catalogue
-from panel.security import LOOPBACK_HOSTS
+from panel.security import LOOPBACK_HOSTS, MAX_HEADER_BYTES
+
+MAX_CONNECTIONS = 1024
+"""Open at once; a browser keeps up to six."""
 
 DESCRIPTION = (
     "Serve the web panel over rollout datasets and result files. It only reads. "
@@ -34,8 +38,8 @@ class PanelConfig:
     host: str = "127.0.0.1"
     """Address to listen on. Anything but loopback also needs --allow_remote."""
     allow_remote: bool = False
-    """Listen on an address that other machines reach. The panel then has no protection of its
-    own: everyone who reaches the port can read the data."""
+    """Listen on an address that other machines reach. The token then travels over the network
+    unencrypted: whoever can listen there can read the data."""
     allowed_host: tuple[str, ...] = ()
     """Further names accepted in the Host header, for a proxy or a remote address."""
     root_path: str = ""
@@ -58,15 +62,18 @@ def serve(config: PanelConfig) -> None:
     listener = bind(config.host, config.port)
     with closing(listener):
         catalogue = Catalogue(config.folders)
-        application = make_application(catalogue, config.allowed_host, config.root_path)
-        print(greeting(config, catalogue, listener.getsockname()[1]), flush=True)
+        token = make_token()
+        application = make_application(catalogue, token, config.allowed_host, config.root_path)
+        print(greeting(config, catalogue, listener.getsockname()[1], token), flush=True)
         settings = uvicorn.Config(
             application,
             log_level="warning",
             access_log=False,
             server_header=False,
             lifespan="off",
-            limit_concurrency=256,
+            limit_concurrency=MAX_CONNECTIONS,
+            h11_max_incomplete_event_size=2 * MAX_HEADER_BYTES,
+            http="h11",
         )
         uvicorn.Server(settings).run(sockets=[listener])
 
@@ -105,7 +112,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def greeting(config: PanelConfig, catalogue: Catalogue, port: int) -> str:
+def greeting(config: PanelConfig, catalogue: Catalogue, port: int, token: str) -> str:
     """What is printed at start: how to open the page, here and from elsewhere."""
     host = "[::1]" if config.host.strip("[]") == "::1" else config.host
     try:
@@ -117,7 +124,7 @@ def greeting(config: PanelConfig, catalogue: Catalogue, port: int) -> str:
         (
             f"panel: {found.datasets} rollout datasets, {found.results} result files below "
             + ", ".join(str(folder) for folder in config.folders),
-            f"open   http://{host}:{port}{config.root_path}/",
+            f"open   http://{host}:{port}{config.root_path.rstrip('/')}/?{TOKEN_PARAMETER}={token}",
             f"from elsewhere, first: ssh -L {port}:127.0.0.1:{port} {user}@{socket.gethostname()}",
             "stop with Ctrl-C",
         )

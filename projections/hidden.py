@@ -14,7 +14,7 @@ pseudo-inverse.
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,11 +32,10 @@ from torch import Tensor, nn
 from experiment.errors import UserError
 from experiment.files import atomic_folder, hash_bytes, read_json, write_json
 from experiment.provenance import Provenance, to_plain
+from projections.coordinates import CoordinateStatistics, LinearCoordinates
 from projections.outliers import inlier_mask
 
 Method = Literal["ica", "pca", "nmf"]
-DirectionType = Literal["ica", "pca", "nmf", "unit"]
-"""What a direction is: a component of the projection, or a single hidden unit."""
 
 SCHEMA_VERSION = 1
 _ARRAYS_FILE = "projection.safetensors"
@@ -54,23 +53,6 @@ _ARRAYS = (
 _FACTS = ("n_samples_", "n_inliers_", "n_iter_", "converged_", "data_hash_")
 _RELATIVE_RANK_TOLERANCE = 1e-6
 _ROWS_IN_CACHE = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class LinearCoordinates:
-    """Coordinates s = P (h − origin) and the way back, h = origin + M s + residual."""
-
-    linear: NDArray[np.float64]
-    """(K, H) P; P M = I."""
-    directions: NDArray[np.float64]
-    """(H, K) M = ∂h/∂s; column k is direction k in hidden space."""
-    origin: NDArray[np.float64]
-    """(H,) the state whose coordinates are all zero."""
-
-    @property
-    def num_directions(self) -> int:
-        """K."""
-        return len(self.linear)
 
 
 class HiddenProjection(TransformerMixin, BaseEstimator):
@@ -302,26 +284,37 @@ class HiddenProjection(TransformerMixin, BaseEstimator):
         states = self._check_hidden(states)
         return _like(states, ((states - self.mean_) / self.scale_) @ self.components_.T)
 
-    def coordinates(self, direction_type: DirectionType) -> LinearCoordinates:
-        """The linear map for directions of one type.
+    def coordinates(self, direction_type: Method) -> LinearCoordinates:
+        """The linear map for components of one type, with their statistics.
 
-        `pca` gives all principal components, standardised to unit variance; `unit` the single
-        hidden units. `ica` and `nmf` exist only in a projection fitted by that method.
+        `pca` gives all principal components, standardised to unit variance. `ica` and `nmf` exist
+        only in a projection fitted by that method.
 
         Raises:
             UserError: the projection has no such directions.
         """
         check_is_fitted(self)
-        if direction_type == "unit":
-            num_units = len(self.mean_)
-            return LinearCoordinates(np.eye(num_units), np.eye(num_units), np.zeros(num_units))
         if direction_type == "pca":
-            return self._principal_coordinates(len(self.components_))
+            return self.with_statistics(self._principal_coordinates(len(self.components_)))
         if direction_type != self.method:
             raise UserError(
                 f"--direction_type {direction_type}: the projection was fitted by {self.method}"
             )
-        return LinearCoordinates(self.linear_, self.directions_, self.origin_)
+        return self.with_statistics(LinearCoordinates(self.linear_, self.directions_, self.origin_))
+
+    def with_statistics(self, coordinates: LinearCoordinates) -> LinearCoordinates:
+        """Tell mean and standard deviation, over the inliers, of any coordinates of these states.
+
+        The principal components are all kept, so the states' covariance is F Fᵀ with the columns
+        of F = ∂h/∂(standardised components), and that of the coordinates P F Fᵀ Pᵀ.
+        """
+        check_is_fitted(self)
+        factor = self._principal_coordinates(len(self.components_)).directions
+        statistics = CoordinateStatistics(
+            mean=coordinates.linear @ (self.mean_ - coordinates.origin),
+            deviation=np.linalg.norm(coordinates.linear @ factor, axis=1),
+        )
+        return replace(coordinates, statistics=statistics)
 
     def _check_hidden(self, states: ArrayLike) -> NDArray[np.floating]:
         check_is_fitted(self)
@@ -371,6 +364,33 @@ class HiddenProjection(TransformerMixin, BaseEstimator):
             setattr(projection, name, value)
         projection.provenance_ = metadata["provenance"]
         return projection
+
+
+def load_fitting_projection(
+    folder: Path | str, hidden_slice: slice, flag: str = "--projection"
+) -> HiddenProjection:
+    """The projection in `folder`, which must be of hidden states of the agent's size.
+
+    Args:
+        folder: as `HiddenProjection.save` wrote it.
+        hidden_slice: of the agent's state.
+        flag: that named the folder.
+
+    Raises:
+        UserError: no projection in the folder, or one for another hidden size.
+    """
+    if not (Path(folder) / _METADATA_FILE).exists():
+        raise UserError(
+            f"{flag} {folder}: no such projection; make it with: "
+            "python analysis/hidden_analysis_precompute.py"
+        )
+    projection = HiddenProjection.load(folder)
+    num_units, hidden_dim = len(projection.mean_), hidden_slice.stop - (hidden_slice.start or 0)
+    if num_units != hidden_dim:
+        raise UserError(
+            f"{flag} {folder}: fitted on {num_units} hidden units, the agent has {hidden_dim}"
+        )
+    return projection
 
 
 def _floats_of_width(values: ArrayLike, width: int) -> NDArray[np.floating]:

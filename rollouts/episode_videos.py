@@ -48,6 +48,8 @@ def write_episode_videos(
         if episode_id in present
     }
     missing = {path: episode_id for path, episode_id in paths.items() if not path.exists()}
+    if missing:
+        dataset.metadata.environment.require_images(f"videos of {folder}")
     for path, episode_id in tqdm(missing.items(), unit="video", disable=None):
         with VideoWriter(path, fps) as video:
             video.write_all(draw_episode(dataset, episode_id))

@@ -49,6 +49,7 @@ def export_minari(dataset: RolloutDataset, out: Path) -> None:
         UserError: Minari is not installed, `out` has content or no name that Minari takes, or the
             disk has too little room; nothing is written.
     """
+    dataset.metadata.environment.require_images("--format minari")
     minari = require_minari()
     require_new_folder(out)
     dataset_id = _dataset_id(out)

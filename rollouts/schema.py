@@ -21,9 +21,10 @@ from rollouts.types import GAME_PREFIX, SIMULATED_STEP_FIELDS, EpisodeInfo, Roll
 
 FORMAT_NAME = "dreamscope-rollouts"
 SCHEMA_VERSION, SCHEMA_VERSION_WITH_GAME, SCHEMA_VERSION_WITH_SAVED_STATES = 1, 2, 3
-"""Datasets with saved states are of version 3, others with game states of version 2, all others of
-version 1, which has neither."""
-READABLE_VERSIONS = range(SCHEMA_VERSION, SCHEMA_VERSION_WITH_SAVED_STATES + 1)
+SCHEMA_VERSION_OF_VECTORS = 4
+"""Datasets whose observations are vectors are of version 4, others with saved states of version 3,
+others with game states of version 2, all others of version 1, which has neither."""
+READABLE_VERSIONS = range(SCHEMA_VERSION, SCHEMA_VERSION_OF_VECTORS + 1)
 READABLE = f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}"
 
 STRING = "string"
@@ -94,6 +95,8 @@ class DatasetMetadata:
     @property
     def schema_version(self) -> int:
         """Version of the format that the dataset needs."""
+        if not self.environment.shows_images:
+            return SCHEMA_VERSION_OF_VECTORS
         if self.save_state_every is not None:
             return SCHEMA_VERSION_WITH_SAVED_STATES
         return SCHEMA_VERSION if self.game is None else SCHEMA_VERSION_WITH_GAME
@@ -102,7 +105,7 @@ class DatasetMetadata:
     def step_fields(self) -> tuple[FieldSpec, ...]:
         """Arrays with one row per decision."""
         fields = [
-            FieldSpec("obs", "uint8", self.environment.obs_shape),
+            FieldSpec("obs", self.environment.obs_dtype, self.environment.obs_shape),
             FieldSpec("agent_hidden", "float32", (self.state_dim,)),
             FieldSpec("action_logits", "float32", (self.num_actions,)),
             FieldSpec("value", "float32"),
@@ -273,6 +276,8 @@ def check_rollout(rollout: Rollout, metadata: DatasetMetadata) -> None:
     _check_saved_states(rollout, metadata)
     for spec in metadata.step_fields:
         _check_array(spec, array_of(rollout, spec.name), (num_rows, *spec.row_shape))
+    if not np.isfinite(rollout.obs).all():
+        raise SchemaError("obs: has entries that are not finite")
     for name in () if rollout.is_simulated else SIMULATED_STEP_FIELDS:
         if getattr(rollout, name) is not None:
             raise SchemaError(f"{name}: given for a real rollout")

@@ -60,8 +60,8 @@ class EpisodeInfo:
 class Rollout:
     """One episode of T decisions; every array has T rows."""
 
-    obs: NDArray[np.uint8]
-    """(T, H, W, C) frames as the agent saw them."""
+    obs: NDArray[np.uint8] | NDArray[np.float32]
+    """(T, H, W, C) uint8 frames, or (T, D) float32 vectors, as the agent saw them."""
     agent_hidden: NDArray[np.float32]
     """(T, state_dim) recurrent state after seeing `obs[t]`."""
     action_logits: NDArray[np.float32]
@@ -149,8 +149,8 @@ class WindowBatch:
     everything else is zero.
     """
 
-    obs: NDArray[np.uint8]
-    """(T, B, H, W, C)"""
+    obs: NDArray[np.uint8] | NDArray[np.float32]
+    """(T, B, H, W, C) uint8 frames, or (T, B, D) float32 vectors."""
     agent_hidden: NDArray[np.float32]
     """(T, B, state_dim)"""
     action: NDArray[np.int64]

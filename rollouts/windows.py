@@ -21,9 +21,10 @@ class WindowSampler:
 
     A window may start at every row of an episode that leaves `num_init_steps` real rows, each
     such start being equally likely; what lies behind the episode's end is padding. An epoch
-    visits every start once, in an order keyed by (seed, epoch). Windows are dealt out to ranks
-    in turn, so that `batch(step)` depends on nothing but the constructor's arguments and `step`:
-    a resumed training goes on with the batches it would have had.
+    visits every start once, in an order keyed by (seed, epoch). `batch(step)` depends on nothing
+    but the constructor's arguments and `step`: a resumed training goes on with the batches it
+    would have had. Windows are dealt out to ranks one by one, so that all ranks together have the
+    windows that a single one with the whole batch has, and each its share of the first of them.
 
     Args:
         dataset: real or simulated rollouts.
@@ -78,10 +79,14 @@ class WindowSampler:
         """Batches of one rank that make about one epoch, at least 1."""
         return max(1, self.num_windows // (self.batch_size * self._world_size))
 
+    def window_numbers(self, step: int) -> NDArray[np.int64]:
+        """(B,) numbers of the windows of `batch(step)`, counted through all steps and ranks."""
+        own = self._rank + self._world_size * np.arange(self.batch_size, dtype=np.int64)
+        return step * self.batch_size * self._world_size + own
+
     def batch(self, step: int) -> WindowBatch:
         """The batch of training step `step`, from 0 on."""
-        first = (step * self._world_size + self._rank) * self.batch_size
-        positions = first + np.arange(self.batch_size, dtype=np.int64)
+        positions = self.window_numbers(step)
         epochs = positions // self.num_windows
         starts = np.empty_like(positions)
         for epoch in np.unique(epochs):
@@ -139,7 +144,8 @@ class WindowSampler:
     ) -> NDArray[Any]:
         """(num_rows, B, ...) rows of one field, zero behind the real ones."""
         spec = self.dataset.step_field(name)
-        read_rows = self.dataset.read_rows if name == "obs" else self._small_fields.read_rows
+        is_frame = name == "obs" and self.dataset.metadata.environment.shows_images
+        read_rows = self.dataset.read_rows if is_frame else self._small_fields.read_rows
         windows = np.empty((self.num_rows, len(first_rows), *spec.row_shape), spec.dtype)
         # HDF5 is a hundred times slower when it scatters into the strided batch by itself.
         buffer = np.empty((self.num_rows, *spec.row_shape), spec.dtype)

@@ -3,9 +3,26 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+from agents.checkpoint import LoadedAgent, load_agent, save_agent
+from agents.networks import NetworkConfig, make_policy
+from agents.protocol import AgentOutput, Readout
+from agents.recorder import record_episodes
+from agents.recording_config import RecordingConfig
+from environments.fake import fake_spec
+from experiment.command_line import apply_values, load_preset
+from generative.checkpoint import LoadedSimulator, load_simulator, save_simulator
+from generative.sample_actions import RecordedActions
+from generative.sample_starts import InformedStarts, RandomStarts
+from generative.sampling import SamplingConfig, SamplingPlan, record_samples
+from generative.simulator import Simulator, SimulatorConfig
+from rollouts.store import RolloutDataset
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,3 +86,88 @@ def pixel_world() -> str:
 
     gymnasium.register("PixelWorld-v0", entry_point=PixelWorld, max_episode_steps=12)
     return "gymnasium:PixelWorld-v0"
+
+
+@pytest.fixture
+def cell_first_lstm() -> nn.Module:
+    """An agent for the fake environment: an LSTM whose state is c, then h, read by linear heads.
+
+    So the hidden state is a part of the state, and not its first.
+    """
+    torch.manual_seed(0)
+    return CellFirstLstm(num_actions=fake_spec().num_actions).requires_grad_(False).eval()
+
+
+class CellFirstLstm(nn.Module):
+    def __init__(self, num_actions: int) -> None:
+        super().__init__()
+        self.state_dim, self.hidden_slice, self.num_actions = 16, slice(8, 16), num_actions
+        self.cell = nn.LSTMCell(3 * 4 * 4, 8)
+        self.heads = nn.Linear(8, num_actions + 1)
+
+    def initial_state(self, batch_size):
+        return torch.zeros(batch_size, 16)
+
+    def embed(self, images):
+        return nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+    def advance(self, embedding, state, first=None):
+        if first is not None:
+            state = torch.where(first[:, None], 0.0, state)
+        hidden, cell = self.cell(embedding, (state[..., 8:], state[..., :8]))
+        return torch.cat([cell, hidden], dim=-1)
+
+    def read_out(self, state):
+        heads = self.heads(state[..., 8:])
+        return Readout(heads[..., :-1], heads[..., -1])
+
+    def step(self, images, state, first=None):
+        state = self.advance(self.embed(images), state, first)
+        readout = self.read_out(state)
+        return AgentOutput(state, readout.action_logits, readout.value)
+
+
+@dataclass(frozen=True)
+class FakeChain:
+    """An untrained agent, its episodes in the fake world, a simulator and samples of its own."""
+
+    folder: Path
+    agent: LoadedAgent
+    simulator: LoadedSimulator
+
+    @property
+    def data(self) -> Path:
+        """The episodes."""
+        return self.folder / "data"
+
+    def record(self, name: str, **settings: object) -> Path:
+        """Record samples of five steps into a folder of that name."""
+        config = SamplingConfig(**{"max_samples": 8, "num_sim_steps": 5, **settings})  # type: ignore[arg-type]
+        source = RandomStarts(0)
+        if config.start_kind == "informed":
+            source = InformedStarts(RolloutDataset(self.data), self.simulator, config.seed)
+        actions = None
+        if config.recorded_actions:
+            assert isinstance(source, InformedStarts)
+            actions = RecordedActions(source, self.simulator.environment)
+        plan = SamplingPlan(self.simulator, self.agent, source, config, actions)
+        record_samples(plan, self.folder / name)
+        return self.folder / name
+
+
+@pytest.fixture(scope="session")
+def fake_chain(tmp_path_factory: pytest.TempPathFactory) -> FakeChain:
+    """The smallest chain whose samples can be replayed in their environment."""
+    folder = tmp_path_factory.mktemp("fake-chain")
+    torch.manual_seed(0)
+    policy = make_policy(NetworkConfig(width=0.25, num_features=12))
+    # The initial heads are all but uniform, which would hide mistakes.
+    torch.nn.init.normal_(policy.policy_head.weight)
+    save_agent(folder / "agent", policy, fake_spec(), {}, 0)
+    agent = load_agent(folder / "agent")
+    recording = RecordingConfig(max_episodes=6, num_envs=2, seed=1, num_threads=0)
+    record_episodes(agent, fake_spec(), folder / "data", recording)
+    sizes = load_preset("simulator.yml", "tiny")["training"]["simulator"]
+    simulator = Simulator(apply_values(SimulatorConfig, sizes, "tiny"), agent.policy)
+    save_simulator(folder / "simulator", simulator, fake_spec(), agent.hash, {}, 0)
+    return FakeChain(folder, agent, load_simulator(folder / "simulator", agent))

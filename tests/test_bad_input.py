@@ -111,11 +111,21 @@ SCRIPTS = (
     "analysis/hidden_analysis_plotting.py",
     "analysis/simulator_fidelity_precompute.py",
     "analysis/simulator_fidelity_plotting.py",
+    "analysis/probe_analysis_precompute.py",
+    "analysis/probe_analysis_plotting.py",
+    "analysis/show_hx_overlap.py",
+    "plot_value_and_action_weights.py",
     "loss_over_time_experiment.py",
 )
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+SCRIPTS_WITHOUT_PRESET = (
+    "analysis/sample_trust_precompute.py",
+    "analysis/sample_trust_plotting.py",
+)
+
+
+@pytest.mark.parametrize("script", SCRIPTS + SCRIPTS_WITHOUT_PRESET)
 def test_unknown_flag(refuse: Refuse, script: str) -> None:
     refusal = refuse(script, "--no_such_flag", "3")
     assert "no_such_flag" in refusal.line.replace("-", "_")
@@ -204,8 +214,31 @@ def test_missing_dataset(refuse: Refuse, results: Path) -> None:
         "train_gen_model.py", "--data_dir", "nowhere", "--agent_file", results / "agent"
     )
     assert "nowhere" in refusal.line
-    refusal = refuse("analysis/hidden_analysis_precompute.py", "--data_dir", "nowhere")
-    assert "nowhere" in refusal.line
+    for script in ("hidden_analysis_precompute.py", "probe_analysis_precompute.py"):
+        refusal = refuse(f"analysis/{script}", "--data_dir", "nowhere")
+        assert "nowhere" in refusal.line
+        assert not refusal.new_files
+
+
+def test_rollouts_of_another_agent_than_the_untrained_ones(
+    refuse: Refuse, results: Path, other_agent: Path
+) -> None:
+    refusal = refuse(
+        *("analysis/probe_analysis_precompute.py", "--agent_file", other_agent),
+        *("--data_dir", results / "rollouts", "--no-generated"),
+        *("--projection", results / "hidden_analysis" / "projection"),
+    )
+    assert "was recorded with agent" in refusal.line
+    assert not refusal.new_files
+
+
+def test_projection_of_another_agent(refuse: Refuse, results: Path, other_agent: Path) -> None:
+    refusal = refuse(
+        *("plot_value_and_action_weights.py", "--agent_file", other_agent),
+        *("--data_dir", results / "rollouts"),
+        *("--projection", results / "hidden_analysis" / "projection"),
+    )
+    assert "fitted to hidden states of agent" in refusal.line
     assert not refusal.new_files
 
 
@@ -228,9 +261,14 @@ def test_no_episode_longer_than_the_initial_frames(refuse: Refuse, results: Path
 
 
 def test_results_that_were_not_made_yet(refuse: Refuse) -> None:
-    refusal = refuse("analysis/hidden_analysis_plotting.py")
-    assert "hidden_analysis_precompute.py" in refusal.line
-    assert not refusal.new_files
+    for script, maker in (
+        ("hidden_analysis_plotting.py", "hidden_analysis_precompute.py"),
+        ("show_hx_overlap.py", "hidden_analysis_precompute.py"),
+        ("probe_analysis_plotting.py", "probe_analysis_precompute.py"),
+    ):
+        refusal = refuse(f"analysis/{script}")
+        assert maker in refusal.line
+        assert not refusal.new_files
 
 
 def test_training_log_that_does_not_exist(refuse: Refuse) -> None:

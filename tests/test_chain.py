@@ -26,6 +26,9 @@ STAGES = {
     "hidden_analysis",
     "saliency",
     "figures",
+    "record_followed",
+    "probe_analysis",
+    "probe_figures",
 }
 
 

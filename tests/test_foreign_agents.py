@@ -18,7 +18,7 @@ import saliency_experiments
 import train
 import train_gen_model
 from agents.checkpoint import load_agent
-from agents.images import to_float_images
+from agents.images import to_float_observations
 from analysis import hidden_analysis_precompute, simulator_fidelity_precompute
 from environments.fake import fake_spec
 from experiment.errors import UserError
@@ -110,7 +110,7 @@ def assert_replays(dataset: RolloutDataset, reference: str) -> None:
         state = torch.from_numpy(rollout.agent_hidden[:1])
         for t in range(1, len(rollout)):
             with torch.no_grad():
-                output = agent.step(to_float_images(rollout.obs[t : t + 1]), state)
+                output = agent.step(to_float_observations(rollout.obs[t : t + 1]), state)
             state = output.state
             np.testing.assert_allclose(rollout.agent_hidden[t], state[0], atol=1e-5)
             np.testing.assert_allclose(rollout.value[t], output.value[0], atol=1e-5)

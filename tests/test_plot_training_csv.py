@@ -92,6 +92,23 @@ def test_any_table_of_numbers_is_drawn(tmp_path):
     assert labels(draw_main_curve(read_log(tmp_path))) == ["total loss"]
 
 
+def test_the_simulators_loss_is_drawn_with_its_held_out_version(tmp_path):
+    losses = {"total": [5.0, 4.0], "kl": [3.0, 2.0]}
+    held_out = {f"heldout_{name}": [None, values[1]] for name, values in losses.items()}
+    pd.DataFrame({"step": [1, 2], "seconds": [9.0, 10.0], **losses, **held_out}).to_csv(
+        tmp_path / "log.csv", index=False
+    )
+    log = read_log(tmp_path)
+    assert labels(draw_overview(log)) == ["total", "kl"]
+    (axis,) = draw_main_curve(log).axes
+    assert axis.get_ylabel() == "total"
+    legend = axis.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["training levels", "held-out levels"]
+    assert legend.get_title().get_text() == ""
+
+
 def test_missing_and_empty_logs_are_refused(tmp_path):
     with pytest.raises(UserError, match="--datapath"):
         plot_log(tmp_path)

@@ -16,8 +16,9 @@ from agents.networks import NetworkConfig, RecurrentPolicy
 from environments.factory import EnvironmentConfig, environment_spec
 from experiment.errors import run_entry_point
 from experiment.files import read_json
+from projections.descriptions import interventions_from_descriptions
 from projections.hidden import HiddenProjection
-from projections.interventions import swap_from_description
+from projections.interventions import RULES
 from rollouts.episode_videos import write_episode_videos
 from rollouts.store import RolloutDataset
 from rollouts.types import Rollout
@@ -81,7 +82,8 @@ def test_one_row_of_many_episodes_and_many_rows_of_one(workplace, monkeypatch) -
 
 def assert_swapped(intervened: Rollout, twin: Rollout, policy: RecurrentPolicy) -> None:
     """The description, applied by hand to what the agent proposes, gives the recorded states."""
-    swap = swap_from_description(intervened.info.interventions[0])
+    swap = interventions_from_descriptions(intervened.info.interventions)
+    assert swap is not None
     previous = torch.as_tensor(intervened.info.agent_initial_state)[None]
     for t in range(len(intervened)):
         images = torch.as_tensor(intervened.obs[t : t + 1]).permute(0, 3, 1, 2) / 255
@@ -119,6 +121,48 @@ def test_intervened_episodes_lie_beside_their_twins(
     assert stored == f"{folder}_twin"
 
 
+EVERY_RULE = "--projection projection --direction_type pca --swap_directions_from 0 "
+EVERY_RULE += (
+    "--swap_directions_to 2 --scale_directions 1 --scale_factors 0.5 --add_directions 2 3 "
+)
+EVERY_RULE += "--add_amounts 0.5 -0.5 --add_once --clamp_directions 4 --clamp_values 1 "
+EVERY_RULE += "--intervention_steps 1 to end"
+
+
+def test_every_rule_acts_in_order_at_the_chosen_rows_of_a_branch(workplace, monkeypatch) -> None:
+    command = "--branch_from data --episode 1 --step 2 --branches 3 --report report.json"
+    assert type_command(monkeypatch, f"{command} {EVERY_RULE}") == 0
+    policy = load_agent("agent").policy
+    assert isinstance(policy, RecurrentPolicy)
+    for rollout in read_episodes("branches").values():
+        assert [link["kind"] for link in rollout.info.interventions] == list(RULES)
+        chain = interventions_from_descriptions(rollout.info.interventions)
+        assert chain is not None
+        state = torch.as_tensor(rollout.info.agent_initial_state)[None]
+        for t in range(len(rollout)):
+            images = torch.as_tensor(rollout.obs[t : t + 1]).permute(0, 3, 1, 2) / 255
+            proposed = policy.advance(policy.embed(images), state)
+            state = chain(state, proposed, t)
+            assert torch.equal(state, proposed) == (t == 0)
+            np.testing.assert_allclose(rollout.agent_hidden[t], state[0], atol=1e-5)
+    strength = read_json("branches/intervention.json")
+    assert read_json("report.json")["metrics"]["intervention"] == strength
+    lengths = RolloutDataset("branches").episodes["length"].to_numpy()
+    assert strength["share_of_rows_changed"] == pytest.approx(1 - len(lengths) / lengths.sum())
+
+
+def test_a_control_is_recorded_beside_the_same_twin(workplace, monkeypatch) -> None:
+    command = f"--branch_from data --episode 1 --step 2 --branches 3 {SWAP}"
+    assert type_command(monkeypatch, f"{command} --data_dir tested") == 0
+    control = f"{command} --intervention_control random_like_states --control_norm_of tested"
+    assert type_command(monkeypatch, f"{control} --data_dir control") == 0
+    assert RolloutDataset("control_twin").hash == RolloutDataset("tested_twin").hash
+    norms = [
+        read_json(f"{name}/intervention.json")["mean_change_norm"] for name in ("tested", "control")
+    ]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+
+
 def test_the_twin_of_an_ordinary_recording_is_the_ordinary_recording(
     workplace, monkeypatch
 ) -> None:
@@ -149,6 +193,17 @@ def test_an_intervened_recording_is_not_mixed_with_another(workplace, monkeypatc
         ("--branch_from data --episode 0 --step 0 --data_dir data", "--data_dir data: is the"),
         ("--branch_from data --episode 0 --step 0 --branch_actions x", "branch-actions"),
         ("--branch_from data --episode 0 --step 0 --swap_directions_from 1", "has 1 directions"),
+        (
+            "--branch_from data --episode 0 --step 0 --branch_steps 3 --direction_type unit "
+            "--swap_directions_from 1 --swap_directions_to None --intervention_steps 3 to end",
+            "step 3 does not exist, rows are 0 to 2 (--branch_steps 3)",
+        ),
+        (
+            "--model_file agent --direction_type unit --swap_directions_from 1 "
+            "--swap_directions_to None --intervention_control random --control_norm_of data",
+            "--control_norm_of data: is no recording of the intervention",
+        ),
+        ("--model_file agent --intervention_steps 3", "no intervention is asked for"),
         ("--branches 3", "--branches: branches need --branch_from"),
         ("--model_file agent --num_videos -1", "--num_videos -1: must be at least 0"),
     ],

@@ -13,9 +13,12 @@ from agents.checkpoint import hash_agent, save_agent
 from agents.networks import NetworkConfig, RecurrentPolicy, make_policy
 from environments.protocol import EnvironmentSpec
 from experiment.errors import run_entry_point
+from experiment.files import read_json
 from generative.checkpoint import save_simulator
 from generative.simulator import Simulator, SimulatorConfig
 from projections.hidden import HiddenProjection
+from record import RecordConfig
+from record_gen_samples import RecordSamplesConfig
 from rollouts.schema import DatasetMetadata
 from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import EpisodeInfo, Rollout
@@ -102,6 +105,33 @@ def test_it_works_without_mistakes(workplace, monkeypatch):
     assert RolloutDataset("samples").num_episodes == LENGTH - 2
 
 
+def test_interventions_have_the_flags_that_record_py_has():
+    assert RecordSamplesConfig().intervention == RecordConfig().intervention
+
+
+def test_held_units_and_their_control(workplace, monkeypatch):
+    flags = "--direction_type unit --clamp_directions 3 5 --clamp_values 0.5 -0.5 "
+    flags += "--amount_unit coordinate --intervention_steps 2 to end"
+    report = ("--report", "report.json")
+    assert _type(monkeypatch, *flags.split(), "--data_save_dir", "held", *report) == 0
+    for index in range(RolloutDataset("held").num_episodes):
+        rollout, twin = (RolloutDataset(n).read_episode(index) for n in ("held", "held_twin"))
+        assert np.allclose(rollout.agent_hidden[2:, [3, 5]], [0.5, -0.5], atol=1e-6)
+        assert np.array_equal(rollout.agent_hidden[:2], twin.agent_hidden[:2])
+        assert np.array_equal(rollout.obs[:3], twin.obs[:3])
+    strength = read_json("held/intervention.json")
+    assert read_json("report.json")["metrics"]["intervention"] == strength
+    assert strength["share_of_rows_changed"] == 0.8
+    control = "--intervention_control random --control_norm_of held --data_save_dir control"
+    assert _type(monkeypatch, *flags.split(), *control.split()) == 0
+    found = read_json("control/intervention.json")
+    assert found["mean_change_norm"] == pytest.approx(strength["mean_change_norm"], rel=1e-3)
+    assert RolloutDataset("control_twin").hash == RolloutDataset("held_twin").hash
+    # Another control is another recording.
+    again = (*flags.split(), *control.split(), "--control_seed", "1")
+    assert _type(monkeypatch, *again) == 2
+
+
 @pytest.mark.parametrize("flags", ["", "--data_dir data", "--data_dir absent --agent_file agent"])
 def test_random_starts_need_an_agent_and_no_windows(workplace, monkeypatch, flags):
     flags = f"--recording_rand_init --data_save_dir samples {flags}"
@@ -142,6 +172,18 @@ def test_random_starts_need_an_agent_and_no_windows(workplace, monkeypatch, flag
             "--projection projection --swap_directions_from 1 --swap_directions_to 2",
             "--direction_type ica: the projection was fitted by pca",
         ),
+        (
+            "--direction_type unit --scale_directions 1 --scale_factors 2 "
+            "--intervention_steps 4 10",
+            "--intervention_steps 4 10: step 10 does not exist, rows are 0 to 9",
+        ),
+        (
+            "--direction_type file --add_directions 1 --add_amounts 2",
+            "--direction_type file: needs --directions_file",
+        ),
+        ("--direction_type unit --add_directions 1 --add_amounts 2", "name a --projection"),
+        ("--clamp_directions 1 --clamp_values x", "clamp"),
+        ("--add_once", "--add_once: no intervention is asked for"),
         ("--no_such_flag 1", "no_such_flag"),
         ("--interpreting_params_name absent", "unknown preset 'absent'"),
     ],

@@ -199,6 +199,25 @@ def test_hidden_analysis(session, hidden_analysis):
     assert list((session.folder / "analysis/hx_plots").rglob("*.png"))
 
 
+def test_overlap_of_hidden_states(session, hidden_analysis):
+    session.type("analysis/show_hx_overlap.py --interpreting_params_name tiny")
+    plots = session.folder / "analysis/hx_plots"
+    assert len(list(plots.glob("agent_h_overlap_?.png"))) == 5
+    with read_results(plots / "hx_overlap.nc") as results:
+        assert (results["roc_area_interval"].sel(bound="lower") <= results["roc_area"]).all()
+
+
+def test_value_and_action_weights(session, simulator, hidden_analysis):
+    session.type(
+        f"plot_value_and_action_weights.py --agent_file={AGENT} --model_file={simulator} "
+        "--exp_name test --epochs 4 --gen_mod_exp_name dev --seed 3 --env_name coinrun"
+    )
+    folder = session.folder / "analysis/plot_act_and_val_weights"
+    assert (folder / "act_and_val_weights.png").stat().st_size > 1000
+    with read_results(folder / "act_and_val_weights.nc") as results:
+        assert results["weight"].shape == (16, 16)
+
+
 @pytest.mark.parametrize("sample_ids", ["0 to 3", "1 3"])
 def test_saliency(session, simulator, hidden_analysis, sample_ids):
     output = session.folder / f"saliency of {sample_ids}"
@@ -231,7 +250,7 @@ def test_swapped_directions(session, samples, hidden_analysis):
     swapped = RolloutDataset(session.folder / "generative/recorded_validations_swapping")
     twin = RolloutDataset(session.folder / "generative/recorded_validations_swapping_twin")
     (intervention,) = swapped.read_episode(0).info.interventions
-    assert (intervention["from"], intervention["to"]) == ([10, 5], [12, None])
+    assert (intervention["sources"], intervention["targets"]) == ([10, 5], [12, None])
     for index in range(swapped.num_episodes):
         rollout, clean = swapped.read_episode(index), samples.read_episode(index)
         partner = twin.read_episode(twin.index_of(rollout.info.twin_of))

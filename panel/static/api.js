@@ -25,8 +25,11 @@ async function request(path) {
 }
 
 /** Everything there is to see; see `Catalogue.describe` in panel/catalogue.py. */
-export async function fetchCatalogue() {
-  return (await request("api/catalogue")).json();
+export const fetchCatalogue = () => fetchJson("api/catalogue");
+
+/** Plain values. */
+export async function fetchJson(path) {
+  return (await request(path)).json();
 }
 
 /** Named arrays: `{name: {data, shape}}`. The layout is described in panel/binary.py. */

@@ -1,29 +1,32 @@
-// The page: connects list, player, traces, scatter and the address.
+// The page: connects list, player, the views of the open rollout, and the address.
 
+import { AnalysisRows, axisChoices } from "./analysis_rows.js";
 import { RequestError, fetchArrays, fetchCatalogue } from "./api.js";
 import { onThemeChange } from "./colours.js";
+import { episodePath } from "./comparison.js";
+import { ComparisonView } from "./comparison_view.js";
+import { Components } from "./components.js";
+import { FilesView } from "./files_view.js";
+import { FilterView } from "./filter_view.js";
+import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
-import { SaliencyOverlay } from "./saliency.js";
-import { Scatter, axisChoices, colourChoices } from "./scatter.js";
+import { SaliencyView } from "./saliency_view.js";
+import { Scatter, colourChoices } from "./scatter.js";
+import { SimulatorView } from "./simulator_view.js";
+import { Tabs } from "./tabs.js";
 import { Traces } from "./traces.js";
 import { ViewState } from "./view_state.js";
 import { count } from "./words.js";
 
 const element = (id) => document.getElementById(id);
-const COMMANDS = {
-  real: "python record.py",
-  simulated: "python record_gen_samples.py",
-  analysis: "python analysis/hidden_analysis_precompute.py",
-  saliency: "python saliency_experiments.py",
-};
-
 class Page {
   constructor() {
     this.view = new ViewState();
     this.entries = [];
     this.current = null;
     this.opening = 0;
+    this.underWay = 0;
     this.player = new Player({
       onStep: (step) => this.view.update({ step }),
       onError: (error) => this.report(error),
@@ -31,10 +34,23 @@ class Page {
     this.traces = new Traces((step) => this.view.update({ step }));
     this.scatter = new Scatter((point) => this.openPoint(point));
     this.scatter.onHover = (point, event) => this.showHover(point, event);
-    this.list = new RolloutList((entry) => this.openEntry(entry));
-    this.view.addEventListener("change", ({ detail }) => this.guard(() => this.follow(detail)));
+    this.components = new Components((step) => this.view.update({ step }));
+    this.saliency = new SaliencyView(this.view, this.player);
+    this.comparison = new ComparisonView(this.view, this.player, this.traces);
+    this.list = new RolloutList((entry, step) => this.openEntry(entry, step));
+    this.filter = new FilterView(this.view, {
+      entryOf: (point) => this.entryOf(point),
+      onMatches: (steps) => this.list.setMatches(steps),
+      onOpen: (entry, step) => this.openEntry(entry, step),
+    });
+    this.simulator = new SimulatorView(this.view);
+    this.files = new FilesView((action) => this.guard(action));
+    this.tabs = new Tabs(this.view, () => this.guard(() =>
+      Promise.all([this.components.redraw(), this.simulator.redraw()])));
+    this.view.addEventListener("change", ({ detail }) => this.act(() => this.follow(detail)));
     document.addEventListener("keydown", (event) => this.pressKey(event));
-    onThemeChange(() => this.guard(() => Promise.all([this.traces.redraw(), this.scatter.redraw()])));
+    onThemeChange(() => this.guard(() =>
+      Promise.all([this.traces, this.scatter, this.components, this.simulator].map((plot) => plot.redraw()))));
   }
 
   async start() {
@@ -50,12 +66,23 @@ class Page {
     );
     this.entries = datasets.flatMap((dataset, i) => (tables[i] ? rolloutEntries(dataset, tables[i]) : []));
     this.list.fill(datasets, this.entries);
-    this.setUpSaliency();
+    this.saliency.files = this.catalogue.saliency;
+    this.simulator.setCatalogue(this.catalogue);
+    this.files.setCatalogue(this.catalogue);
+    const simulator = this.guard(() => this.simulator.redraw());
     const embedding = this.guard(() => this.setUpEmbedding());
     if (this.entries.length === 0) this.showNothing();
     else await this.openFromAddress();
-    await embedding;
-    document.body.dataset.ready = "true";
+    await Promise.all([embedding, simulator]);
+  }
+
+  /** Runs an action as `guard` does; the page is marked as ready whenever none is under way. */
+  async act(action) {
+    this.underWay += 1;
+    delete document.body.dataset.ready;
+    await this.guard(action);
+    this.underWay -= 1;
+    if (this.underWay === 0) document.body.dataset.ready = "true";
   }
 
   /** Runs an action; what goes wrong is shown in the page. */
@@ -130,20 +157,53 @@ class Page {
     const turn = ++this.opening;
     this.player.pause();
     this.list.select(entry);
-    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.episodeId}`;
-    const steps = await fetchArrays(`${path}/steps`);
+    const steps = await fetchArrays(`${episodePath(entry)}/steps`);
     if (turn !== this.opening) return;
     steps.probabilities = softmaxRows(steps.action_logits);
     this.current = entry;
-    this.player.open(entry, steps, path);
+    this.player.open(entry, steps);
     this.showStep();
     element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
     await Promise.all([
       this.traces.open(entry, steps),
       this.showSample(),
-      this.showSaliency(),
+      this.guard(() => this.saliency.open(entry)),
+      this.guard(() => this.showComponents()),
+      this.guard(() => this.comparison.open(entry, steps, this.entries)),
     ]);
-    this.showStep();
+    if (turn === this.opening) this.showStep();
+  }
+
+  /** From the saliency file, which has gradients too, or else from the analysis. */
+  async showComponents() {
+    const entry = this.current;
+    const content = (await this.saliency.components()) ?? (await this.analysedComponents());
+    if (entry !== this.current) return;
+    const note = element("components-note");
+    note.hidden = content?.gradient != null;
+    if (!content) {
+      note.replaceChildren("No analysis of hidden states holds this rollout. Make one with ",
+        code(COMMANDS.analysis));
+    } else if (!content.gradient) {
+      note.textContent = this.saliency.choice
+        ? "Choose a target of saliency, below the frame, to colour the bars by its gradient."
+        : "The gradient of a target is known for samples with saliency only.";
+    }
+    element("bars-colour").hidden = !content?.gradient;
+    await this.components.open(content);
+    this.components.show(this.player.step);
+  }
+
+  async analysedComponents() {
+    const sample = this.sampleInAnalysis();
+    const set = ["ica", "nmf"].find((name) => name in (this.analysis?.coordinate_sets ?? {}));
+    if (!sample || !set) return null;
+    const path = `api/analyses/${this.analysis.id}/episodes/${sample.source}/${sample.episodeId}`;
+    const arrays = await fetchArrays(path);
+    return {
+      steps: arrays.step.data, activation: arrays[set], gradient: null, length: this.current.length,
+      names: Array.from({ length: arrays[set].shape[1] }, (_, component) => `${component}`), of: "",
+    };
   }
 
   showStep() {
@@ -152,25 +212,34 @@ class Page {
     this.player.show(step);
     this.traces.show(step);
     this.scatter.show(step);
+    this.components.show(step);
   }
 
   async follow(changed) {
     if (changed.has("data") || changed.has("episode")) await this.openFromAddress();
     else if (changed.has("step") && this.current) this.showStep();
     if (["analysis", "x", "y", "colour", "shown"].some((name) => changed.has(name))) {
-      if (changed.has("analysis")) this.chooseAnalysis();
+      if (changed.has("analysis")) await this.chooseAnalysis();
       this.fillAxisControls();
       await this.drawScatter();
     }
-    if (changed.has("target")) await this.showSaliency();
-    if (changed.has("gain")) this.setGain();
+    if (changed.has("view")) this.tabs.show();
+    if (this.filter.isConcerned(changed)) await this.filter.show();
+    if (this.simulator.isConcerned(changed)) await this.simulator.redraw();
+    if (!this.current) return;
+    if (this.saliency.isConcerned(changed)) {
+      await Promise.all([this.saliency.show(), this.showComponents()]);
+    }
+    this.saliency.followDrawing(changed);
+    if (changed.has("beside")) await this.comparison.show();
   }
 
   pressKey(event) {
     const target = event.target;
     if (event.ctrlKey || event.metaKey || event.altKey || !this.current) return;
     if (target.closest("select, textarea, input:not([type=range]):not([type=radio])")) return;
-    if (target.id === "gain" || (target.type === "radio" && event.key.startsWith("Arrow"))) return;
+    const isSlider = target.type === "range" && target.id !== "scrubber";
+    if (isSlider || (target.type === "radio" && event.key.startsWith("Arrow"))) return;
     if (event.key === " " && target.closest("button, summary")) return;
     const actions = {
       ArrowLeft: () => this.player.moveBy(event.shiftKey ? -10 : -1),
@@ -210,6 +279,7 @@ class Page {
   async setUpEmbedding() {
     const { analyses } = this.catalogue;
     if (analyses.length === 0) {
+      await this.filter.setRows(null);
       element("embedding-controls").hidden = true;
       showEmpty(element("scatter"), [
         "No analysis of hidden states lies here yet.", ["Make it with", COMMANDS.analysis],
@@ -223,16 +293,18 @@ class Page {
       ["colour", "colour"], ["shown", "shown"]]) {
       element(id).addEventListener("change", ({ target }) => this.view.update({ [name]: target.value }));
     }
-    this.chooseAnalysis();
+    const filtered = this.chooseAnalysis();
     this.fillAxisControls();
-    await this.drawScatter();
+    await Promise.all([this.drawScatter(), filtered]);
   }
 
   chooseAnalysis() {
     const names = Object.values(this.analysis.source_datasets).filter(Boolean)
       .map((id) => this.catalogue.datasets.find((dataset) => dataset.id === id)?.action_names);
-    this.scatter.setAnalysis(this.analysis, names[0] ?? []);
+    const rows = new AnalysisRows(this.analysis, names[0] ?? []);
+    this.scatter.setRows(rows);
     this.showSample();
+    return this.filter.setRows(rows);
   }
 
   /** The axes asked for, or the first ones that the analysis has. */
@@ -258,8 +330,7 @@ class Page {
       element(id).replaceChildren(...groupedOptions(choices));
       element(id).value = value;
     }
-    element("colour").replaceChildren(
-      ...colourChoices(this.analysis).map(({ key, label }) => new Option(label, key)));
+    element("colour").replaceChildren(...groupedOptions(colourChoices(this.analysis)));
     element("colour").value = colour;
     element("shown").replaceChildren(
       new Option("all", ""), ...this.analysis.source_names.map((name) => new Option(name, name)));
@@ -313,88 +384,16 @@ class Page {
   }
 
   async drawHoverFrame(entry, step, canvas) {
-    const path = `api/datasets/${entry.dataset.id}/episodes/${entry.episodeId}/frames`;
-    const { frames } = await fetchArrays(`${path}?start=${step}&stop=${step + 1}`);
+    const { frames } = await fetchArrays(`${episodePath(entry)}/frames?start=${step}&stop=${step + 1}`);
     const [, height, width, channels] = frames.shape;
     Object.assign(canvas, { width, height, hidden: false });
     canvas.getContext("2d").putImageData(toImage({ data: frames.data, height, width, channels }), 0, 0);
   }
-
-  // Saliency
-
-  get saliency() {
-    const files = this.catalogue.saliency;
-    return files.find((file) => file.dataset === this.current?.dataset.id);
-  }
-
-  setUpSaliency() {
-    element("target").addEventListener("change", ({ target }) => this.view.update({ target: target.value }));
-    element("gain").addEventListener("input", ({ target }) => this.view.update({ gain: Number(target.value) }));
-  }
-
-  async showSaliency() {
-    const entry = this.current;
-    const file = this.saliency;
-    const isSimulated = entry.dataset.kind === "simulated";
-    const isCovered = isSimulated && file !== undefined && file.sample_ids.includes(entry.episodeId);
-    element("saliency-controls").hidden = !isCovered;
-    this.showSaliencyNote(isSimulated && !isCovered, file);
-    this.player.setOverlay(null);
-    if (!isCovered) return;
-    const views = saliencyViews(file);
-    const view = views.find(({ key }) => key === this.view.get("target"));
-    element("target").replaceChildren(
-      new Option("nothing", ""), ...views.map(({ key, label }) => new Option(label, key)));
-    element("target").value = view?.key ?? "";
-    element("gain-field").classList.toggle("off", !view);
-    element("saliency-key").classList.toggle("off", !view);
-    if (!view) return;
-    const path = `api/saliency/${file.id}/samples/${entry.episodeId}?${new URLSearchParams(view.query)}`;
-    const { saliency } = await fetchArrays(path);
-    if (this.current !== entry || this.view.get("target") !== view.key) return;
-    this.player.setOverlay(new SaliencyOverlay(saliency, this.gain()));
-    this.setGain();
-  }
-
-  showSaliencyNote(isNeeded, file) {
-    const note = element("saliency-note");
-    note.hidden = !isNeeded;
-    if (!isNeeded) return;
-    note.replaceChildren(
-      file ? "Saliency was not computed for this sample. Add it with " : "No saliency yet. Compute it with ",
-      code(COMMANDS.saliency));
-  }
-
-  gain() {
-    return 2 ** (this.view.get("gain") ?? 0);
-  }
-
-  setGain() {
-    element("gain").value = this.view.get("gain") ?? 0;
-    element("gain-figure").textContent = `×${Number(this.gain().toPrecision(2))}`;
-    if (!this.player.overlay) return;
-    this.player.overlay.gain = this.gain();
-    this.player.setOverlay(this.player.overlay);
-  }
-}
-
-/** Every target, target step and path of the gradient that a saliency file holds. */
-function saliencyViews(file) {
-  return file.targets.flatMap((target) =>
-    file.target_steps.flatMap((step) =>
-      file.environment_gradients.map((gradient) => ({
-        key: [target, step, gradient].join("."),
-        label: [
-          target.replaceAll("_", " "), `step ${step}`,
-          ...(file.environment_gradients.length > 1 ? [`environment ${gradient}`] : []),
-        ].join(", "),
-        query: { target, target_step: step, environment_gradient: gradient },
-      }))));
 }
 
 function groupedOptions(choices) {
   const names = { pca: "Principal components", ica: "Independent components", nmf: "NMF factors",
-    embedding: "Embedding" };
+    embedding: "Embedding", step: "Of each step" };
   const groups = new Map();
   for (const { key, label, group } of choices) {
     if (!groups.has(group)) {
@@ -405,23 +404,7 @@ function groupedOptions(choices) {
   return [...groups.values()];
 }
 
-function code(text) {
-  return Object.assign(document.createElement("code"), { textContent: text });
-}
-
-function showEmpty(box, lines) {
-  const notice = document.createElement("div");
-  notice.className = "empty";
-  for (const line of lines) {
-    const paragraph = document.createElement("p");
-    if (Array.isArray(line)) paragraph.append(`${line[0]} `, code(line[1]));
-    else paragraph.textContent = line;
-    notice.append(paragraph);
-  }
-  box.replaceChildren(notice);
-}
-
 const page = new Page();
 // For the console and the tests.
 window.dreamscope = page;
-page.guard(() => page.start());
+page.act(() => page.start());

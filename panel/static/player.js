@@ -1,12 +1,15 @@
 // The player: frames with pixel-exact scaling, playback, figures of the current step.
 
-import { FrameStore, RequestError } from "./api.js";
+import { RequestError } from "./api.js";
+import { framesOf } from "./comparison.js";
 import { describeRollout } from "./rollout_list.js";
 import { drawGlyph, steadyNumber, textScale } from "./words.js";
 
 const LIKELY_ACTION_HEIGHT = 21;
 const READOUT_HEAD_HEIGHT = 151;
 const READOUT_WIDTH = 220;
+const SCREEN_GAP = 10;
+const SIDE_PADDING = 14;
 const SCREEN_SHARE = 0.44;
 const element = (id) => document.getElementById(id);
 
@@ -17,28 +20,28 @@ export class Player {
     this.onError = onError;
     this.canvas = element("frame");
     this.overlayCanvas = element("overlay");
+    this.greyCanvas = element("grey-frame");
+    this.otherCanvas = element("other-frame");
     this.scrubber = element("scrubber");
     this.sample = null;
     this.step = 0;
     this.playing = false;
     this.overlay = null;
+    this.other = null;
     this.shownActions = 4;
     this.#connect();
     new ResizeObserver(() => this.#fit()).observe(document.querySelector(".stage"));
     window.addEventListener("resize", () => this.#fit());
   }
 
-  /** Shows another rollout; `steps` holds its per-step arrays, `path` the address of its episode. */
-  open(entry, steps, path) {
-    const shape = entry.dataset.obs_shape;
-    this.sample = { entry, steps, frames: new FrameStore(`${path}/frames`, entry.length, shape) };
-    const [height, width] = shape;
-    for (const canvas of [this.canvas, this.overlayCanvas]) {
-      canvas.width = width;
-      canvas.height = height;
-    }
-    this.overlay = null;
+  /** Shows another rollout; `steps` holds its per-step arrays. */
+  open(entry, steps) {
+    this.sample = { entry, steps, frames: framesOf(entry) };
     this.step = 0;
+    const [height, width] = entry.dataset.obs_shape;
+    for (const canvas of this.#canvases()) Object.assign(canvas, { width, height });
+    this.setOverlay(null);
+    this.setOther(null);
     this.scrubber.max = entry.length - 1;
     element("sample-title").textContent = describeRollout(entry);
     element("done-term").textContent = steps.terminal_prob ? "P(end)" : "Done";
@@ -52,6 +55,7 @@ export class Player {
     const last = this.sample.entry.length - 1;
     this.scrubber.setAttribute("aria-valuetext", `step ${step} of ${last}`);
     this.#showFigures();
+    this.#drawOther();
     if (!this.#drawFrame()) {
       const sample = this.sample;
       sample.frames.load(step).then(
@@ -61,12 +65,28 @@ export class Player {
     }
   }
 
-  /** Signed values (T, H, W) drawn over the frames, or null; see saliency.js for `paint`. */
-  setOverlay(overlay) {
+  /**
+   * Signed values drawn over the frame, or over a second, grey copy of it beside the frame; null
+   * for none. See saliency.js for `paint`.
+   */
+  setOverlay(overlay, isBeside = false) {
     this.overlay = overlay;
+    const beside = overlay !== null && isBeside;
+    element("saliency-box").hidden = !beside;
+    (beside ? element("saliency-screen") : element("screen")).append(this.overlayCanvas);
     // In grey, so that the colours of the frame are not taken for those of the overlay.
-    this.canvas.classList.toggle("grey", overlay !== null);
+    this.canvas.classList.toggle("grey", overlay !== null && !beside);
+    this.#fit();
     this.#drawOverlay();
+  }
+
+  /** Another rollout in lockstep, `{frames, length, offset, caption}`, or null for none. */
+  setOther(other) {
+    this.other = other;
+    element("other-box").hidden = !other;
+    if (other) element("other-caption").textContent = other.caption;
+    this.#fit();
+    this.#drawOther();
   }
 
   togglePlay() {
@@ -145,12 +165,38 @@ export class Player {
     this.canvas.classList.toggle("waiting", !frame);
     if (!frame) return false;
     const context = this.canvas.getContext("2d");
-    context.putImageData(toImage(frame), 0, 0);
+    const image = toImage(frame);
+    context.putImageData(image, 0, 0);
+    this.greyCanvas.getContext("2d").putImageData(image, 0, 0);
     this.canvas.dataset.step = this.step;
     this.canvas.setAttribute("aria-label", `Frame ${this.step} of ${entry.length - 1}`);
     this.#drawOverlay();
     frames.load(this.step).catch(() => {});
     return true;
+  }
+
+  #canvases() {
+    return [this.canvas, this.overlayCanvas, this.greyCanvas, this.otherCanvas];
+  }
+
+  #drawOther() {
+    if (!this.other) return;
+    const { other } = this;
+    const step = this.step + other.offset;
+    const isOver = step >= other.length;
+    element("other-over").hidden = !isOver;
+    this.otherCanvas.classList.toggle("waiting", true);
+    delete this.otherCanvas.dataset.step;
+    if (isOver) return;
+    const draw = (frame) => {
+      if (this.other !== other || this.step + other.offset !== step) return;
+      this.otherCanvas.getContext("2d").putImageData(toImage(frame), 0, 0);
+      this.otherCanvas.classList.toggle("waiting", false);
+      this.otherCanvas.dataset.step = step;
+    };
+    const frame = other.frames.peek(step);
+    if (frame) draw(frame);
+    else other.frames.load(step).then(draw, (error) => this.#fail(this.sample, error));
   }
 
   #drawOverlay() {
@@ -196,12 +242,16 @@ export class Player {
   #fit() {
     const { width, height } = this.canvas;
     const stage = document.querySelector(".stage");
-    const roomAcross = stage.clientWidth - READOUT_WIDTH * textScale();
+    const screens = [...stage.querySelectorAll(".screen-box")].filter((box) => !box.hidden).length;
+    // Beside a single frame there is room for the figures; several push them below.
+    stage.classList.toggle("several", screens > 1);
+    const margin = screens > 1 ? SCREEN_GAP * (screens - 1) : READOUT_WIDTH * textScale();
+    const roomAcross = (stage.clientWidth - 2 * SIDE_PADDING * textScale() - margin) / screens;
     const roomDown = Math.max(256, SCREEN_SHARE * document.documentElement.clientHeight);
     const room = Math.min(roomAcross / width, roomDown / height);
     if (!(room > 0)) return;
     const scale = room >= 1 ? Math.floor(room) : 1 / Math.ceil(1 / room);
-    for (const canvas of [this.canvas, this.overlayCanvas]) {
+    for (const canvas of this.#canvases()) {
       canvas.style.width = `${width * scale}px`;
       canvas.style.height = `${height * scale}px`;
     }

@@ -59,7 +59,7 @@ export function matches(entry, conditions) {
 const inRange = (value, low, high) =>
   (low === "" || value >= Number(low)) && (high === "" || value <= Number(high));
 
-/** Calls `onOpen(entry)` when a rollout is chosen. */
+/** Calls `onOpen(entry, step)` when a rollout is chosen. */
 export class RolloutList {
   constructor(onOpen) {
     this.onOpen = onOpen;
@@ -72,6 +72,7 @@ export class RolloutList {
     this.entries = [];
     this.visible = [];
     this.current = null;
+    this.matches = null;
     this.form.addEventListener("input", () => this.refresh());
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.box.addEventListener("scroll", () => this.#draw());
@@ -93,12 +94,19 @@ export class RolloutList {
     this.refresh();
   }
 
+  /** Leaves only some rollouts, a map from entry to the step it opens at; null leaves all. */
+  setMatches(matches) {
+    this.matches = matches;
+    this.refresh();
+  }
+
   /** Applies filters and order anew. */
   refresh() {
     const conditions = Object.fromEntries(new FormData(this.form));
     const key = SORT_KEYS[this.sort.key];
     const sign = this.sort.descending ? -1 : 1;
-    this.visible = this.entries.filter((entry) => matches(entry, conditions));
+    this.visible = this.entries.filter((entry) =>
+      matches(entry, conditions) && (this.matches === null || this.matches.has(entry)));
     if (this.sort.key !== "episode" || this.sort.descending) {
       this.visible.sort((a, b) => sign * (key(a) - key(b)));
     }
@@ -132,7 +140,11 @@ export class RolloutList {
   move(offset) {
     const position = this.visible.indexOf(this.current);
     const next = this.visible[position < 0 ? 0 : position + offset];
-    if (next) this.onOpen(next);
+    if (next) this.#open(next);
+  }
+
+  #open(entry) {
+    this.onOpen(entry, this.matches?.get(entry) ?? 0);
   }
 
   #sortBy(key) {
@@ -142,7 +154,7 @@ export class RolloutList {
 
   #click(event) {
     const row = event.target.closest(".row");
-    if (row) this.onOpen(this.visible[Number(row.dataset.position)]);
+    if (row) this.#open(this.visible[Number(row.dataset.position)]);
   }
 
   #draw() {

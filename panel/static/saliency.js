@@ -1,34 +1,101 @@
-// Signed saliency drawn over a frame: blue lowers the target, orange raises it.
+// Signed saliency drawn over a frame: one colour where brighter pixels lower the target, another
+// where they raise it.
 
-const NEGATIVE = [31, 95, 168];
-const POSITIVE = [226, 105, 12];
 const FULL_STRENGTH_QUANTILE = 0.995;
 const SAMPLED = 20000;
+const STRONGEST = 230;
+// scipy.ndimage.gaussian_filter(truncate=3) has the same reach.
+const KERNEL_REACH = 3;
 
-/** Values (T, H, W) of one sample and target, ready to be painted at any gain. */
+export const DEFAULT_DRAWING = { gain: 0, blur: 0, threshold: 0, negative: "#1f5fa8", positive: "#e2690c" };
+
+/** Ways by which a gradient reaches a frame, where a file tells them apart. */
+export const PATHS = { both: "agent and environment", agent: "agent only", environment: "environment only" };
+
+/** The paths that a file holds, from its labels of `environment_gradient`. */
+export function pathsOf(labels) {
+  const [isPassed, isCut] = [labels.includes("passed"), labels.includes("cut")];
+  return Object.keys(PATHS).filter((path) =>
+    ({ both: isPassed, agent: isCut, environment: isPassed && isCut })[path]);
+}
+
+/**
+ * Combines what a file holds into one path: with the environment's edge cut the gradient runs
+ * through the agent only; what is missing then is what ran through the environment.
+ *
+ * `read(label)` resolves to an array `{data, shape}`.
+ */
+export async function gradientOfPath(path, read) {
+  if (path === "both") return read("passed");
+  if (path === "agent") return read("cut");
+  const [whole, agent] = await Promise.all([read("passed"), read("cut")]);
+  return { shape: whole.shape, data: whole.data.map((value, index) => value - agent.data[index]) };
+}
+
+/** Values (T, H, W) of one sample and target, ready to be painted with any drawing settings. */
 export class SaliencyOverlay {
-  constructor({ data, shape: [steps, height, width] }, gain) {
+  constructor({ data, shape: [steps, height, width] }) {
     this.data = data;
     this.steps = steps;
     this.height = height;
     this.width = width;
-    this.gain = gain;
     this.scale = highQuantile(data);
+    this.setDrawing(DEFAULT_DRAWING);
+  }
+
+  /**
+   * `gain` in powers of two, `blur` the standard deviation in pixels of the frame, `threshold` the
+   * share of full strength below which nothing is drawn, colours as #rrggbb.
+   */
+  setDrawing({ gain, blur, threshold, negative, positive }) {
+    this.gain = 2 ** gain;
+    this.blur = blur;
+    this.threshold = threshold;
+    this.colours = [channels(negative), channels(positive)];
   }
 
   /** Paints the values of one step; strength of colour is their size times the gain. */
   paint(context, step) {
     if (step >= this.steps || this.scale === 0) return;
     const size = this.height * this.width;
-    const values = this.data.subarray(step * size, (step + 1) * size);
+    const raw = this.data.subarray(step * size, (step + 1) * size);
+    const values = this.blur > 0 ? blurred(raw, this.height, this.width, this.blur) : raw;
     const image = new ImageData(this.width, this.height);
     values.forEach((value, pixel) => {
-      const colour = value < 0 ? NEGATIVE : POSITIVE;
-      image.data.set(colour, 4 * pixel);
-      image.data[4 * pixel + 3] = 230 * Math.min(1, (Math.abs(value) * this.gain) / this.scale);
+      const strength = Math.min(1, (Math.abs(value) * this.gain) / this.scale);
+      if (strength < this.threshold) return;
+      image.data.set(this.colours[value < 0 ? 0 : 1], 4 * pixel);
+      image.data[4 * pixel + 3] = STRONGEST * strength;
     });
     context.putImageData(image, 0, 0);
   }
+}
+
+function channels(colour) {
+  return [1, 3, 5].map((at) => Number.parseInt(colour.slice(at, at + 2), 16));
+}
+
+/** Gaussian blur of a plane; beyond the border its outermost values go on. */
+function blurred(values, height, width, deviation) {
+  const reach = Math.floor(KERNEL_REACH * deviation + 0.5);
+  const weights = Array.from({ length: 2 * reach + 1 }, (_, at) =>
+    Math.exp(-((at - reach) ** 2) / (2 * deviation ** 2)));
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  const kernel = weights.map((weight) => weight / total);
+  const along = (plane, place) => {
+    const result = new Float32Array(plane.length);
+    for (let y = 0; y < height; y += 1) {
+      for (let x = 0; x < width; x += 1) {
+        let sum = 0;
+        for (let at = -reach; at <= reach; at += 1) sum += kernel[at + reach] * plane[place(y, x, at)];
+        result[y * width + x] = sum;
+      }
+    }
+    return result;
+  };
+  const within = (at, extent) => Math.min(Math.max(at, 0), extent - 1);
+  const across = along(values, (y, x, at) => y * width + within(x + at, width));
+  return along(across, (y, x, at) => within(y + at, height) * width + x);
 }
 
 // Taken over the whole sample, so that steps can be compared with each other.

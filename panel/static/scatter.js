@@ -1,7 +1,7 @@
 // The embedding: one point per analysed step, coloured by a variable, linked to the player.
 // Plotly draws the axes and answers zooming; the points lie on a canvas beneath it.
 
-import { fetchArrays } from "./api.js";
+import { CATEGORICAL, axisChoices, columnChoices } from "./analysis_rows.js";
 import {
   categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
 } from "./colours.js";
@@ -10,33 +10,19 @@ import { nearestPoint, paintPoints, pointStyle, rgb } from "./point_layer.js";
 import { scaled } from "./traces.js";
 import { number, plural, textScale } from "./words.js";
 
-const CATEGORICAL = new Set(["action", "cluster", "source", "done"]);
-const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF", embedding: "Embed" };
 const COLOUR_NAMES = { step: "time" };
-const NOT_COLOURS = new Set(["episode_id"]);
 const MARGIN = { l: 46, r: 14, t: 8, b: 40 };
 const SHADES = 64;
 const CLICK_REACH = 12;
 const DRAG_THRESHOLD = 4;
 const TAIL_STEPS = 8;
 
-// Principal components are counted from 1 by custom; the others are directions, whose numbers are
-// those of saliency targets, figures and --swap_directions_from.
-const FIRST_NUMBER = { pca: 1, ica: 0, nmf: 0, embedding: 1 };
-
-/** Choices for an axis: `{key: "pca.0", label: "PC 1", group: "pca"}`. */
-export function axisChoices(analysis) {
-  return Object.entries(analysis.coordinate_sets).flatMap(([group, components]) =>
-    Array.from({ length: components }, (_, component) => ({
-      key: `${group}.${component}`, label: `${AXIS_NAMES[group]} ${component + FIRST_NUMBER[group]}`, group,
-    })),
-  );
-}
-
+/** Choices of colour: every variable that a row has a value of. */
 export function colourChoices(analysis) {
-  return analysis.columns
-    .filter((name) => !NOT_COLOURS.has(name))
-    .map((name) => ({ key: name, label: COLOUR_NAMES[name] ?? name }));
+  const columns = columnChoices(analysis).map((choice) => ({
+    ...choice, label: COLOUR_NAMES[choice.key] ?? choice.label,
+  }));
+  return [...columns, ...axisChoices(analysis)];
 }
 
 /** Calls `onPick({source, episodeId, step})` when the reader clicks on a point. */
@@ -51,7 +37,7 @@ export class Scatter {
     this.marker = Object.assign(document.createElement("div"), { className: "marker", hidden: true });
     this.legend = document.getElementById("legend");
     this.counter = document.getElementById("embedding-count");
-    this.columns = new Map();
+    this.table = null;
     this.sample = null;
     this.path = [];
     this.step = 0;
@@ -60,18 +46,17 @@ export class Scatter {
     new ResizeObserver(() => this.#resize()).observe(this.box);
   }
 
-  /** Shows another analysis; its columns are fetched when they are needed. */
-  setAnalysis(analysis, actionNames) {
-    this.analysis = analysis;
-    this.actionNames = actionNames;
-    this.columns.clear();
+  /** Shows the rows of another analysis. */
+  setRows(rows) {
+    this.table = rows;
+    this.analysis = rows.analysis;
   }
 
   /** Draws with the given axes, colour and source. */
   async draw({ x, y, colour, shown }) {
     const turn = ++this.drawing;
     const [xs, ys, colours, sources, episodes, steps] = await Promise.all(
-      [x, y, colour, "source", "episode_id", "step"].map((key) => this.#column(key)),
+      [x, y, colour, "source", "episode_id", "step"].map((key) => this.table.column(key)),
     );
     if (turn !== this.drawing) return;
     this.request = { x, y, colour, shown };
@@ -112,7 +97,7 @@ export class Scatter {
 
   /** Draws everything anew, for instance in another theme or size. */
   async redraw() {
-    if (!this.request) return;
+    if (!this.request || this.box.clientWidth === 0) return;
     const Plotly = await plotly;
     const isFirst = !this.plot.isConnected;
     if (isFirst) this.box.replaceChildren(this.canvas, this.pathCanvas, this.plot, this.marker);
@@ -127,18 +112,6 @@ export class Scatter {
       }
     }
     this.#paint();
-  }
-
-  #column(key) {
-    if (!this.columns.has(key)) {
-      const [name, component] = key.split(".");
-      const query = component === undefined ? "" : `?component=${component}`;
-      const path = `api/analyses/${this.analysis.id}/columns/${encodeURIComponent(name)}${query}`;
-      const promise = fetchArrays(path).then((arrays) => arrays.values.data);
-      promise.catch(() => this.columns.delete(key));
-      this.columns.set(key, promise);
-    }
-    return this.columns.get(key);
   }
 
   #chooseRows(shown) {
@@ -254,19 +227,16 @@ export class Scatter {
     const { colour } = this.request;
     const { colours } = this.values;
     return CATEGORICAL.has(colour)
-      ? categoricalColouring(colours, this.rows, (value) => this.#categoryName(colour, value))
+      ? categoricalColouring(colours, this.rows, (value) => this.table.categoryName(colour, value))
       : continuousColouring(colours, this.rows, colour);
   }
 
-  #categoryName(colour, value) {
-    if (colour === "source") return this.analysis.source_names[value];
-    if (colour === "done") return value ? "last step" : "other steps";
-    if (colour === "action") return this.actionNames[value] ?? `action ${value}`;
-    return value === -1 ? "none" : String(value);
+  #colourName() {
+    return colourChoices(this.analysis).find(({ key }) => key === this.request.colour).label;
   }
 
   #showLegend() {
-    const title = textElement("span", COLOUR_NAMES[this.request.colour] ?? this.request.colour);
+    const title = textElement("span", this.#colourName());
     title.className = "legend-title";
     const { categories, scale, low, high } = this.colouring;
     if (categories) {
@@ -321,8 +291,8 @@ export class Scatter {
     const { colour } = this.request;
     return {
       source: this.analysis.source_names[sources[row]], episodeId: episodes[row], step: steps[row],
-      colour: COLOUR_NAMES[colour] ?? colour,
-      value: CATEGORICAL.has(colour) ? this.#categoryName(colour, colours[row]) : number(colours[row]),
+      colour: this.#colourName(),
+      value: CATEGORICAL.has(colour) ? this.table.categoryName(colour, colours[row]) : number(colours[row]),
     };
   }
 

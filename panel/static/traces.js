@@ -1,11 +1,21 @@
-// Value, reward and action over an episode, with a cursor in step with the player.
+// Value, reward, end and action over an episode, beside those of another rollout where one is
+// compared, with a cursor in step with the player.
 
 import { colourScale, themeColours } from "./colours.js";
 import { plotly } from "./plotting.js";
+import { StepCursor } from "./step_cursor.js";
 import { actionSign, textScale } from "./words.js";
 
 const MARGIN = { l: 78, r: 16, t: 18, b: 34 };
-const ACTION_SHARE = 0.54;
+const GAP = 0.075;
+// Height of each row of plots against that of the others, from top to bottom.
+const ROWS = [
+  { axis: "y", share: 4 },
+  { axis: "y2", share: 2 },
+  { axis: "y4", share: 2 },
+  { axis: "y5", share: 3 },
+  { axis: "y3", share: 9 },
+];
 const RARE = 0.03;
 const PROBABILITY_LIGHT = ["#ffffff", "#d3e3f4", "#8fbbe4", "#3f86cb", "#0b4a94"];
 const PROBABILITY_DARK = ["#171b21", "#1c3a5e", "#24619f", "#4d98dc", "#b9dcff"];
@@ -13,23 +23,26 @@ const PROBABILITY_DARK = ["#171b21", "#1c3a5e", "#24619f", "#4d98dc", "#b9dcff"]
 /** Calls `onStep(step)` when the reader clicks or drags on a trace. */
 export class Traces {
   constructor(onStep) {
-    this.onStep = onStep;
     this.box = document.getElementById("traces");
     this.plot = document.createElement("div");
     this.plot.className = "plot";
-    this.cursor = document.createElement("div");
-    this.cursor.className = "cursor";
-    this.cursor.hidden = true;
-    this.box.append(this.plot, this.cursor);
+    this.box.append(this.plot);
+    this.cursor = new StepCursor(this.box, this.plot, onStep);
     this.sample = null;
-    this.step = 0;
-    this.#connectPointer();
+    this.other = null;
     new ResizeObserver(() => this.#resize()).observe(this.box);
   }
 
   /** Draws the traces of a rollout. */
   async open(entry, steps) {
     this.sample = { entry, steps };
+    this.other = null;
+    await this.redraw();
+  }
+
+  /** Draws another rollout with it, `{steps, offset, length, differences}`, or null for none. */
+  async setOther(other) {
+    this.other = other;
     await this.redraw();
   }
 
@@ -42,19 +55,33 @@ export class Traces {
       displayModeBar: false,
       responsive: false,
     });
-    this.show(this.step);
+    this.cursor.setLength(this.sample.entry.length);
   }
 
-  /** Moves the cursor; far quicker than drawing it with Plotly. */
   show(step) {
-    this.step = step;
-    const axis = this.plot._fullLayout?.xaxis;
-    if (!axis) return;
-    const { t, h } = this.plot._fullLayout._size;
-    this.cursor.hidden = false;
-    this.cursor.style.top = `${t}px`;
-    this.cursor.style.height = `${h}px`;
-    this.cursor.style.transform = `translateX(${axis._offset + axis.l2p(step)}px)`;
+    this.cursor.show(step);
+  }
+
+  /** Columns for a table: one row per step. */
+  table() {
+    const { entry, steps } = this.sample;
+    const names = entry.dataset.action_names;
+    const columns = {
+      step: Array.from({ length: entry.length }, (_, t) => t),
+      value: steps.value.data, reward: steps.reward.data,
+      action: Array.from(steps.action.data, (action) => names[action]),
+    };
+    if (steps.terminal_prob) columns.terminal_prob = steps.terminal_prob.data;
+    names.forEach((name, action) => {
+      columns[`probability ${name}`] = steps.probabilities.map((shares) => shares[action]);
+    });
+    if (this.other) {
+      const { offset } = this.other;
+      columns["value beside"] = columns.step.map((t) => this.other.steps.value.data[t + offset] ?? "");
+      columns["frame difference"] = this.other.differences?.frames ?? [];
+      columns["policy difference"] = this.other.differences?.policy ?? [];
+    }
+    return columns;
   }
 
   #data(colours) {
@@ -65,12 +92,14 @@ export class Traces {
     const rowOf = new Map(rows.map((action, row) => [action, row]));
     const paid = time.filter((t) => steps.reward.data[t] !== 0);
     const text = time.map((t) => names[steps.action.data[t]]);
-    return [
-      {
-        type: "scatter", mode: entry.length < 40 ? "lines+markers" : "lines", name: "value",
-        x: time, y: Array.from(steps.value.data), line: { color: colours.accent, width: 2 * textScale() },
-        marker: { size: 4 }, hovertemplate: "step %{x}, value %{y:.3f}<extra></extra>",
-      },
+    const mode = entry.length < 40 ? "lines+markers" : "lines";
+    const line = (name, y, yaxis, colour, dash = "solid") => ({
+      type: "scatter", mode, name, x: time, y, yaxis, marker: { size: 4 },
+      line: { color: colour, width: 2 * textScale(), dash },
+      hovertemplate: `step %{x}, ${name} %{y:.3f}<extra></extra>`,
+    });
+    const traces = [
+      line("value", Array.from(steps.value.data), "y", colours.accent),
       {
         type: "bar", name: "reward", x: paid, y: paid.map((t) => steps.reward.data[t]), yaxis: "y2",
         marker: { color: colours.simulated, line: { width: 1, color: colours.simulated } },
@@ -93,6 +122,27 @@ export class Traces {
         hovertemplate: "step %{x}, took %{text}<extra></extra>",
       },
     ];
+    if (steps.terminal_prob) {
+      traces.push(line("P(end)", Array.from(steps.terminal_prob.data), "y4", colours.accent));
+    }
+    return [...traces, ...this.#otherData(time, line, colours)];
+  }
+
+  #otherData(time, line, colours) {
+    if (!this.other) return [];
+    const { steps, offset, differences } = this.other;
+    const shifted = (values) => time.map((t) => values[t + offset] ?? null);
+    const traces = [line("value beside", shifted(steps.value.data), "y", colours.simulated, "dot")];
+    if (steps.terminal_prob && this.sample.steps.terminal_prob) {
+      traces.push(
+        line("P(end) beside", shifted(steps.terminal_prob.data), "y4", colours.simulated, "dot"));
+    }
+    if (differences) {
+      traces.push(
+        line("frame", time.map((t) => differences.frames[t] ?? null), "y5", colours.text),
+        line("policy", time.map((t) => differences.policy[t] ?? null), "y5", colours.quiet, "dash"));
+    }
+    return traces;
   }
 
   #layout(colours) {
@@ -102,11 +152,20 @@ export class Traces {
     const scale = textScale();
     const margin = scaled(MARGIN, scale);
     const room = Math.max(this.box.clientHeight - margin.t - margin.b, 100);
-    const every = Math.ceil((rows.length * 11 * scale) / (room * ACTION_SHARE));
     const left = names.length - rows.length;
     const axis = {
       gridcolor: colours.grid, linecolor: colours.line, zerolinecolor: colours.line,
       fixedrange: true, automargin: false, ticks: "", zeroline: false,
+    };
+    const shown = ROWS.filter(({ axis: name }) =>
+      (name !== "y4" || steps.terminal_prob) && (name !== "y5" || this.other));
+    const domains = rowDomains(shown);
+    const actionShare = domains.y3[1];
+    const every = Math.ceil((rows.length * 11 * scale) / (room * actionShare));
+    const titles = {
+      y: this.other ? "Value (dotted: beside)" : "Value", y2: "Reward", y4: "P(end)",
+      y5: "Difference of frames (RMS), of policies (total variation, dashed)",
+      y3: `Action probability (shade), action taken (dot)${left ? `, ${left} unused not shown` : ""}`,
     };
     return {
       width: this.box.clientWidth, height: this.box.clientHeight, margin,
@@ -118,42 +177,37 @@ export class Traces {
         ...axis, range: [-0.5, entry.length - 0.5], anchor: "y3", showgrid: false,
         title: { text: "step", standoff: 4 }, tickformat: "d",
       },
-      yaxis: { ...axis, domain: [0.8, 1], nticks: 4 },
-      yaxis2: { ...axis, domain: [0.62, 0.72], nticks: 2, range: rewardRange(steps.reward.data) },
+      yaxis: { ...axis, domain: domains.y, nticks: 4 },
+      yaxis2: { ...axis, domain: domains.y2, nticks: 2, range: rewardRange(steps.reward.data) },
       yaxis3: {
-        ...axis, domain: [0, ACTION_SHARE], range: [rows.length - 0.5, -0.5], showgrid: false,
+        ...axis, domain: domains.y3, range: [rows.length - 0.5, -0.5], showgrid: false,
         tickvals: rows.map((_, row) => row).filter((row) => row % every === 0),
         ticktext: rows.map((action) => actionLabel(names[action])).filter((_, row) => row % every === 0),
         tickfont: { size: 10 * scale },
       },
-      annotations: [
-        title("Value", 1, colours), title("Reward", 0.72, colours),
-        title(`Action probability (shade), action taken (dot)${left ? `, ${left} unused not shown` : ""}`, ACTION_SHARE, colours),
-      ],
+      yaxis4: { ...axis, domain: domains.y4 ?? [0, 0.01], nticks: 2, range: [-0.03, 1.03] },
+      yaxis5: { ...axis, domain: domains.y5 ?? [0, 0.01], nticks: 3, rangemode: "tozero" },
+      annotations: shown.map(({ axis: name }) => title(titles[name], domains[name][1], colours)),
     };
-  }
-
-  #connectPointer() {
-    const jump = (event) => {
-      const axis = this.plot._fullLayout?.xaxis;
-      if (!axis || !this.sample) return;
-      const x = event.clientX - this.plot.getBoundingClientRect().left - axis._offset;
-      const step = Math.round(axis.p2l(x));
-      this.onStep(Math.min(Math.max(step, 0), this.sample.entry.length - 1));
-    };
-    this.box.addEventListener("pointerdown", (event) => {
-      if (event.button !== 0) return;
-      this.box.setPointerCapture(event.pointerId);
-      jump(event);
-    });
-    this.box.addEventListener("pointermove", (event) => {
-      if (this.box.hasPointerCapture(event.pointerId)) jump(event);
-    });
   }
 
   #resize() {
     if (this.sample && this.box.clientWidth > 0) this.redraw();
   }
+}
+
+/** From bottom to top, `[low, high]` of each row in shares of the plot's height. */
+function rowDomains(rows) {
+  const total = rows.reduce((sum, { share }) => sum + share, 0);
+  const height = 1 - GAP * (rows.length - 1);
+  const domains = {};
+  let top = 1;
+  for (const { axis, share } of rows) {
+    const low = Math.max(0, top - (height * share) / total);
+    domains[axis] = [low, top];
+    top = low - GAP;
+  }
+  return domains;
 }
 
 export const scaled = (margin, scale) =>

@@ -257,7 +257,7 @@ def test_intervention_acts_on_what_is_carried_on_and_read(
         for t in range(len(rollout)):
             images = torch.as_tensor(rollout.obs[t : t + 1]).permute(0, 3, 1, 2) / 255
             state = policy.advance(policy.embed(images), state).clone()
-            state[:, 0] += 0.01 * (step + t)
+            state[:, 0] += 0.01 * t
             np.testing.assert_allclose(rollout.agent_hidden[t], state[0], atol=1e-5)
             logits = policy.read_out(state).action_logits
             np.testing.assert_allclose(rollout.action_logits[t], logits[0], atol=1e-5)
@@ -268,7 +268,8 @@ def test_intervention_acts_on_what_is_carried_on_and_read(
         np.testing.assert_array_equal(
             twin.info.agent_initial_state, rollout.info.agent_initial_state
         )
-    assert min(intervention.rows) == step
+    # Rows are those of the branch: its first decision is row 0, whatever row it branches from.
+    assert (min(intervention.rows), max(intervention.rows)) == (0, 4)
 
 
 def test_an_intervention_that_does_nothing_leaves_its_twin(

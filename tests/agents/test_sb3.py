@@ -19,7 +19,7 @@ from torch import nn
 
 import record
 from agents.checkpoint import load_agent
-from agents.images import to_float_images
+from agents.images import to_float_images, to_float_observations
 from agents.sb3_policy import Sb3Agent
 from environments.fake import FakeEnvironment, fake_spec
 from experiment.errors import UserError
@@ -178,7 +178,7 @@ def test_greedy_actions_over_an_episode_are_those_of_predict(cnn_file):
         outcome = slot.observe()
         with torch.no_grad():
             first = torch.tensor(outcome.first)
-            output = agent.step(to_float_images(outcome.obs), state, first)
+            output = agent.step(to_float_observations(outcome.obs), state, first)
         expected, lstm_state = model.predict(
             np.moveaxis(outcome.obs, -1, 1),
             state=lstm_state,
@@ -324,7 +324,7 @@ def test_record_takes_it_and_the_recording_replays(train, tmp_path, monkeypatch)
         state = agent.policy.initial_state(1)
         for t in range(len(rollout)):
             with torch.no_grad():
-                output = agent.policy.step(to_float_images(rollout.obs[t : t + 1]), state)
+                output = agent.policy.step(to_float_observations(rollout.obs[t : t + 1]), state)
             state = output.state
             np.testing.assert_allclose(rollout.agent_hidden[t], state[0], rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(

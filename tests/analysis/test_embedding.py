@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.embedding import fit_embedding
+from analysis.embedding import fit_embedding, measure_quality
 
 NUM_GROUPS, GROUP_SIZE = 3, 60
 
@@ -54,3 +54,11 @@ def test_fitted_rows_keep_their_place(monkeypatch, groups):
     embedder = fit_embedding("umap", groups, 10, seed=0)
     assert embedder is not None
     np.testing.assert_allclose(embedder.transform(groups[::-1])[::-1], fitted[0], atol=1e-5)
+
+
+def test_trustworthiness_is_one_for_the_features_themselves_and_half_by_chance(groups):
+    flat = groups[:, :2]
+    quality = measure_quality(flat, flat, 10, seed=0)
+    assert quality.trustworthiness == pytest.approx(1.0)
+    assert quality.of_pca == pytest.approx(1.0)
+    assert quality.of_shuffled == pytest.approx(0.5, abs=0.06)

@@ -1,22 +1,30 @@
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 from PIL import Image
 
+from analysis.fidelity_curves import LINES
 from analysis.fidelity_figures import (
-    LINES,
     FidelityPlottingConfig,
     draw_differences,
     draw_scores,
     plot_fidelity,
     strongest_baseline,
 )
+from analysis.fidelity_file import to_dataset
+from analysis.fidelity_summary import draw_summary
 from analysis.results import write_results
-from analysis.simulator_fidelity_precompute import to_dataset
+from analysis.sample_trust import to_dataset as trust_dataset
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
-from generative.fidelity import BASELINES, METHODS, FidelityConfig, WindowScores, summarise
+from generative.calibration import calibrate
+from generative.component_fit import ComponentErrors
+from generative.event_forecasts import EVENTS, FORECASTS, EventForecasts
+from generative.fidelity import BASELINES, METHODS, WindowScores, summarise
+from generative.fidelity_windows import FidelityConfig
 from generative.scores import SCORES
+from generative.trust import COMPARED, RealityScores
 
 PREDICTIONS, MEASURES = list(METHODS), list(SCORES)
 
@@ -54,6 +62,76 @@ def test_differences_are_from_the_strongest_baseline(results):
     mode = np.asarray(axis.get_lines()[0].get_ydata())
     assert mode[1] == pytest.approx(0.4)
     assert -0.7 < mode[2] < -0.3
+
+
+@pytest.fixture
+def full_results(results):
+    """With components and events, too."""
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=(8, 3, 4))
+    errors = ComponentErrors(rng.uniform(size=(len(METHODS), 8, 3, 4)), truth)
+    scores = np.ones((len(SCORES), len(METHODS), 8, 3))
+    windows = WindowScores(scores, np.arange(8) // 2, np.arange(8), np.arange(8), errors)
+    forecasts = EventForecasts(
+        rng.uniform(size=(len(EVENTS), len(FORECASTS), 40, 3)),
+        rng.uniform(size=(len(EVENTS), 40, 3)) < 0.3,
+        np.arange(40) // 4,
+        np.array([True, True]),
+    )
+    config = FidelityConfig(num_resamples=50)
+    return to_dataset(summarise(windows, config, calibrate(forecasts, config)))
+
+
+@pytest.fixture
+def known_trust():
+    scores = RealityScores(
+        np.arange(5),
+        np.ones((len(SCORES), len(COMPARED), 5, 3)),
+        np.array([10**9, 10**9, 10**9 + 4, 10**9 + 4, 10**9 + 5]),
+    )
+    trust = np.array([0.2, 0.4, 0.4, 0.9, np.nan])
+    return trust_dataset(scores, trust, means=None, averages=None)
+
+
+def panels_of(figure):
+    # A colour bar has no title.
+    axes = [axis for axis in figure.axes if axis.get_title()]
+    return {axis.get_title().splitlines()[0]: axis for axis in axes}
+
+
+def test_the_summary_shows_what_was_measured(full_results, known_trust):
+    panels = panels_of(draw_summary(full_results, known_trust))
+    mode = panels["squared error of pixels"].get_lines()[0].get_ydata()
+    expected = full_results["score"].sel(measure="mse", prediction="mode")
+    np.testing.assert_array_equal(mode, expected)
+    (control, _) = panels["squared error, true less other actions"].get_lines()
+    expected = full_results["difference"].sel(
+        measure="mse", prediction="mode", baseline="shuffled_actions"
+    )
+    np.testing.assert_array_equal(control.get_ydata(), expected)
+    image = panels["R² of hidden components, most probable"].images[0].get_array()
+    assert image is not None
+    expected = full_results["component_r2"].sel(prediction="mode").values.T
+    np.testing.assert_allclose(image, expected)
+    reward = panels["AUROC of events (dotted: upper bound)"].get_lines()[0].get_ydata()
+    expected = full_results["auroc"].sel(event="reward", forecast="mode")[:-1]
+    np.testing.assert_array_equal(reward, expected)
+    (legend,) = [
+        axis.get_legend() for title, axis in panels.items() if title.startswith("reliability")
+    ]
+    events, rows = (int(full_results[name][..., -1].max()) for name in ("num_events", "num_rows"))
+    assert legend is not None
+    words = " ".join(text.get_text() for text in legend.get_texts())
+    assert f"{events} in {rows} rows" in words
+    (trust,) = [axis for title, axis in panels.items() if title.startswith("against reality")]
+    assert "4 samples, 2 held-out levels" in trust.get_title()
+    bars = [bar for bar in trust.patches if isinstance(bar, Rectangle)]
+    assert sum(bar.get_height() for bar in bars) == 4
+
+
+def test_the_summary_leaves_out_what_was_not_measured(results):
+    titles = panels_of(draw_summary(results))
+    assert len(titles) == len(SCORES) + 1
 
 
 def test_figures_are_written_as_png_and_pdf(results, tmp_path):

@@ -160,6 +160,25 @@ def test_stability_is_high_for_planted_clusters_and_low_for_the_control(tiny_con
     assert dataset.attrs["cluster_stability_control"] < 0.7
 
 
+def test_dense_regions_trustworthiness_and_a_chosen_number_of_factors_are_reported(
+    tiny_config, tmp_path
+):
+    dataset = run(
+        tiny_config,
+        clusters=ClusterSettings(clustering="hdbscan", min_cluster_rows=40),
+        projection=replace(tiny_config.projection, nmf_candidates=(1, 2), nmf_max_iter=3000),
+        output_dir=tmp_path,
+    )
+    assert dataset.attrs["num_clusters"] == 3
+    assert 0.0 <= dataset.attrs["cluster_noise_share"] < 0.2
+    trust = [
+        dataset.attrs["embedding_trustworthiness" + x] for x in ("", "_of_pca", "_of_shuffled")
+    ]
+    assert trust[0] == trust[1] > trust[2] + 0.2
+    best = int(dataset.nmf_candidate[int(dataset.nmf_validation_error.values.argmin())])
+    assert dataset.sizes["nmf_factor"] == best
+
+
 def test_another_agents_samples_are_refused(tiny_config, foreign_dataset, tmp_path):
     with pytest.raises(UserError, match=r"--generated_data_dir.*recorded with agent other"):
         run(tiny_config, generated_data_dir=foreign_dataset, output_dir=tmp_path)

@@ -8,12 +8,12 @@ from agents.checkpoint import load_agent
 from analysis.jacobian_analysis import JacobianClusters, JacobianConfig, make_plan, record_jacobians
 from analysis.jacobians import Push, PushSettings, component_jacobians, push_effects
 from analysis.results import input_hashes, read_results
-from analysis.saliency_interventions import InterventionChain
 from experiment.errors import UserError
 from experiment.report import StageReport
 from generative.checkpoint import load_simulator
 from generative.types import SimulatedSteps
 from projections.hidden import HiddenProjection, TorchProjection
+from projections.intervention import InterventionChain
 
 NUM_STEPS, DETER, STATE, HIDDEN, ACTIONS, COMPONENTS = 5, 4, 4, slice(1, 4), 3, 2
 F64 = torch.float64

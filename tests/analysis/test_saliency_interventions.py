@@ -19,8 +19,9 @@ from generative.checkpoint import load_simulator, save_simulator
 from generative.sample_starts import RandomStarts
 from generative.sampling import SamplingConfig, SamplingPlan, record_samples
 from generative.simulator import Simulator, SimulatorConfig
+from projections.directions import DirectionChoice, load_directions
 from projections.hidden import HiddenProjection
-from projections.interventions import make_direction_swap
+from projections.interventions import DirectionIntervention, Swap
 from rollouts.store import RolloutDataset, RolloutWriter
 
 NUM_STEPS = 8
@@ -46,9 +47,10 @@ def swapped_chain(simulated_chain, tmp_path_factory):
     loaded = load_simulator(folder / "simulator", agent)
     config = SamplingConfig(6, NUM_STEPS, latents="sample", agent_actions="sample", seed=3)
     plan = SamplingPlan(loaded, agent, RandomStarts(3), config)
-    swap = make_direction_swap(
-        folder / "projection", [0, 1], [1, None], agent.policy.hidden_slice, "pca"
-    )
+    hidden_slice = agent.policy.hidden_slice
+    choice = DirectionChoice("pca", str(folder / "projection"))
+    directions = load_directions(choice, hidden_slice.stop)
+    swap = DirectionIntervention(Swap((0, 1), (1, None)), directions, hidden_slice)
     record_samples(plan, folder / "plain")
     record_samples(replace(plan, intervention=swap), folder / "swapped")
     return folder
@@ -115,7 +117,7 @@ def test_a_refitted_projection_is_refused_before_work(swapped_config, swap_proje
     num_units = len(HiddenProjection.load(swap_projection).mean_)
     states = np.random.default_rng(0).normal(size=(50, num_units))
     HiddenProjection("pca", 3).fit(states).save(swap_projection)
-    with pytest.raises(UserError, match=r"--generated_data_dir .*fitted on other data"):
+    with pytest.raises(UserError, match=r"--generated_data_dir .*other pca directions"):
         make_plan(swapped_config)
 
 

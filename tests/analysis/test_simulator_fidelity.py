@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 
+from analysis.fidelity_file import to_dataset
 from analysis.results import read_results, write_results
-from analysis.simulator_fidelity_precompute import FidelityCommand, precompute, to_dataset
+from analysis.simulator_fidelity_precompute import FidelityCommand, precompute
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
-from generative.fidelity import METHODS, Fidelity, FidelityConfig, WindowScores, summarise
+from generative.fidelity import METHODS, Fidelity, WindowScores, summarise
+from generative.fidelity_windows import FidelityConfig
 from generative.scores import SCORES
 
 

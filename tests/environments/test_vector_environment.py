@@ -196,7 +196,7 @@ def test_render_shows_a_larger_frame_and_disturbs_nothing(make_env, game) -> Non
         ({"env_name": "coinrun", "start_level": -1}, "--start_level -1"),
         ({"env_name": "coinrun", "start_level": 2 * 10**9}, "--start_level 2000000000"),
         ({"env_name": "coinrun", "num_threads": -2}, "--num_threads -2"),
-        ({"env_name": "gymnasium:CartPole-v1"}, "CartPole-v1: observations are Box"),
+        ({"env_name": "gymnasium:FrozenLake-v1"}, "FrozenLake-v1: observations are Discrete"),
         ({"env_name": "gymnasium:Nonsense-v1"}, "Nonsense"),
     ],
 )

@@ -1,5 +1,5 @@
 from experiment import progress
-from experiment.progress import Progress
+from experiment.progress import Progress, WaitingTime
 
 
 def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys):
@@ -12,3 +12,20 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys):
         counted.advance("9 rows")
     # Two episodes took 121 seconds, so the four that are left take 242.
     assert capsys.readouterr().out == "episode 6 of 10, 4 min left, 7 rows\n"
+
+
+def test_the_share_of_waiting_is_that_of_the_time_until_items_are_there(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+
+    def items():
+        for seconds in (3.0, 0.0, 1.0):
+            now[0] += seconds
+            yield seconds
+
+    waiting, shares = WaitingTime(), []
+    for _ in waiting.over(items()):
+        now[0] += 1.0
+        shares.append(waiting.share_since_last_asked())
+    assert shares == [3 / 4, 0.0, 1 / 2]
+    assert waiting.share == 4 / 7

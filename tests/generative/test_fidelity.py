@@ -9,23 +9,36 @@ import torch
 from generative.fidelity import (
     BASELINES,
     METHODS,
-    FidelityConfig,
+    REFERENCES,
     WindowScores,
-    choose_windows,
-    mean_frame,
     measure_fidelity,
     measure_windows,
-    other_windows,
-    predict,
     summarise,
 )
+from generative.fidelity_windows import (
+    ChosenWindows,
+    FidelityConfig,
+    choose_windows,
+    frame_statistics,
+    other_windows,
+)
+from generative.predictions import decode, imagined_states
 from generative.scores import SCORES
+from projections.hidden import HiddenProjection
 from rollouts.store import RolloutDataset
 
 CONFIG = FidelityConfig(
-    num_windows=7, horizon=3, num_samples=3, num_resamples=200, fidelity_batch_size=3
+    num_windows=7,
+    horizon=3,
+    num_samples=3,
+    num_resamples=200,
+    num_calibration_windows=9,
+    fidelity_batch_size=3,
 )
 PREDICTIONS = list(METHODS)
+
+
+BLACK = torch.zeros(3, 64, 64)
 
 
 @pytest.fixture
@@ -33,10 +46,18 @@ def heldout(training_files) -> RolloutDataset:
     return RolloutDataset(training_files.heldout)
 
 
-def test_baselines_equal_a_plain_computation(small_simulator, training_files, heldout):
+@pytest.fixture
+def chosen(heldout) -> ChosenWindows:
+    return choose_windows(heldout, 3, CONFIG.num_windows, CONFIG.seed)
+
+
+def test_baselines_equal_a_plain_computation(small_simulator, training_files, heldout, chosen):
     train = RolloutDataset(training_files.data)
-    windows = measure_windows(small_simulator, heldout, mean_frame(train), CONFIG, "cpu")
-    mean = np.concatenate([train.read_episode(i).obs for i in range(4)]).mean(axis=0) / 255
+    statistics = frame_statistics(train)
+    windows = measure_windows(small_simulator, chosen, statistics.mean, CONFIG, "cpu")
+    frames = np.concatenate([train.read_episode(i).obs for i in range(4)]) / 255
+    mean = frames.mean(axis=0)
+    assert statistics.squared_deviation == pytest.approx(np.square(frames - mean).mean())
     for index, (episode, row) in enumerate(zip(windows.episode_id, windows.start_row, strict=True)):
         obs = heldout.read_episode(heldout.index_of(int(episode))).obs / 255
         for horizon in range(CONFIG.horizon + 1):
@@ -50,22 +71,18 @@ def test_baselines_equal_a_plain_computation(small_simulator, training_files, he
                     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_rows_past_the_end_count_for_no_method(small_simulator, heldout):
-    windows = measure_windows(small_simulator, heldout, torch.zeros(3, 64, 64), CONFIG, "cpu")
+def test_rows_past_the_end_count_for_no_method(small_simulator, chosen):
+    windows = measure_windows(small_simulator, chosen, BLACK, CONFIG, "cpu")
     missing = np.isnan(windows.scores)
     assert missing.any()
     assert (missing == missing[:1, :1]).all()
     assert not missing[..., :2].any()
 
 
-def test_the_batch_size_changes_nothing(small_simulator, heldout):
+def test_the_batch_size_changes_nothing(small_simulator, chosen):
     small, whole = (
         measure_windows(
-            small_simulator,
-            heldout,
-            torch.zeros(3, 64, 64),
-            replace(CONFIG, fidelity_batch_size=size),
-            "cpu",
+            small_simulator, chosen, BLACK, replace(CONFIG, fidelity_batch_size=size), "cpu"
         )
         for size in (1, 7)
     )
@@ -76,13 +93,14 @@ def test_the_batch_size_changes_nothing(small_simulator, heldout):
 def test_predictions_are_those_of_simulate(small_simulator):
     latent = torch.nn.functional.normalize(torch.randn(2, 8), dim=-1)
     actions = torch.tensor([[0, 4], [1, 1], [2, 3]])
-    images = predict(small_simulator, latent, small_simulator.one_hot_actions(actions))
+    one_hot = small_simulator.one_hot_actions(actions)
+    images = decode(small_simulator, imagined_states(small_simulator, latent, one_hot))
     steps = small_simulator.simulate(small_simulator.decode_initial(latent), 3, actions=actions)
     torch.testing.assert_close(images, torch.stack(steps.images), rtol=0, atol=1.1 / 255)
 
 
-def test_windows_leave_a_row_to_predict_and_spread_over_the_episodes(heldout):
-    episodes, rows = choose_windows(heldout, 3, CONFIG)
+def test_windows_leave_a_row_to_predict_and_spread_over_the_episodes(heldout, chosen):
+    episodes, rows = chosen.episode, chosen.start_row
     lengths = heldout.episodes["length"].to_numpy()[episodes]
     assert ((rows >= 0) & (rows + 3 < lengths)).all()
     assert set(np.bincount(episodes, minlength=3)) <= {2, 3}
@@ -96,8 +114,10 @@ def test_other_windows_are_of_other_episodes():
     np.testing.assert_array_equal(other_windows(np.array([7, 7])), [1, 0])
 
 
-def test_the_frames_of_another_episode_are_those_of_the_other_window(small_simulator, heldout):
-    windows = measure_windows(small_simulator, heldout, torch.zeros(3, 64, 64), CONFIG, "cpu")
+def test_the_frames_of_another_episode_are_those_of_the_other_window(
+    small_simulator, heldout, chosen
+):
+    windows = measure_windows(small_simulator, chosen, BLACK, CONFIG, "cpu")
     episodes = np.array([heldout.index_of(int(episode)) for episode in windows.episode_id])
     for index, other in enumerate(other_windows(episodes)):
         own = heldout.read_episode(int(episodes[index])).obs / 255
@@ -125,6 +145,8 @@ def test_summary_of_known_scores():
     # With two levels, resampling draws only the first, only the second, or both.
     low, high = fidelity.interval[:, 0, mode, 0]
     np.testing.assert_allclose([low, high], [0.1, 0.4])
+    control = REFERENCES.index("shuffled_actions")
+    np.testing.assert_allclose(fidelity.difference[0, mode, control], [0.2 - 1, 0.2 - 1])
     assert fidelity.summary()["beats_mean_frame_at_each_horizon"]
     assert fidelity.summary()["num_levels"] == 2
 
@@ -137,3 +159,37 @@ def test_measurement_of_a_whole_dataset_is_reproducible(small_simulator, trainin
     assert first.mean_of("mse", "last_frame")[0] == 0.0
     assert first.mean_of("ssim", "last_frame")[0] == pytest.approx(1.0)
     assert all(word in first.table() for word in (*METHODS, *SCORES))
+
+
+def test_the_decoded_state_shares_the_image_scores_and_differs_in_the_agents_eyes(
+    small_simulator, chosen
+):
+    windows = measure_windows(small_simulator, chosen, BLACK, CONFIG, "cpu")
+    mode, decoded = (
+        windows.scores[:, PREDICTIONS.index(m)] for m in ("mode", "mode_decoded_state")
+    )
+    names = list(SCORES)
+    for name in ("mse", "psnr", "ssim"):
+        np.testing.assert_array_equal(mode[names.index(name)], decoded[names.index(name)])
+    assert np.nanmax(np.abs(mode - decoded)[names.index("hidden_cosine")]) > 0.01
+
+
+def test_component_errors_of_unit_axes_are_those_of_the_hidden_state(small_simulator, chosen):
+    """With the identity as projection, coordinates are the hidden units themselves."""
+    projection = HiddenProjection("pca", 6).fit(np.random.default_rng(0).normal(size=(50, 6)))
+    projection.linear_, projection.origin_ = np.eye(6), np.zeros(6)
+    windows = measure_windows(small_simulator, chosen, BLACK, CONFIG, "cpu", projection)
+    assert windows.components is not None
+    truth = windows.components.truth
+    for index, (episode, row) in enumerate(zip(windows.episode_id, windows.start_row, strict=True)):
+        hidden = chosen.dataset.read_episode(chosen.dataset.index_of(int(episode))).agent_hidden
+        count = min(CONFIG.horizon + 1, len(hidden) - row - 2)
+        np.testing.assert_allclose(truth[index, :count], hidden[row + 2 : row + 2 + count])
+        assert np.isnan(truth[index, count:]).all()
+    # Frame 0 of a repeated last frame is the truth, yet these hidden states were made up: only
+    # the shape of the errors is known, and that they are missing where the truth is.
+    errors = windows.components.squared_error
+    assert (np.isnan(errors) == np.isnan(truth)[None]).all()
+    fidelity = summarise(windows, CONFIG)
+    assert fidelity.components is not None
+    assert fidelity.components.r2.shape == (len(METHODS), CONFIG.horizon + 1, 6)

@@ -1,14 +1,16 @@
 """The batched formulation against a plain one, and what padding may influence: nothing."""
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from benchmarks.stepwise import stepwise_losses
+from experiment.distributed import ALONE, Ranks
 from generative.losses import LossWeights
 from generative.objective import (
     ObjectiveConfig,
@@ -22,7 +24,15 @@ from generative.straight_through import clamp_to_image, onehot_from_logits
 from generative.types import EnvironmentState
 from rollouts.types import WindowBatch
 
-ALL_TERMS = ObjectiveConfig(weights=LossWeights(imagined_image=0.5, action_log_prob=0.3, spread=7))
+ALL_TERMS = ObjectiveConfig(
+    weights=LossWeights(
+        imagined_image=0.5,
+        action_log_prob=0.3,
+        imagined_agent_hidden=0.7,
+        imagined_action_log_prob=0.6,
+        spread=7,
+    )
+)
 
 
 @pytest.fixture(params=["sphere", "vae"])
@@ -146,20 +156,117 @@ def test_the_agent_stays_frozen_but_teaches_the_decoder(small_simulator, padded_
     assert small_simulator.image_decoder.linear.weight.grad.abs().sum() > 0
 
 
-def test_a_share_of_the_windows_is_shown_to_the_agent(small_simulator, padded_batch):
-    share = replace(ALL_TERMS, weights=_only("agent_hidden"), agent_share=1 / 3)
-    found = _losses(small_simulator, padded_batch, share).terms["agent_hidden"]
+@pytest.mark.parametrize("term", ["agent_hidden", "imagined_agent_hidden"])
+def test_a_share_of_the_windows_is_shown_to_the_agent(small_simulator, padded_batch, term):
+    share = replace(ALL_TERMS, weights=_only(term), agent_share=1 / 3)
+    found = _losses(small_simulator, padded_batch, share).terms[term]
     first = replace(padded_batch, valid=padded_batch.valid & (np.arange(3) == 0))
-    alone = _losses(small_simulator, first, replace(share, agent_share=1.0)).terms["agent_hidden"]
+    alone = _losses(small_simulator, first, replace(share, agent_share=1.0)).terms[term]
     torch.testing.assert_close(found, 3 * alone)
 
 
+def test_only_terms_on_imagined_images_train_the_prior_through_the_agent(
+    small_simulator, padded_batch
+):
+    prior = list(small_simulator.rssm.prior_output.parameters())
+    for term, is_trained in (("action_log_prob", False), ("imagined_action_log_prob", True)):
+        total = _losses(small_simulator, padded_batch, ObjectiveConfig(weights=_only(term))).total
+        gradients = torch.autograd.grad(total, prior, allow_unused=True)
+        assert all((gradient is not None) == is_trained for gradient in gradients)
+
+
 def test_noise_depends_on_its_arguments_alone():
-    first, again = (draw_training_noise(3, 2, SimulatorConfig(), seed=7) for _ in range(2))
-    other = draw_training_noise(3, 2, SimulatorConfig(), seed=8)
+    first, again = (draw_training_noise(3, [4, 5], SimulatorConfig(), seed=7) for _ in range(2))
+    other = draw_training_noise(3, [4, 5], SimulatorConfig(), seed=8)
     assert torch.equal(first.posterior, again.posterior)
     assert not torch.equal(first.posterior, other.posterior)
     assert not torch.equal(first.posterior, first.imagined)
+
+
+def test_noise_of_a_window_does_not_depend_on_its_batch():
+    whole = draw_training_noise(3, [4, 5, 6, 7], SimulatorConfig(), seed=7)
+    part = draw_training_noise(2, [5, 7], SimulatorConfig(), seed=7)
+    assert torch.equal(part.initial, whole.initial[1::2])
+    assert torch.equal(part.posterior, whole.posterior[:2, 1::2])
+    assert torch.equal(part.imagined, whole.imagined[:2, 1::2])
+    assert torch.equal(part.latent, whole.latent[1::2])
+
+
+def test_bfloat16_rounds_what_convolutions_make_and_nothing_else(small_simulator, padded_batch):
+    exact = _losses(small_simulator, padded_batch, ALL_TERMS)
+    small_simulator.precision = "bfloat16"
+    rounded = _losses(small_simulator, padded_batch, ALL_TERMS)
+    rounded.total.backward()
+    gradients = [p.grad for p in simulator_parameters(small_simulator).values()]
+    assert all(g is not None and g.dtype == torch.float32 for g in gradients)
+    for name, term in rounded.terms.items():
+        assert term.dtype == torch.float32
+        # Another class may be drawn where a draw is near the border between two.
+        torch.testing.assert_close(term, exact.terms[name], rtol=0.1, atol=0.05, msg=name)
+    assert rounded.terms["image"] != exact.terms["image"]
+
+
+@pytest.mark.medium
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # its tracer asks
+def test_a_compiled_recurrence_gives_the_same_losses_and_gradients(small_simulator, padded_batch):
+    """As PyTorch traces and differentiates it, without generated code."""
+    simulator = small_simulator.double()
+    parameters = list(simulator_parameters(simulator).values())
+    eager = _losses(simulator, padded_batch, ALL_TERMS).total
+    expected = torch.autograd.grad(eager, parameters)
+    simulator.compile_recurrence(backend="aot_eager")
+    compiled = _losses(simulator, padded_batch, ALL_TERMS).total
+    torch.testing.assert_close(compiled, eager)
+    for left, right in zip(torch.autograd.grad(compiled, parameters), expected, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("agent_share", [1.0, 0.5, 0.25])
+def test_processes_contribute_parts_of_the_losses_of_the_whole_batch(
+    either_simulator, padded_batch, agent_share
+):
+    """Two processes with two windows each; at a quarter, the second shows the agent nothing."""
+    simulator = either_simulator.double()
+    config = replace(ALL_TERMS, observed_share=0.75, agent_share=agent_share)
+    four = _select(padded_batch, [0, 1, 2, 0])
+    numbers = np.arange(4)
+    latents = simulator.encode(to_window_tensors(four, "cpu", simulator.dtype).initial_frames)
+
+    def losses(own: NDArray[np.int64], ranks: Ranks):
+        windows = to_window_tensors(_select(four, own), "cpu", simulator.dtype)
+        noise = draw_training_noise(len(windows.valid), own, simulator.config, seed=3)
+        return compute_losses(simulator, windows, config, noise, ranks)
+
+    whole = losses(numbers, ALONE)
+    parts = [losses(numbers[r::2], _KnownRanks(r, 2, latents=latents.detach())) for r in range(2)]
+    for name, value in whole.terms.items():
+        torch.testing.assert_close(sum(part.terms[name] for part in parts), value, msg=name)
+    parameters = list(simulator_parameters(simulator).values())
+    expected = torch.autograd.grad(whole.total, parameters)
+    found = [torch.autograd.grad(p.total, parameters, materialize_grads=True) for p in parts]
+    for left, right, both in zip(*found, expected, strict=True):
+        torch.testing.assert_close(left + right, both, rtol=1e-9, atol=1e-9)
+
+
+@dataclass(frozen=True)
+class _KnownRanks(Ranks):
+    """One of two processes, which knows what the other would send: its latents."""
+
+    latents: Tensor = field(default_factory=lambda: torch.zeros(0))
+    """(B, latent_dim) of the whole batch."""
+
+    def concatenate(self, tensor: Tensor, dim: int = 0) -> Tensor:
+        return torch.stack([self.latents[0::2], self.latents[1::2]])
+
+
+def _select(batch: WindowBatch, windows: ArrayLike) -> WindowBatch:
+    """Some windows of a batch."""
+    chosen = np.asarray(windows)
+    per_row = ("obs", "agent_hidden", "action", "reward", "terminal", "valid")
+    arrays = {name: getattr(batch, name)[:, chosen] for name in per_row}
+    return replace(
+        batch, episode_id=batch.episode_id[chosen], start_row=batch.start_row[chosen], **arrays
+    )
 
 
 def _only(name: str) -> LossWeights:
@@ -173,7 +280,7 @@ def _losses(simulator: Simulator, batch: WindowBatch, config: ObjectiveConfig):
 
 def _noise(simulator: Simulator, batch: WindowBatch):
     num_steps = len(batch.valid) - batch.num_init_steps + 1
-    return draw_training_noise(num_steps, batch.valid.shape[1], simulator.config, seed=3)
+    return draw_training_noise(num_steps, np.arange(batch.valid.shape[1]), simulator.config, seed=3)
 
 
 def _observed(simulator: Simulator, batch: WindowBatch):
@@ -247,7 +354,7 @@ def _plain_window(simulator, batch, b, noise, add) -> Tensor:
     logits = simulator.initial_action(detached)
     add("initial_action", -torch.log_softmax(logits, -1)[0, action[1, 0]])
     state = imagined = initial.environment
-    agent_state = hidden[1]
+    agent_state = imagined_agent_state = hidden[1]
     for k in range(len(images) - 2):
         row = k + 2
         deter = simulator.rssm.transition(state, onehot[row - 1])
@@ -257,30 +364,34 @@ def _plain_window(simulator, batch, b, noise, add) -> Tensor:
         stoch = onehot_from_logits(posterior, "sample", noise.posterior[k, b : b + 1])
         previous, state = state, EnvironmentState(deter, stoch)
         image = simulator.image_decoder(state.features)
-        agent_state = simulator.agent.advance(
-            simulator.agent.embed(clamp_to_image(image)), agent_state
-        )
+        agent_state = _plain_watch(simulator, image, agent_state)
         imagined_deter = simulator.rssm.transition(imagined, onehot[row - 1])
         imagined_logits = simulator.rssm.prior_logits(imagined_deter)
         imagined = EnvironmentState(imagined_deter, onehot_from_logits(imagined_logits, "mode"))
+        imagined_image = simulator.image_decoder(imagined.features)
+        imagined_agent_state = _plain_watch(simulator, imagined_image, imagined_agent_state)
         if not batch.valid[row, b]:
             break
         add("image", 0.5 * (image - images[row]).square().sum())
-        imagined_image = simulator.image_decoder(imagined.features)
         add("imagined_image", 0.5 * (imagined_image - images[row]).square().sum())
         reward = simulator.reward_head(state.features, onehot[row])
         add("reward", 0.5 * (reward - float(batch.reward[row, b])).square().sum())
         probability = torch.sigmoid(simulator.terminal_head(state.features, onehot[row]))
         ends = bool(batch.terminal[row, b])
         add("terminal", -torch.log(probability if ends else 1 - probability).sum())
-        add("agent_hidden", 0.5 * (agent_state - hidden[row]).square().sum())
         true_policy = torch.softmax(simulator.agent.read_out(hidden[row]).action_logits, -1)
-        policy = torch.softmax(simulator.agent.read_out(agent_state).action_logits, -1)
-        add("action_log_prob", (true_policy * (true_policy / policy).log()).sum())
+        for prefix, found in (("", agent_state), ("imagined_", imagined_agent_state)):
+            add(f"{prefix}agent_hidden", 0.5 * (found - hidden[row]).square().sum())
+            policy = torch.softmax(simulator.agent.read_out(found).action_logits, -1)
+            add(f"{prefix}action_log_prob", (true_policy * (true_policy / policy).log()).sum())
         add("kl", 0.8 * _plain_kl(posterior.detach(), prior))
         add("kl", 0.2 * _plain_kl(posterior, prior.detach()))
         add("env_update", 0.5 * (deter - previous.deter).square().sum().sqrt())
     return latent[0]
+
+
+def _plain_watch(simulator, image, agent_state) -> Tensor:
+    return simulator.agent.advance(simulator.agent.embed(clamp_to_image(image)), agent_state)
 
 
 def _plain_kl(left: Tensor, right: Tensor) -> Tensor:

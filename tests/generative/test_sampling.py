@@ -18,8 +18,9 @@ from generative.sample_starts import InformedStarts, RandomStarts
 from generative.sample_videos import write_sample_videos
 from generative.sampling import SamplingConfig, SamplingPlan, record_samples
 from generative.simulator import Simulator, SimulatorConfig
+from projections.directions import DirectionChoice, Directions
 from projections.hidden import HiddenProjection
-from projections.interventions import DirectionSwap
+from projections.interventions import DirectionIntervention, Rule, Swap
 from rollouts.schema import DatasetMetadata
 from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import EpisodeInfo, Rollout
@@ -131,11 +132,16 @@ def informed_plan(sampled_agent, sampled_simulator, real_dataset) -> SamplingPla
     return SamplingPlan(sampled_simulator, sampled_agent, source, CONFIG)
 
 
-@pytest.fixture(scope="module")
-def swap() -> DirectionSwap:
+def _intervene(rule: Rule) -> DirectionIntervention:
     states = np.random.default_rng(0).normal(size=(300, HIDDEN_DIM))
-    projection = HiddenProjection("pca", 4).fit(states)
-    return DirectionSwap(projection.coordinates("pca"), [0, 1], [2, None], slice(0, HIDDEN_DIM))
+    coordinates = HiddenProjection("pca", 4).fit(states).coordinates("pca")
+    directions = Directions(coordinates, DirectionChoice("pca"))
+    return DirectionIntervention(rule, directions, slice(0, HIDDEN_DIM))
+
+
+@pytest.fixture(scope="module")
+def swap() -> DirectionIntervention:
+    return _intervene(Swap((0, 1), (2, None)))
 
 
 def _episodes(folder: Path) -> dict[int, Rollout]:
@@ -298,9 +304,7 @@ def test_an_intervened_recording_shares_start_and_noise_with_its_twin(
 
 
 def test_a_swap_without_pairs_changes_no_bit(informed_plan, tmp_path):
-    states = np.random.default_rng(0).normal(size=(300, HIDDEN_DIM))
-    coordinates = HiddenProjection("pca", 4).fit(states).coordinates("pca")
-    idle = DirectionSwap(coordinates, [], [], slice(0, HIDDEN_DIM))
+    idle = _intervene(Swap((), ()))
     record_samples(informed_plan, tmp_path / "clean")
     record_samples(replace(informed_plan, intervention=idle), tmp_path / "idle")
     clean, idle_episodes = _episodes(tmp_path / "clean"), _episodes(tmp_path / "idle")

@@ -5,16 +5,21 @@ import pytest
 import torch
 
 from generative.scores import (
+    RISING_SCORES,
     SCORES,
     SSIM_C1,
     SSIM_C2,
     SSIM_WINDOW,
     MeanReaction,
     Reaction,
+    describe_true_images,
+    embed,
+    peak_signal_to_noise,
     policy_divergence,
     react,
     read_reaction,
-    score,
+    score_images,
+    score_reaction,
     structural_similarity,
 )
 
@@ -29,6 +34,12 @@ def reaction(seed: int) -> Reaction:
     value = torch.randn(2, 3, generator=generator)
     hidden = torch.randn(2, 3, 6, generator=generator)
     return Reaction(logits.log_softmax(-1), value, hidden)
+
+
+def all_scores(seed: int, true_seed: int) -> torch.Tensor:
+    """(len(SCORES), K, B)"""
+    of_images = score_images(images(seed), describe_true_images(images(true_seed)))
+    return torch.cat([of_images, score_reaction(reaction(seed), reaction(true_seed))])
 
 
 def slow_similarity(x: np.ndarray, y: np.ndarray) -> float:
@@ -51,7 +62,7 @@ def slow_similarity(x: np.ndarray, y: np.ndarray) -> float:
 
 def test_structural_similarity_equals_the_equation_written_out():
     x, y = images(0, 9).double(), images(1, 9).double()
-    found = structural_similarity(x, y)
+    found = structural_similarity(x, describe_true_images(y))
     for k in range(2):
         for b in range(3):
             expected = slow_similarity(x[k, b].numpy(), y[k, b].numpy())
@@ -66,10 +77,11 @@ def test_the_divergence_of_two_policies_is_the_closed_form():
 
 
 def test_a_perfect_prediction_has_perfect_scores():
-    truth, seen = images(0), reaction(0)
-    found = dict(zip(SCORES, score(truth, seen, truth, seen), strict=True))
+    found = dict(zip(SCORES, all_scores(0, 0), strict=True))
     expected = {
         "mse": 0.0,
+        # 10 log10(12 · 255²): as if it had been rounded to 8 bits.
+        "psnr": 58.9226,
         "ssim": 1.0,
         "policy_kl": 0.0,
         "greedy_agreement": 1.0,
@@ -77,14 +89,18 @@ def test_a_perfect_prediction_has_perfect_scores():
         "hidden_cosine": 1.0,
     }
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], torch.full((2, 3), value), atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[name], torch.full((2, 3), value), atol=1e-4, rtol=0)
 
 
 def test_every_score_tells_a_wrong_prediction():
-    perfect = score(images(0), reaction(0), images(0), reaction(0)).mean((1, 2))
-    wrong = score(images(1), reaction(1), images(0), reaction(0)).mean((1, 2))
-    sign = torch.tensor([1, -1, 1, -1, 1, -1])
+    perfect, wrong = all_scores(0, 0).mean((1, 2)), all_scores(1, 0).mean((1, 2))
+    sign = torch.tensor([-1 if name in RISING_SCORES else 1 for name in SCORES])
     assert (sign * (wrong - perfect) > 0.05).all()
+
+
+def test_the_peak_signal_to_noise_ratio_is_the_closed_form():
+    found = peak_signal_to_noise(torch.tensor([1.0, 0.1, 0.001, 0.0]))
+    torch.testing.assert_close(found, torch.tensor([0.0, 10.0, 30.0, 58.9226]))
 
 
 def test_the_mean_of_reactions_mixes_probabilities_not_logits():
@@ -103,7 +119,7 @@ def test_the_mean_of_reactions_mixes_probabilities_not_logits():
 def test_the_agent_sees_predicted_frames_one_after_the_other(small_simulator):
     agent, frames = small_simulator.agent, images(0, 64)
     state = torch.rand(3, 6) - 0.5
-    found = react(small_simulator, frames, state)
+    found = react(agent, embed(agent, frames), state)
     for step in range(2):
         output = agent.step(frames[step], state)
         state = output.state

@@ -19,6 +19,9 @@ from generative.simulator import (
     simulator_parameters,
 )
 from generative.types import InitialState, SimulatedSteps
+from projections.directions import DirectionChoice, load_directions
+from projections.interventions import Clamp, DirectionIntervention
+from projections.steps import StepRange
 
 NUM_STEPS = 4
 
@@ -171,6 +174,47 @@ def test_an_intervention_acts_before_the_heads_and_is_carried_on(small_simulator
     carried = small_simulator.agent.advance(embedding, changed.agent_state[1])
     assert torch.equal(changed.agent_state[2], carried)
     assert torch.equal(changed.images[2], clean.images[2])
+
+
+@torch.no_grad()
+def test_a_part_of_an_lstm_s_state_is_intervened_on(small_simulator, cell_first_lstm):
+    torch.manual_seed(1)
+    simulator = Simulator(small_simulator.config, cell_first_lstm).eval()
+    initial = simulator.decode_initial(simulator.encode(_frames(2)))
+    units = load_directions(DirectionChoice("unit"), 8)
+    hidden_slice = cell_first_lstm.hidden_slice
+    clamp = DirectionIntervention(
+        Clamp((3,), (0.25,), "coordinate"), units, hidden_slice, StepRange(1)
+    )
+    steps = simulator.simulate(initial, 4, intervention=clamp)
+    state = initial.agent_state
+    for step in range(4):
+        embedding = cell_first_lstm.embed(steps.images[step])
+        state = cell_first_lstm.advance(embedding, state).clone()
+        if step >= 1:
+            state[:, hidden_slice.start + 3] = 0.25
+        torch.testing.assert_close(steps.agent_state[step], state)
+        logits = cell_first_lstm.read_out(state).action_logits
+        torch.testing.assert_close(steps.action_logits[step], logits)
+
+
+@torch.no_grad()
+def test_nothing_stays_attached_after_an_exception(small_simulator):
+    class Failing(AddOne):
+        def __call__(self, previous, proposed, step):
+            proposed.add_(1.0)
+            if step == 1:
+                raise RuntimeError("midway")
+            return proposed
+
+    initial = small_simulator.decode_initial(small_simulator.encode(_frames(2)))
+    before = small_simulator.simulate(initial, 3)
+    with pytest.raises(RuntimeError, match="midway"):
+        small_simulator.simulate(initial, 3, intervention=Failing())
+    after = small_simulator.simulate(initial, 3)
+    for name in ("agent_state", "images", "value", "deter"):
+        for left, right in zip(getattr(before, name), getattr(after, name), strict=True):
+            assert torch.equal(left, right)
 
 
 def test_sampling_needs_noise(small_simulator):

@@ -97,6 +97,7 @@ def test_training_changes_the_weights_and_logs_every_term(training_config):
     assert all(not bool((weights[name] == early[name]).all()) for name in weights)
     rows = _log(folder.parent)
     assert [row["step"] for row in rows] == ["2", "4", "5"]
+    assert all(0 <= float(row["data_wait_share"]) < 1 for row in rows)
     assert float(rows[-1]["heldout_image"]) == pytest.approx(
         report.metrics["heldout_loss"]["image"]
     )
@@ -177,6 +178,12 @@ def test_a_missing_dataset_is_refused(training_config, tmp_path):
         _train(replace(training_config, data_dir=tmp_path / "nowhere"))
 
 
+def test_compilation_without_a_gpu_is_refused(training_config):
+    with pytest.raises(UserError, match="--compile: needs a CUDA device, not cpu"):
+        _train(replace(training_config, compile=True))
+    assert not training_config.run_dir.exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -212,7 +219,9 @@ def _log(run: Path) -> list[dict[str, str]]:
 
 
 def _without_time(row: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in row.items() if name != "seconds"}
+    return {
+        name: value for name, value in row.items() if name not in ("seconds", "data_wait_share")
+    }
 
 
 def _must_not_be_called(*arguments: object) -> None:

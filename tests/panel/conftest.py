@@ -15,6 +15,7 @@ import xarray as xr
 from analysis.results import write_results
 from environments.protocol import EnvironmentSpec
 from experiment.provenance import collect_provenance
+from generative.recording_identity import recording_identity
 from panel.application import make_application
 from panel.binary import decode_arrays
 from panel.catalogue import Catalogue
@@ -25,9 +26,11 @@ from rollouts.types import EpisodeInfo, Rollout
 
 # Neither square nor equal in any two sizes, so that swapped axes show.
 HEIGHT, WIDTH, NUM_ACTIONS, STATE_DIM = 14, 20, 5, 6
+TOKEN = "T0ken-for_tests"
 REAL_LENGTHS = (12, 300, 7)
 SAMPLE_LENGTHS = (10, 10)
 TARGETS = ("value", "ic_0")
+NUM_COMPONENTS = 3
 
 ENVIRONMENT = EnvironmentSpec(
     adapter="fake",
@@ -49,8 +52,8 @@ class PanelData:
     simulated: RolloutDataset
 
 
-def make_rollout(episode_id: int, length: int, simulated: bool) -> Rollout:
-    rng = np.random.default_rng([episode_id, length, simulated])
+def make_rollout(episode_id: int, length: int, simulated: bool, twin_of: int = -1) -> Rollout:
+    rng = np.random.default_rng([episode_id, length, simulated, twin_of + 1])
     done = np.zeros(length, np.bool_)
     done[-1] = True
 
@@ -68,6 +71,7 @@ def make_rollout(episode_id: int, length: int, simulated: bool) -> Rollout:
         source_row=2 if simulated else -1,
         simulator_hash="b" * 64 if simulated else "",
         latent=rng.normal(size=4).astype(np.float32) if simulated else None,
+        twin_of=twin_of,
     )
     return Rollout(
         obs=rng.integers(0, 256, (length, HEIGHT, WIDTH, 3), dtype=np.uint8),
@@ -86,7 +90,12 @@ def make_rollout(episode_id: int, length: int, simulated: bool) -> Rollout:
 
 
 def write_dataset(
-    folder: Path, lengths: tuple[int, ...], simulated: bool, skip: int = 0, writer: str = "0"
+    folder: Path,
+    lengths: tuple[int, ...],
+    simulated: bool,
+    skip: int = 0,
+    writer: str = "0",
+    provenance: dict[str, Any] | None = None,
 ) -> RolloutDataset:
     metadata = DatasetMetadata(
         environment=ENVIRONMENT,
@@ -96,11 +105,15 @@ def write_dataset(
         hidden_slice=(0, STATE_DIM),
         num_actions=NUM_ACTIONS,
         simulated=SimulatedDims(3, 2, 4, 4) if simulated else None,
+        provenance=provenance or {},
     )
+    is_twin = bool((provenance or {}).get("config", {}).get("twin_dataset"))
     with RolloutWriter(folder, metadata, writer) as open_writer:
         for position, length in list(enumerate(lengths))[skip:]:
             # Ids differ from positions, so that confusing the two shows.
-            open_writer.write(make_rollout(2 * position + 1, length, simulated))
+            episode_id = 2 * position + 1
+            twin_of = episode_id if is_twin else -1
+            open_writer.write(make_rollout(episode_id, length, simulated, twin_of))
     return RolloutDataset(folder)
 
 
@@ -132,21 +145,54 @@ def write_analysis(path: Path, datasets: tuple[RolloutDataset, RolloutDataset]) 
 
 
 def write_saliency(path: Path, dataset: RolloutDataset) -> None:
-    dims = ("sample", "environment_gradient", "target", "target_step", "step", "height", "width")
-    shape = (1, 1, len(TARGETS), 1, SAMPLE_LENGTHS[0], HEIGHT, WIDTH, 3)
-    gradient = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    view = ("sample", "environment_gradient", "target", "target_step", "step")
+    sizes = (1, 2, len(TARGETS), 2, SAMPLE_LENGTHS[0])
+    rng = np.random.default_rng(1)
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
     content = xr.Dataset(
         {
             "sample_id": ("sample", np.array([1], np.int64)),
-            "gradient_frame": ((*dims, "channel"), gradient),
+            "gradient_frame": (
+                (*view, "height", "width", "channel"),
+                draw(*sizes, HEIGHT, WIDTH, 3),
+            ),
+            "activation": (
+                ("sample", "step", "component"),
+                draw(1, SAMPLE_LENGTHS[0], NUM_COMPONENTS),
+            ),
+            "gradient_component": ((*view, "component"), draw(*sizes, NUM_COMPONENTS)),
         },
         coords={
             "target": list(TARGETS),
-            "target_step": [4],
-            "environment_gradient": ["passed"],
+            "target_step": [4, 6],
+            "environment_gradient": ["passed", "cut"],
         },
     )
     write_results(path, content, collect_provenance({}, 0, {"dataset": dataset.hash}))
+
+
+def write_relatives(folder: Path, real: RolloutDataset, samples: RolloutDataset) -> None:
+    """An intervened twin of the samples, and their reality; both begin in `real`."""
+    inputs = {"dataset": real.hash}
+    config = {"twin_dataset": samples.folder.name, "interventions": ["a"]}
+    intervened = {"config": config, "inputs": inputs}
+    write_dataset(folder / "samples_intervened", (10, 8), True, provenance=intervened)
+    replay = {"inputs": {**inputs, "samples": recording_identity(samples.metadata)}}
+    write_dataset(folder / "samples" / "replays", (10, 6), False, provenance=replay)
+
+
+@pytest.fixture(scope="session")
+def related_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Samples with a twin, a real counterpart and the recording that they begin in."""
+    folder = tmp_path_factory.mktemp("related") / "demo"
+    real = write_dataset(folder / "data", REAL_LENGTHS, simulated=False)
+    provenance = {"config": {"seed": 1}, "inputs": {"dataset": real.hash}}
+    samples = write_dataset(folder / "samples", SAMPLE_LENGTHS, True, provenance=provenance)
+    write_relatives(folder, real, samples)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -160,19 +206,32 @@ def panel_data(tmp_path_factory: pytest.TempPathFactory) -> PanelData:
 
 
 class PanelClient:
-    """Asks an application without a network in between."""
+    """Asks an application without a network in between, with the token's cookie unless told not."""
 
     def __init__(self, application: ReadOnlyGuard) -> None:
         self.application = application
 
+    @property
+    def cookie(self) -> str:
+        return self.application.access.set_cookie().partition(";")[0]
+
     def request(
-        self, path: str, method: str = "GET", headers: dict[str, str] | None = None
+        self,
+        path: str,
+        method: str = "GET",
+        headers: dict[str, str | bytes] | None = None,
+        content: bytes | None = None,
     ) -> httpx.Response:
+        sent = [
+            (name.encode(), value if isinstance(value, bytes) else value.encode())
+            for name, value in {"cookie": self.cookie, **(headers or {})}.items()
+        ]
+
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(app=self.application)
             base = "http://127.0.0.1:8050"
             async with httpx.AsyncClient(transport=transport, base_url=base) as client:
-                return await client.request(method, path, headers=headers)
+                return await client.request(method, path, headers=sent, content=content)
 
         # In a thread of its own, since Playwright's event loop may hold this one.
         with ThreadPoolExecutor(1) as thread:
@@ -190,7 +249,7 @@ class PanelClient:
 
 
 def make_client(*folders: Path, **options: Any) -> PanelClient:
-    return PanelClient(make_application(Catalogue(folders), **options))
+    return PanelClient(make_application(Catalogue(folders), TOKEN, **options))
 
 
 @pytest.fixture(scope="session")

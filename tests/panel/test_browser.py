@@ -9,18 +9,27 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import numpy as np
+import pandas as pd
 import pytest
 import uvicorn
+import xarray as xr
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from scipy.ndimage import gaussian_filter
+from scipy.special import softmax
 
 from panel.application import make_application
 from panel.catalogue import Catalogue
+from rollouts.store import RolloutDataset
 
 pytestmark = pytest.mark.medium
 
+TOKEN = "browser-test-token"
+PATIENCE_SECONDS = 60
+"""A page opens in one; machines that do other things besides take longer."""
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = (
     "--headless",
@@ -32,6 +41,15 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+LEAD = """fragment => {
+  document.getElementById('errors').replaceChildren();
+  document.getElementById('filters').reset();
+  window.dreamscope.list.sort = { key: 'episode', descending: false };
+  window.dreamscope.list.refresh();
+  document.activeElement.blur();
+  location.hash = fragment;
+  window.dispatchEvent(new HashChangeEvent('hashchange'));
+}"""
 READ_CANVAS = """id => {
   const canvas = document.getElementById(id);
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -52,7 +70,7 @@ def browser() -> Iterator[Browser]:
 
 
 def serve(folder: Path) -> Iterator[str]:
-    application = make_application(Catalogue([folder]))
+    application = make_application(Catalogue([folder]), TOKEN)
     settings = uvicorn.Config(application, port=0, log_level="error", lifespan="off")
     server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -61,7 +79,7 @@ def serve(folder: Path) -> Iterator[str]:
         assert thread.is_alive()
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/"
+    yield f"http://127.0.0.1:{port}/?token={TOKEN}"
     server.should_exit = True
     thread.join(timeout=20)
 
@@ -83,39 +101,58 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     opened.close()
 
 
-@pytest.fixture
-def open_page(context: BrowserContext, address: str) -> Iterator[Callable[..., Page]]:
-    """Opens the page; at the end of the test it must have had nothing to complain about."""
-    complaints: list[str] = []
+class Visitor:
+    """Opens views of panels. Loading the page takes longer than anything it does, so that one page
+    is kept for each panel and led by its address, as a reader does who follows a link."""
 
-    def complain_about_message(message: Any) -> None:
-        # The tests themselves read the canvas back, which Chromium advises against.
-        is_advice = "willReadFrequently" in message.text
-        if message.type in ("error", "warning") and not is_advice:
-            complaints.append(message.text)
+    def __init__(self, context: BrowserContext) -> None:
+        self.context = context
+        self.pages: dict[str, Page] = {}
+        self.complaints: list[str] = []
 
-    def open_at(fragment: str = "", base: str = address) -> Page:
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", complain_about_message)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(request.url))
-        page.on(
-            "request",
-            lambda request: (
-                complaints.append(request.url)
-                if not request.url.startswith((base, "data:", "blob:"))
-                else None
-            ),
-        )
-        page.goto(base + fragment)
-        page.wait_for_selector("body[data-ready]")
+    def open(self, fragment: str, base: str, fresh: bool = False) -> Page:
+        page = self.pages.get(base)
+        if page is None or fresh:
+            if page is not None:
+                page.close()
+            page = self.pages[base] = self._load(base, fragment)
+        else:
+            page.evaluate(LEAD, fragment)
+        page.wait_for_selector("body[data-ready]", state="attached")
         return page
 
-    yield open_at
-    found = list(complaints)
-    for page in context.pages:
-        page.close()
+    def _load(self, base: str, fragment: str) -> Page:
+        page = self.context.new_page()
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        page.on("console", self._hear_message)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        site = base.partition("?")[0]
+        page.on("request", lambda request: self._check_origin(request.url, site))
+        page.goto(base + fragment)
+        return page
+
+    def _hear_message(self, message: Any) -> None:
+        # The tests themselves read the canvas back, which Chromium advises against.
+        if message.type in ("error", "warning") and "willReadFrequently" not in message.text:
+            self.complaints.append(message.text)
+
+    def _check_origin(self, url: str, site: str) -> None:
+        if not url.startswith((site, "data:", "blob:")):
+            self.complaints.append(url)
+
+
+@pytest.fixture(scope="module")
+def visitor(context: BrowserContext) -> Visitor:
+    return Visitor(context)
+
+
+@pytest.fixture
+def open_page(visitor: Visitor, address: str) -> Iterator[Callable[..., Page]]:
+    """Opens a view; at the end of the test the page must have had nothing to complain about."""
+    yield lambda fragment="", base=address, fresh=False: visitor.open(fragment, base, fresh)
+    found = list(visitor.complaints)
+    visitor.complaints.clear()
     assert found == []
 
 
@@ -136,7 +173,7 @@ def screenshot(page: Page, selector: str) -> np.ndarray:
 
 def wait_until(page: Page, condition: str) -> None:
     """Waits for an expression to hold; Playwright's own way needs `eval`, which is forbidden."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not page.evaluate(condition):
         assert time.monotonic() < deadline, condition
         page.wait_for_timeout(20)
@@ -320,18 +357,39 @@ def test_directions_have_the_numbers_that_saliency_and_swaps_give_them(
     assert page.locator("#y-axis").evaluate(chosen) == "PC 1"
 
 
-def test_saliency_is_drawn_signed(
+def drawn_overlay(signed: np.ndarray, scale: float, blur: float, threshold: float) -> np.ndarray:
+    """(H, W) opacity, 0 to 230, of one step at gain 1."""
+    smooth = gaussian_filter(signed, blur, mode="nearest", truncate=3) if blur else signed
+    strength = np.minimum(1, np.abs(smooth) / scale)
+    return np.where(strength < threshold, 0, 230 * strength)
+
+
+def set_slider(page: Page, name: str, value: float) -> None:
+    page.evaluate(
+        """([name, value]) => {
+          const slider = document.getElementById(name);
+          slider.value = value;
+          slider.dispatchEvent(new Event('input'));
+        }""",
+        [name, value],
+    )
+
+
+def read_saliency(panel_client: Any, query: str) -> np.ndarray:
+    [entry] = panel_client.json("/api/catalogue")["saliency"]
+    return panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1?{query}")["saliency"]
+
+
+def test_saliency_is_drawn_signed_blurred_and_cut_off(
     open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
 ) -> None:
     page = open_page(f"#data={ids['simulated']}&episode=1&step=2")
     wait_for_step(page, 2)
     assert not canvas_pixels(page, "overlay")[..., 3].any()
-    page.select_option("#target", "ic_0.4.passed")
+    page.select_option("#target", "ic_0")
     wait_until(page, "window.dreamscope.player.overlay !== null")
     overlay = canvas_pixels(page, "overlay")
-    [entry] = panel_client.json("/api/catalogue")["saliency"]
-    query = "target=ic_0&target_step=4&environment_gradient=passed"
-    signed = panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1?{query}")["saliency"][2]
+    signed = read_saliency(panel_client, "target=ic_0&target_step=4&environment_gradient=passed")[2]
     # What the reader sees, not only what the canvas holds: the frame beneath is grey.
     seen = screenshot(page, "#screen").astype(int)
     assert np.ptp(seen, axis=-1).max() > 60
@@ -339,30 +397,173 @@ def test_saliency_is_drawn_signed(
     assert strong.mean() > 0.5
     is_orange = overlay[..., 0] > overlay[..., 2]
     np.testing.assert_array_equal(is_orange[strong], signed[strong] > 0)
-    page.evaluate("""() => {
-      const gain = document.getElementById('gain');
-      gain.value = 3;
-      gain.dispatchEvent(new Event('input'));
-    }""")
+    scale = page.evaluate("window.dreamscope.player.overlay.scale")
+    for blur, threshold in ((0, 0), (1.5, 0), (0.5, 0.25)):
+        set_slider(page, "blur", blur)
+        set_slider(page, "threshold", threshold)
+        shown = canvas_pixels(page, "overlay")[..., 3]
+        np.testing.assert_allclose(shown, drawn_overlay(signed, scale, blur, threshold), atol=1.01)
+    set_slider(page, "blur", 0)
+    set_slider(page, "threshold", 0)
+    set_slider(page, "gain", 3)
     stronger = canvas_pixels(page, "overlay")[..., 3].astype(int)
     assert (stronger >= overlay[..., 3]).all()
     assert stronger.sum() > 1.5 * overlay[..., 3].sum()
 
 
-def test_saliency_controls_stand_side_by_side(
+def test_colours_of_saliency_are_those_chosen(
     open_page: Callable[..., Page], ids: dict[str, str]
 ) -> None:
-    page = open_page(f"#data={ids['simulated']}&episode=1&target=ic_0.4.passed")
+    page = open_page(
+        f"#data={ids['simulated']}&episode=1&target=value&gain=4"
+        "&negative=%23ff00ff&positive=%2300ff00"
+    )
+    wait_until(page, "window.dreamscope.player.overlay !== null")
+    pixels = canvas_pixels(page, "overlay")
+    full = pixels[pixels[..., 3] == 230][:, :3]
+    assert {tuple(colour) for colour in full.tolist()} == {(255, 0, 255), (0, 255, 0)}
+    assert page.input_value("#negative") == "#ff00ff"
+
+
+def test_paths_of_the_gradient_add_up(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&target=value&at=6")
+    query = "target=value&target_step=6&environment_gradient="
+    whole, agent = (read_saliency(panel_client, f"{query}{label}") for label in ("passed", "cut"))
+    expected = {"both": whole, "agent": agent, "environment": whole - agent}
+    names = page.locator("#path option").evaluate_all("options => options.map(o => o.value)")
+    assert names == list(expected)
+    for name, values in expected.items():
+        page.select_option("#path", name)
+        wait_until(page, f"window.dreamscope.saliency.overlayPath === '{name}'")
+        shown = page.evaluate("Array.from(window.dreamscope.player.overlay.data)")
+        np.testing.assert_allclose(shown, values.ravel(), rtol=1e-6, atol=1e-6)
+
+
+def test_saliency_beside_the_frame_leaves_the_frame_as_it_is(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_data: Any
+) -> None:
+    address = f"#data={ids['simulated']}&episode=1&step=3&target=value&placement=beside"
+    page = open_page(address)
+    wait_until(page, "window.dreamscope.player.overlay !== null")
+    wait_for_step(page, 3)
+    assert shows_frame(page, panel_data.simulated.read_episode(0).obs[3])
+    boxes = [page.locator(name).bounding_box() for name in ("#frame", "#grey-frame", "#overlay")]
+    frame, grey, overlay = (box for box in boxes if box is not None)
+    assert frame["x"] + frame["width"] <= grey["x"]
+    assert overlay == grey
+    assert np.ptp(screenshot(page, "#saliency-screen").astype(int), axis=-1).max() > 60
+
+
+def test_saliency_controls_stand_apart(open_page: Callable[..., Page], ids: dict[str, str]) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&target=ic_0")
     wait_until(page, "window.dreamscope.player.overlay !== null")
     page.evaluate(
         "document.querySelector('#target option:checked').textContent += ' cut'.repeat(9)"
     )
-    names = ("#target", "#gain", "#gain-figure", "#saliency-key", ".player")
-    boxes = [page.locator(name).bounding_box() for name in names]
-    target, gain, figure, key, card = (box for box in boxes if box is not None)
-    for left, right in ((target, gain), (gain, figure), (figure, key)):
-        assert left["x"] + left["width"] <= right["x"]
-    assert key["x"] + key["width"] <= card["x"] + card["width"]
+    names = ("#target", "#target-step", "#path", "#drawing", "#saliency-key")
+    card = page.locator(".player").bounding_box()
+    assert card is not None
+    boxes = [box for name in names if (box := page.locator(name).bounding_box()) is not None]
+    assert len(boxes) == len(names)
+    for position, box in enumerate(boxes):
+        assert box["x"] + box["width"] <= card["x"] + card["width"]
+        for other in boxes[:position]:
+            is_apart = (
+                other["x"] + other["width"] <= box["x"] or other["y"] + other["height"] <= box["y"]
+            )
+            assert is_apart
+
+
+def test_bars_show_activation_and_the_gradient_of_the_target(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&step=3&view=components&target=value&at=6")
+    [entry] = panel_client.json("/api/catalogue")["saliency"]
+    query = "target=value&target_step=6&environment_gradient=passed"
+    stored = panel_client.arrays(f"/api/saliency/{entry['id']}/samples/1/components?{query}")
+    for step in (3, 4):
+        wait_for_step(page, step)
+        wait_until(
+            page,
+            "Math.abs(document.querySelector('#component-bars').data[0].y[0]"
+            f" - {stored['activation'][step, 0]}) < 1e-6",
+        )
+        bars = page.evaluate("document.querySelector('#component-bars').data[0]")
+        np.testing.assert_allclose(bars["y"], stored["activation"][step], rtol=1e-6)
+        colours = np.array(
+            [[int(c) for c in rgb[4:-1].split(",")] for rgb in bars["marker"]["color"]]
+        )
+        is_orange = colours[:, 0] > colours[:, 2]
+        clear = np.abs(stored["gradient"][step]) > 0.05 * np.abs(stored["gradient"]).max()
+        np.testing.assert_array_equal(is_orange[clear], stored["gradient"][step][clear] > 0)
+        page.keyboard.press("ArrowRight")
+    page.select_option("#component-quantity", "gradient")
+    shown = page.evaluate("document.querySelector('#component-map .plot').data[0].z")
+    np.testing.assert_allclose(np.array(shown).T, stored["gradient"], rtol=1e-6)
+
+
+def test_bars_of_a_real_rollout_show_the_analysis(
+    open_page: Callable[..., Page], ids: dict[str, str], panel_client: Any
+) -> None:
+    page = open_page(f"#data={ids['real']}&episode=3&step=7&view=components")
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    stored = panel_client.arrays(f"/api/analyses/{entry['id']}/episodes/real/3")
+    wait_until(page, "document.querySelector('#component-bars').data !== undefined")
+    bars = page.evaluate("document.querySelector('#component-bars').data[0].y")
+    np.testing.assert_allclose(bars, stored["ica"][7], rtol=1e-6)
+    assert "with saliency only" in page.inner_text("#components-note")
+
+
+@pytest.fixture(scope="module")
+def related_address(related_data: Path) -> Iterator[str]:
+    yield from serve(related_data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "folder", "offset"),
+    [
+        ("intervened", "samples_intervened", 0),
+        ("reality", "samples/replays", 0),
+        ("source", "data", 2),
+    ],
+)
+def test_counterparts_run_in_lockstep(
+    kind: str,
+    folder: str,
+    offset: int,
+    open_page: Callable[..., Page],
+    related_data: Path,
+    related_address: str,
+    client_maker: Any,
+) -> None:
+    datasets = client_maker(related_data).json("/api/catalogue")["datasets"]
+    ids = {entry["label"].removeprefix("demo/"): entry["id"] for entry in datasets}
+    own = RolloutDataset(related_data / "samples").read_episode(1)
+    other = RolloutDataset(related_data / folder).read_episode(1)
+    page = open_page(
+        f"#data={ids['samples']}&episode=3&beside={kind}.{ids[folder]}", related_address
+    )
+    for step in (0, 1, 2):
+        wait_for_step(page, step)
+        page.wait_for_selector(f"#other-frame[data-step='{step + offset}']:not(.waiting)")
+        assert shows_frame(page, own.obs[step])
+        pixels = canvas_pixels(page, "other-frame")[..., :3]
+        np.testing.assert_array_equal(pixels, other.obs[step + offset])
+        page.keyboard.press("ArrowRight")
+    wait_until(page, "window.dreamscope.traces.other.differences !== undefined")
+    shown = page.evaluate("window.dreamscope.traces.other.differences")
+    rows = min(len(own), len(other) - offset)
+    apart = own.obs[:rows].astype(float) - other.obs[offset : offset + rows]
+    expected = np.sqrt((apart**2).mean(axis=(1, 2, 3))) / 255
+    np.testing.assert_allclose(shown["frames"], expected, rtol=1e-6)
+    first, second = (softmax(r.action_logits, axis=1) for r in (own, other))
+    variation = np.abs(first[:rows] - second[offset : offset + rows]).sum(axis=1) / 2
+    np.testing.assert_allclose(shown["policy"], variation, rtol=1e-4, atol=1e-7)
+    page.keyboard.press("End")
+    wait_for_step(page, 9)
+    assert page.locator("#other-over").is_visible() == (len(other) <= 9 + offset)
 
 
 def test_sample_without_saliency_says_which_command_makes_it(
@@ -384,7 +585,7 @@ def test_address_restores_the_view(
     page.keyboard.press("End")
     wait_for_step(page, 9)
     wait_until(page, "location.hash.includes('step=9')")
-    restored = open_page("#" + page.url.split("#")[1])
+    restored = open_page("#" + page.url.split("#")[1], fresh=True)
     wait_for_step(restored, 9)
     assert shows_frame(restored, panel_data.simulated.read_episode(0).obs[9])
     chosen = [restored.input_value(f"#{name}") for name in ("x-axis", "y-axis", "colour")]
@@ -422,6 +623,81 @@ def test_filters_leave_what_a_direct_computation_leaves(
     page.select_option("select[name=complete]", "yes")
     complete = int(panel_data.real.episodes["level_complete"].sum())
     assert page.locator(".row").count() == complete
+
+
+def analysed(panel_data: Any) -> pd.DataFrame:
+    path = panel_data.folder / "analysis" / "hidden_analysis.nc"
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        names = ("source", "episode_id", "step", "value", "action", "cluster", "reward")
+        table = pd.DataFrame({name: stored[name].to_numpy() for name in names})
+        table["ic"] = stored["ica"].to_numpy()[:, 1]
+    return table
+
+
+@pytest.mark.parametrize("scope", ["", "anywhere"])
+def test_conditions_leave_what_a_direct_computation_leaves(
+    scope: str, open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    text = "ica.1 > 1 and action = right and value < 0.5"
+    query = urlencode({"view": "filter", "filter": text, "scope": scope})
+    page = open_page(f"#{query}")
+    table = analysed(panel_data)
+    holds = pd.DataFrame(
+        {"ic": table["ic"] > 1, "action": table["action"] == 2, "value": table["value"] < 0.5}
+    )
+    episodes = [table["source"], table["episode_id"]]
+    if scope:
+        matching = holds.groupby(episodes).any().all(axis=1)
+    else:
+        matching = holds.all(axis=1).groupby(episodes).any()
+    assert 0 < matching.sum() < len(matching) or scope
+    expected = f"{matching.sum()} of {len(matching)} analysed rollouts match."
+    assert page.inner_text("#filter-count") == expected
+    assert page.locator(".row").count() == matching.sum()
+    assert page.locator(".thumbnail").count() == matching.sum()
+    assert page.locator("#conditions li").count() == 3
+    page.click("#conditions li:last-child button")
+    wait_until(page, "document.getElementById('filter-text').value.endsWith('action = right')")
+
+
+def test_a_match_opens_at_the_step_where_it_matches(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    table = analysed(panel_data)
+    threshold = float(table.loc[table["source"] == 1, "value"].nlargest(1).iloc[0])
+    row = table[(table["source"] == 1) & (table["value"] >= threshold)].iloc[0]
+    text = f"source = simulated and value >= {threshold:.7f}"
+    page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
+    page.click(".thumbnail")
+    wait_for_step(page, int(row["step"]))
+    index = panel_data.simulated.index_of(int(row["episode_id"]))
+    assert shows_frame(page, panel_data.simulated.read_episode(index).obs[int(row["step"])])
+
+
+def test_extremes_are_those_of_a_direct_computation(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page("#view=filter")
+    page.select_option("#extreme-variable", "ica.1")
+    page.click("[data-extreme=high]")
+    wait_until(page, "document.querySelectorAll('.thumbnail').length === 5")
+    table = analysed(panel_data)
+    best = table.loc[table.groupby(["source", "episode_id"])["ic"].idxmax()]
+    best = best.sort_values("ic", ascending=False)
+    kinds = ["real", "sim."]
+    expected = [
+        f"{kinds[source]} {episode}, step {step}"
+        for source, episode, step in best[["source", "episode_id", "step"]].itertuples(index=False)
+    ]
+    assert page.locator(".thumbnail > :nth-child(2)").all_inner_texts() == expected
+    assert "extreme=ica.1.high" in page.evaluate("window.dreamscope.view.address()")
+
+
+@pytest.mark.parametrize("text", ["value", "nothing > 3", "value > high", "action = sideways"])
+def test_text_that_is_no_condition_is_explained(text: str, open_page: Callable[..., Page]) -> None:
+    page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
+    assert page.inner_text("#filter-error")
+    assert page.get_attribute("#filter-text", "aria-invalid") == "true"
 
 
 def test_sorting_by_steps(open_page: Callable[..., Page], panel_data: Any) -> None:

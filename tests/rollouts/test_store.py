@@ -221,10 +221,10 @@ def test_unknown_schema_versions_are_refused(write_rollouts, make_rollout, make_
         RolloutDataset(tmp_path / "data")
     description = tmp_path / "data" / "dataset.json"
     values = json.loads(description.read_text())
-    description.write_text(json.dumps({**values, "schema_version": 4}))
-    with pytest.raises(UserError, match="schema version 4 is unknown"):
+    description.write_text(json.dumps({**values, "schema_version": 5}))
+    with pytest.raises(UserError, match="schema version 5 is unknown"):
         RolloutDataset(tmp_path / "data")
-    with pytest.raises(UserError, match="schema version 4 is unknown"):
+    with pytest.raises(UserError, match="schema version 5 is unknown"):
         RolloutWriter(tmp_path / "data", make_metadata())
 
 

@@ -111,6 +111,17 @@ def test_an_epoch_visits_every_start_once_over_all_ranks(dataset, world_size):
     assert first != second, "each epoch has its own order"
 
 
+def test_ranks_have_together_what_one_has_with_the_whole_batch(dataset):
+    """Rank r has windows r, r + 2, r + 4 of it, so that each has its share of the first ones."""
+    whole = WindowSampler(dataset, INIT, SIM, 6, seed=5)
+    ranks = [WindowSampler(dataset, INIT, SIM, 3, seed=5, rank=r, world_size=2) for r in range(2)]
+    for step in (0, 1, 7):
+        for rank, sampler in enumerate(ranks):
+            assert starts_of(sampler.batch(step)) == starts_of(whole.batch(step))[rank::2]
+            assert (sampler.window_numbers(step) == whole.window_numbers(step)[rank::2]).all()
+    assert whole.window_numbers(1).tolist() == list(range(6, 12))
+
+
 def test_batches_are_a_function_of_seed_and_step(dataset):
     def starts(seed: int, step: int) -> list[tuple[int, int]]:
         return starts_of(WindowSampler(dataset, INIT, SIM, 4, seed=seed).batch(step))

@@ -1,0 +1,182 @@
+"""The page on what an intervention does, drawn from its result file alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.effect_recording import SIGN_FLIP, TESTED
+from analysis.effect_verdict import (
+    VERDICT_COLUMNS,
+    describe,
+    main_measures,
+    meaning,
+    random_controls,
+    row_of,
+    strength_lines,
+)
+from analysis.fidelity_curves import open_axis
+from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.paired_rows import ACTION_PREFIX, CLUSTER_PREFIX, COMPONENT_PREFIX
+from analysis.results import INTERVENTION_EFFECTS_NAME, read_results
+from experiment.errors import require_at_least
+from experiment.files import atomic_file, require_writable_folder
+from experiment.report import StageReport
+
+WORLD_COLOURS = {"simulated": OKABE_ITO[0], "real": OKABE_ITO[5]}
+MAX_CURVES = 4
+MAX_BARS = 32
+COLUMN_WIDTHS = (0.19, 0.09, 0.1, 0.17, 0.14, 0.31)
+
+
+@dataclass(frozen=True)
+class EffectPlottingConfig:
+    """Flags of `intervention_effects_plotting.py`."""
+
+    results_dir: Path = Path("analysis/intervention_effects")
+    """Folder that holds intervention_effects.nc."""
+    output_dir: Path | None = None
+    """Folder for the page, as PNG, PDF and text; by default RESULTS_DIR/plots."""
+    dpi: int = 130
+    """Resolution of the PNG."""
+    report: Path | None = None
+    """JSON file for seconds, outputs and metrics."""
+
+
+def plot_effects(config: EffectPlottingConfig, report: StageReport) -> Path:
+    """Draw the page and write the verdict as text; returns the PNG.
+
+    Raises:
+        UserError: no result file, or a folder that cannot be written.
+    """
+    require_at_least(config, "dpi")
+    with (
+        read_results(config.results_dir / INTERVENTION_EFFECTS_NAME) as results,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+    ):
+        results.load()
+        folder = config.output_dir or config.results_dir / "plots"
+        require_writable_folder(folder, "--output_dir")
+        picture = save_figure(draw_effects(results), folder / "intervention_effects", config.dpi)
+        with atomic_file(folder / "verdict.md") as path:
+            path.write_text(describe(results) + "\n")
+    report.outputs.append(str(folder))
+    return picture
+
+
+def draw_effects(results: xr.Dataset) -> Figure:
+    """The verdict as a table, effects by row, and all actions, components and clusters."""
+    measures = main_measures(results)
+    by_row = [m for m in measures if m in results["row_measure"].values][:MAX_CURVES]
+    groups = [
+        prefix
+        for prefix in (ACTION_PREFIX, COMPONENT_PREFIX, CLUSTER_PREFIX)
+        if _members(results, prefix)
+    ]
+    worlds = results["world"].values.tolist()
+    heights = [0.2 * len(measures) * len(worlds) + 1.0, 2.3 * len(worlds) + 0.4, 3.2]
+    figure = Figure(figsize=(13, sum(heights) + 0.3), layout="constrained")
+    table, curves, bars = figure.subfigures(3, 1, height_ratios=heights)
+    _draw_table(table.subplots(), results, measures)
+    panels = curves.subplots(len(worlds), len(by_row), squeeze=False)
+    for axes, world in zip(panels, worlds, strict=True):
+        for axis, measure in zip(axes, by_row, strict=True):
+            _draw_curves(axis, results, measure, world)
+    handles, labels = curves.axes[0].get_legend_handles_labels()
+    curves.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    for axis, prefix in zip(bars.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
+        _draw_bars(axis, results, prefix)
+    bars.supxlabel(
+        "mean over rows: blue simulated, orange real; grey: range of random directions", fontsize=8
+    )
+    num_pairs, num_levels = results.sizes["pair"], len(np.unique(results["level"].values))
+    figure.suptitle(
+        f"Intervention against its unmodified twin: {num_pairs} pairs from {num_levels} levels; "
+        "bands and bars are 95% intervals over levels"
+    )
+    return figure
+
+
+def _draw_table(axis: Axes, results: xr.Dataset, measures: Sequence[str]) -> None:
+    worlds = results["world"].values.tolist()
+    rows = [row_of(results, world, measure) for measure in measures for world in worlds]
+    axis.set_axis_off()
+    cells = axis.table(
+        rows, colLabels=VERDICT_COLUMNS, colWidths=COLUMN_WIDTHS, loc="upper center",
+        cellLoc="left", edges="horizontal",
+    )  # fmt: skip
+    cells.auto_set_font_size(False)
+    cells.set_fontsize(7.5)
+    for (row, _), cell in cells.get_celld().items():
+        cell.set_linewidth(0.4)
+        if row == 0:
+            cell.set_text_props(fontweight="bold")
+    notes = "\n".join(fill(line, 190) for line in strength_lines(results))
+    axis.text(0, 0, notes, transform=axis.transAxes, va="bottom", fontsize=7.5)
+
+
+def _draw_curves(axis: Axes, results: xr.Dataset, measure: str, world: str) -> None:
+    """Effects by row in one world, what was predicted for it, and the controls."""
+    at = results.sel(row_measure=measure, world=world)
+    steps, colour = np.arange(results.sizes["step"]), WORLD_COLOURS[world]
+    for number, control in enumerate(random_controls(results)):
+        label = None if number else "random directions"
+        values = at["row_effect"].sel(variant=control).values
+        axis.plot(steps, values, color="0.65", linewidth=0.8, label=label)
+    if SIGN_FLIP in results["control"].values:
+        flip = at["row_effect"].sel(variant=SIGN_FLIP).values
+        axis.plot(steps, flip, "--", color=OKABE_ITO[3], linewidth=1.0, label="sign flip")
+    low, high = at["row_effect_interval"].sel(variant=TESTED).transpose("bound", "step").values
+    axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    values = at["row_effect"].sel(variant=TESTED).values
+    axis.plot(steps, values, color=colour, linewidth=1.6, label="observed")
+    for prediction, style in (("readout", "k:"), ("gradient", "k--")):
+        name = f"{prediction}_{world}"
+        if name in results["prediction"].values:
+            predicted = at["predicted_row"].sel(prediction=name, variant=TESTED).values
+            axis.plot(steps, predicted, style, linewidth=1.0, label=f"predicted: {prediction}")
+    axis.axhline(0, color="black", linewidth=0.6)
+    axis.set(title=f"{meaning(measure)}, {world}", xlabel="row", ylabel="change")
+    open_axis(axis)
+
+
+def _members(results: xr.Dataset, prefix: str) -> list[str]:
+    return [name for name in results["measure"].values if name.startswith(prefix)]
+
+
+def _draw_bars(axis: Axes, results: xr.Dataset, prefix: str) -> None:
+    """Effects of a family of measures, the largest of many, beside what controls do."""
+    members = _members(results, prefix)
+    size = np.abs(results["effect"].sel(variant=TESTED, measure=members)).values.max(axis=0)
+    kept = np.sort(np.argsort(-size)[:MAX_BARS])
+    members = [members[index] for index in kept]
+    places = np.arange(len(members))
+    worlds = results["world"].values.tolist()
+    for offset, world in zip(np.linspace(-0.2, 0.2, len(worlds)), worlds, strict=True):
+        here = results.sel(world=world, measure=members)
+        randoms = here["effect"].sel(variant=random_controls(results)).transpose("variant", ...)
+        axis.vlines(
+            places + offset, randoms.min("variant"), randoms.max("variant"), color="0.75", lw=4
+        )
+        value = here["effect"].sel(variant=TESTED).values
+        bounds = here["effect_interval"].sel(variant=TESTED).transpose("bound", "measure").values
+        axis.errorbar(
+            places + offset, value, np.abs(bounds - value), fmt="o", ms=2.5, lw=1,
+            color=WORLD_COLOURS[world], label=world,
+        )  # fmt: skip
+    axis.axhline(0, color="black", linewidth=0.6)
+    labels = [name.removeprefix(prefix) for name in members]
+    axis.set_xticks(places, labels, rotation=90 if prefix != COMPONENT_PREFIX else 0, fontsize=6.5)
+    what = {
+        ACTION_PREFIX: "probability of each action",
+        COMPONENT_PREFIX: "components of the hidden state",
+        CLUSTER_PREFIX: "share of rows in each cluster",
+    }[prefix]
+    axis.set_title(f"change of {what}")
+    open_axis(axis)

@@ -1,0 +1,255 @@
+"""Records an intervention, its unmodified twin and its controls, in simulation and in reality.
+
+Every *variant* begins at the same rows of real episodes: in the simulator as samples that these
+rows set up, in the real environment as branches from them. Sample i and branch i are the same
+start, and share their draws with all variants of their world; so variants differ by what is done
+to the agent's state alone.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from agents.branching import BranchConfig, BranchPlan, check_branches, record_branches
+from agents.checkpoint import LoadedAgent
+from agents.intervening import UNTOUCHED, Intervening
+from agents.intervention_choice import load_intervention
+from agents.intervention_strength import InterventionStrength, write_strength
+from agents.recording_config import RecordingConfig
+from environments.factory import DEFAULT_NUM_THREADS
+from experiment.errors import UserError, require_at_least
+from generative.checkpoint import LoadedSimulator
+from generative.sample_starts import InformedStarts, Starts
+from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
+from generative.types import LatentChoice
+from projections.intervention import MovableIntervention
+from projections.intervention_flags import InterventionConfig
+from rollouts.store import RolloutDataset
+
+World = Literal["simulated", "real"]
+WORLDS: tuple[World, ...] = ("simulated", "real")
+TESTED, TWIN, SIGN_FLIP = "tested", "twin", "sign_flip"
+RANDOM_PREFIX = "random_"
+
+
+@dataclass(frozen=True)
+class EffectRecordingConfig:
+    """How much is recorded of every variant, and which controls there are."""
+
+    num_starts: int = 128
+    """Starts that all variants share: rows of recorded episodes, drawn at random."""
+    num_sim_steps: int = 10
+    """Simulated rows from each start; effects by row are measured over as many real ones."""
+    real_steps: int = 64
+    """Real decisions from each start, for returns; at least --num_sim_steps. An episode may end
+    before."""
+    num_random_controls: int = 4
+    """Random directions, each a control of its own. With R of them, an effect without any meaning
+    is larger than all of theirs once in R + 1 times."""
+    random_control: Literal["random", "random_like_states"] = "random_like_states"
+    """How they are drawn: evenly, or as the hidden states vary."""
+    agent_actions: LatentChoice = "sample"
+    """How the agent picks its actions, in both worlds: draws, which a variant shares with its
+    twin, or the most probable action (mode)."""
+    real: bool = True
+    """Whether to record branches of the real environment too."""
+    batch_size: int | None = None
+    """Samples simulated together; changes the speed only."""
+    num_envs: int = 64
+    """Real environments stepped together; changes the speed only."""
+    num_threads: int = DEFAULT_NUM_THREADS
+    """Threads that step them."""
+
+    def __post_init__(self) -> None:
+        require_at_least(self, "num_starts", "num_sim_steps", "num_random_controls", "num_envs")
+        if self.real_steps < self.num_sim_steps:
+            raise UserError(
+                f"--real_steps {self.real_steps}: at least --num_sim_steps {self.num_sim_steps} "
+                "are needed"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class EffectInputs:
+    """What is recorded, by whom, from where, and where to."""
+
+    agent: LoadedAgent
+    simulator: LoadedSimulator
+    source: RolloutDataset
+    """Real rollouts, whose rows are the starts."""
+    intervention: InterventionConfig
+    recording: EffectRecordingConfig
+    folder: Path
+    """The variants go to `folder/simulated/VARIANT` and `folder/real/VARIANT`."""
+    seed: int
+    """Decides starts and draws; random control r has the seed r."""
+    device: torch.device
+
+    def variant_folder(self, world: World, variant: str) -> Path:
+        """Where a variant of a world is recorded."""
+        return self.folder / world / variant
+
+    @property
+    def worlds(self) -> tuple[World, ...]:
+        """Where variants are recorded."""
+        return WORLDS if self.recording.real else WORLDS[:1]
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Names of the controls."""
+        randoms = (f"{RANDOM_PREFIX}{r}" for r in range(self.recording.num_random_controls))
+        flip = () if reads_the_state(self.intervention) else (SIGN_FLIP,)
+        return (*flip, *randoms)
+
+    def make_variant(self, world: World, variant: str) -> MovableIntervention | None:
+        """The intervention of a variant; None for the twin.
+
+        Random controls get the mean norm that the tested intervention had in the same world, so
+        that must be recorded before.
+        """
+        if variant == TWIN:
+            return None
+        config = self.intervention
+        if variant == SIGN_FLIP:
+            config = replace(config, intervention_control="sign_flip")
+        elif variant.startswith(RANDOM_PREFIX):
+            # A push is as large in every state; anything else must be measured, since states part.
+            is_push = bool(config.add_directions) and not _follows_the_state(config)
+            norm_of = None if is_push else self.variant_folder(world, TESTED)
+            config = replace(
+                config,
+                intervention_control=self.recording.random_control,
+                control_seed=int(variant.removeprefix(RANDOM_PREFIX)),
+                control_norm_of=norm_of,
+            )
+        return load_intervention(config, self.agent, self.device)
+
+
+def reads_the_state(config: InterventionConfig) -> bool:
+    """Whether the size of the change depends on where the state is, not on how it moves.
+
+    The opposite change moves the state further from where the tested intervention would take it,
+    which makes the next change larger: a sign-flipped control would run away, so there is none.
+    """
+    return bool(
+        config.clamp_directions
+        or (config.swap_directions_from and config.swap_on == "states")
+        or (config.scale_directions and config.scale_on == "states")
+    )
+
+
+def _follows_the_state(config: InterventionConfig) -> bool:
+    return bool(config.clamp_directions or config.swap_directions_from or config.scale_directions)
+
+
+@dataclass(frozen=True, eq=False)
+class WorldRecordings:
+    """All variants that were recorded in one world."""
+
+    datasets: Mapping[str, RolloutDataset]
+    """By variant, the twin among them; each has the same episode ids."""
+    interventions: Mapping[str, MovableIntervention]
+    """By variant, without the twin."""
+    strengths: Mapping[str, InterventionStrength]
+    """By variant, without the twin."""
+
+
+def sampling_plan(inputs: EffectInputs, variant: str) -> SamplingPlan:
+    """How a variant is simulated."""
+    recording = inputs.recording
+    return SamplingPlan(
+        inputs.simulator,
+        inputs.agent,
+        InformedStarts(inputs.source, inputs.simulator, inputs.seed),
+        SamplingConfig(
+            max_samples=recording.num_starts,
+            num_sim_steps=recording.num_sim_steps,
+            batch_size=recording.batch_size,
+            agent_actions=recording.agent_actions,
+            seed=inputs.seed,
+        ),
+        intervention=inputs.make_variant("simulated", variant),
+        twin_dataset="" if variant == TWIN else TWIN,
+    )
+
+
+def branch_plan(inputs: EffectInputs, variant: str, starts: Starts) -> BranchPlan:
+    """How a variant is recorded in the real environment, from the same starts."""
+    recording = inputs.recording
+    intervention = inputs.make_variant("real", variant)
+    return BranchPlan(
+        inputs.agent,
+        inputs.source,
+        BranchConfig(
+            branch_from=inputs.source.folder,
+            episode=tuple(starts.source_episode_id.tolist()),
+            step=tuple(starts.source_row.tolist()),
+            branch_steps=recording.real_steps,
+        ),
+        RecordingConfig(
+            num_envs=recording.num_envs,
+            num_threads=recording.num_threads,
+            greedy=recording.agent_actions == "mode",
+            with_state=False,
+            seed=inputs.seed,
+        ),
+        UNTOUCHED if intervention is None else Intervening(intervention, TWIN),
+    )
+
+
+def check_variants(inputs: EffectInputs) -> None:
+    """Raise `UserError` for what cannot be recorded, before anything is."""
+    plans = {variant: sampling_plan(inputs, variant) for variant in (TWIN, TESTED)}
+    for variant, plan in plans.items():
+        missing_samples(plan, inputs.variant_folder("simulated", variant))
+    if inputs.recording.real:
+        starts = _starts(plans[TWIN])
+        for variant in plans:
+            folder = inputs.variant_folder("real", variant)
+            check_branches(branch_plan(inputs, variant, starts), folder)
+
+
+def record_variants(inputs: EffectInputs) -> dict[World, WorldRecordings]:
+    """Record what `inputs.folder` lacks of all variants; the tested one before its controls."""
+    variants = (TWIN, TESTED, *inputs.controls)
+    starts = _starts(sampling_plan(inputs, TWIN))
+    recordings: dict[World, WorldRecordings] = {}
+    for world in inputs.worlds:
+        for number, variant in enumerate(variants, start=1):
+            print(f"{world}: {variant} ({number} of {len(variants)} recordings)", flush=True)
+            folder = inputs.variant_folder(world, variant)
+            if world == "simulated":
+                record_samples(sampling_plan(inputs, variant), folder)
+            else:
+                record_branches(branch_plan(inputs, variant, starts), folder, inputs.device)
+        recordings[world] = _open_world(inputs, world, variants)
+    return recordings
+
+
+def _starts(plan: SamplingPlan) -> Starts:
+    with torch.no_grad():
+        return plan.source.starts(plan.simulator.simulator, np.arange(plan.num_samples))
+
+
+def _open_world(inputs: EffectInputs, world: World, variants: tuple[str, ...]) -> WorldRecordings:
+    interventions, strengths = {}, {}
+    for variant in variants:
+        intervention = inputs.make_variant(world, variant)
+        if intervention is not None:
+            folder = inputs.variant_folder(world, variant)
+            interventions[variant] = intervention
+            strengths[variant] = write_strength(inputs.agent.policy, folder, inputs.device)
+    datasets = {v: RolloutDataset(inputs.variant_folder(world, v)) for v in variants}
+    return WorldRecordings(datasets, interventions, strengths)
+
+
+def levels_of_pairs(twin: RolloutDataset, source: RolloutDataset) -> NDArray[np.int64]:
+    """(N,) level seed of the episode that each pair began in, by ascending episode id."""
+    episodes = twin.episodes.sort_values("episode_id")["source_episode_id"]
+    levels = source.episodes.set_index("episode_id")["level_seed"]
+    return levels.loc[episodes.to_numpy()].to_numpy(np.int64)

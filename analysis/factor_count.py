@@ -1,0 +1,107 @@
+"""How many factors a non-negative factorisation should have, by cross-validation.
+
+Held-out rows alone would not tell: more factors always describe a row better when all of it is
+given. So of held-out rows some hidden units are shown, their factors found from these, and the
+other units predicted (bi-cross-validation: Owen and Perry, "Bi-cross-validation of the SVD and the
+nonnegative matrix factorization", 2009). The rows of an episode stay together.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import NMF, non_negative_factorization
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GroupKFold, KFold
+from tqdm import tqdm
+
+from experiment.errors import UserError
+
+NUM_ROW_FOLDS = 3
+NUM_UNIT_FOLDS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class FactorChoice:
+    """Candidates and how well they predict."""
+
+    candidates: tuple[int, ...]
+    error: NDArray[np.float64]
+    """(len(candidates),) share of the variance of held-out units left unexplained."""
+
+    @property
+    def best(self) -> int:
+        """The candidate of the smallest error."""
+        return self.candidates[int(self.error.argmin())]
+
+
+def choose_factor_count(
+    hidden: NDArray[np.floating],
+    episode: NDArray[np.int64],
+    candidates: Sequence[int],
+    max_iter: int,
+    seed: int,
+) -> FactorChoice:
+    """Find which number of factors predicts held-out units of held-out episodes best.
+
+    Args:
+        hidden: (N, H) hidden states.
+        episode: (N,) of each row.
+        candidates: numbers of factors.
+        max_iter: limit on the iterations of each factorisation.
+        seed: shuffles episodes and units, and starts the factorisations.
+
+    Raises:
+        UserError: too few episodes or hidden units, or more factors than hidden units.
+    """
+    num_units = hidden.shape[1]
+    if len(np.unique(episode)) < NUM_ROW_FOLDS or num_units < NUM_UNIT_FOLDS:
+        raise UserError(
+            f"--nmf_candidates: choosing needs {NUM_ROW_FOLDS} episodes and {NUM_UNIT_FOLDS} "
+            f"hidden units, found {len(np.unique(episode))} and {num_units}"
+        )
+    if max(candidates) > num_units:
+        raise UserError(
+            f"--nmf_candidates {max(candidates)}: the agent has only {num_units} hidden units"
+        )
+    rows = list(
+        GroupKFold(NUM_ROW_FOLDS, shuffle=True, random_state=seed).split(hidden, groups=episode)
+    )
+    units = list(KFold(NUM_UNIT_FOLDS, shuffle=True, random_state=seed).split(np.arange(num_units)))
+    error = np.zeros(len(candidates))
+    total = 0.0
+    for training, testing in tqdm(rows, desc="number of factors", unit="fold"):
+        low = hidden[training].min(axis=0)
+        data = np.maximum(hidden - low, 0.0).astype(np.float64)
+        total += ((data[testing] - data[training].mean(axis=0)) ** 2).sum()
+        for number, candidate in enumerate(candidates):
+            factors = _fit_factors(data[training], candidate, max_iter, seed)
+            for shown, hidden_units in units:
+                told = _coefficients(data[testing][:, shown], factors[:, shown], max_iter)
+                predicted = told @ factors[:, hidden_units]
+                error[number] += ((data[testing][:, hidden_units] - predicted) ** 2).sum()
+    return FactorChoice(tuple(candidates), error / total)
+
+
+def _fit_factors(
+    data: NDArray[np.float64], num_factors: int, max_iter: int, seed: int
+) -> NDArray[np.float64]:
+    """(N, H) → (num_factors, H)"""
+    nmf = NMF(num_factors, init="nndsvda", max_iter=max_iter, random_state=seed)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        # A candidate is judged as it is after so many iterations.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        nmf.fit(data)
+    return np.asarray(nmf.components_, np.float64)
+
+
+def _coefficients(
+    data: NDArray[np.float64], factors: NDArray[np.float64], max_iter: int
+) -> NDArray[np.float64]:
+    """(N, H') rows and (K, H') factors → (N, K) non-negative coefficients."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        found, _, _ = non_negative_factorization(data, H=factors, update_H=False, max_iter=max_iter)
+    return np.asarray(found, np.float64)

@@ -1,0 +1,305 @@
+"""Effects of an intervention against its twin, with controls, predictions and intervals.
+
+An effect is the mean over pairs (recording, twin) of the difference between the two. Intervals and
+q-values come from resampling the levels that the pairs began in: pairs of one level, and rows of
+one pair, are alike.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control, norm
+
+from agents.protocol import Agent
+from analysis.clustering import Clustering
+from analysis.effect_predictions import differentiate, gradient_effects, predict_by_readout
+from analysis.effect_recording import TWIN, World, WorldRecordings
+from analysis.fidelity_file import BOUNDS, with_interval
+from analysis.paired_rows import (
+    MeasureNames,
+    Outputs,
+    PairRows,
+    occupancy,
+    read_pair_rows,
+    row_differences,
+    twin_levels,
+)
+from generative.level_bootstrap import LevelBootstrap, ResampledMeans, average_windows
+from generative.sampling import SamplingPlan
+from projections.hidden import HiddenProjection
+from projections.intervention import MovableIntervention
+
+PREDICTIONS = {
+    "readout_simulated": "heads on the simulated twin's states, each changed once",
+    "readout_real": "heads on the real twin's states, each changed once",
+    "gradient_simulated": "derivative of the simulation by the strength of the intervention",
+}
+"""What is predicted, and how."""
+
+
+@dataclass(frozen=True, eq=False)
+class BehaviourClusters:
+    """Clusters of hidden states, found on real rollouts."""
+
+    clustering: Clustering
+    projection: HiddenProjection
+    num_features: int
+    """Leading principal components that were clustered."""
+
+    def assign(self, hidden: NDArray[np.float64]) -> NDArray[np.int32]:
+        """(N, K, H), NaN where there is no row → (N, K) clusters, 0 there."""
+        scores = self.projection.principal_components(
+            np.nan_to_num(hidden).reshape(-1, hidden.shape[-1])
+        )
+        features = np.asarray(scores[:, : self.num_features], np.float32)
+        return self.clustering.assign(features).reshape(hidden.shape[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """What is measured on a recording, and by what."""
+
+    agent: Agent
+    projection: HiddenProjection
+    clusters: BehaviourClusters | None
+    names: MeasureNames
+    num_rows: int
+    """Rows that effects by row are measured on."""
+
+
+@dataclass(frozen=True, eq=False)
+class WorldEffects:
+    """Effects in one world, by variant; V variants, the tested one first."""
+
+    by_row: ResampledMeans
+    """(V, S, K)"""
+    by_pair: ResampledMeans
+    """(V, P) means over rows, and figures of episodes"""
+    predicted_by_row: dict[str, NDArray[np.float64]]
+    """By prediction, (V, S, K)."""
+    predicted_by_pair: dict[str, NDArray[np.float64]]
+    """By prediction, (V, S)."""
+    twin: NDArray[np.float64]
+    """(P,) what the twin has in place of each effect."""
+
+    @property
+    def q_value(self) -> NDArray[np.float64]:
+        """(P,) of the tested effects by pair: see `false_discovery`."""
+        return false_discovery(self.by_pair.mean[0], self.by_pair.resampled[:, 0])
+
+
+def false_discovery(mean: NDArray[np.float64], resampled: NDArray[np.float64]) -> NDArray:
+    """(P,) means, (R, P) resampled → (P,) q-values of the means being zero.
+
+    p-values are those of a normal distribution with the resampled means' deviation, adjusted for
+    the number of measures (Benjamini and Hochberg, "Controlling the false discovery rate", 1995).
+    What is zero in every pair has q = 1.
+    """
+    deviation = resampled.std(axis=0)
+    never = np.isclose(deviation, 0.0) & np.isclose(mean, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = np.where(never, 1.0, 2 * norm.sf(np.abs(mean / deviation)))
+    return false_discovery_control(p_value)
+
+
+def measure_world(
+    recordings: WorldRecordings,
+    measuring: Measuring,
+    bootstrap: LevelBootstrap,
+    world: World,
+    plan: SamplingPlan | None,
+) -> WorldEffects:
+    """Effects of all variants of a world, and what was predicted.
+
+    Args:
+        recordings: the variants and their twin.
+        measuring: what is measured.
+        bootstrap: of the levels of the pairs, by ascending episode id.
+        world: for the names of predictions.
+        plan: of the simulated twin, to differentiate; None leaves that out.
+    """
+    variants = list(recordings.interventions)
+    twin = read_pair_rows(recordings.datasets[TWIN], measuring.num_rows)
+    twin_shares = _cluster_shares(twin, measuring)
+    by_row, by_pair = [], []
+    predicted: dict[str, list[NDArray[np.float64]]] = {}
+    for variant in variants:
+        changed = read_pair_rows(recordings.datasets[variant], measuring.num_rows)
+        rows = _differences(changed.outputs, twin, measuring)
+        pairs = np.concatenate(
+            [
+                np.nanmean(rows, axis=-1),
+                [changed.episode_return - twin.episode_return, changed.is_done - twin.is_done],
+                _cluster_shares(changed, measuring) - twin_shares,
+            ]
+        )
+        by_row.append(average_windows(rows[:, None], bootstrap))
+        by_pair.append(average_windows(pairs[:, None, :, None], bootstrap))
+        for name, effects in _predict(
+            recordings.interventions[variant], twin, measuring, world, plan
+        ).items():
+            predicted.setdefault(name, []).append(effects)
+    return WorldEffects(
+        _stack(by_row, squeeze=False),
+        _stack(by_pair, squeeze=True),
+        {n: np.array([_row_means(e, bootstrap) for e in found]) for n, found in predicted.items()},
+        {n: np.array([_pair_means(e) for e in found]) for n, found in predicted.items()},
+        _twin_means(twin, twin_shares, measuring),
+    )
+
+
+def _row_means(effects: NDArray[np.float64], bootstrap: LevelBootstrap) -> NDArray[np.float64]:
+    """(S, N, K) → (S, K); NaN for a row that no pair has."""
+    return average_windows(effects[:, None], bootstrap).mean[:, 0]
+
+
+def _pair_means(effects: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(S, N, K) → (S,) mean over pairs of their means over rows."""
+    return np.nanmean(effects, axis=-1).mean(axis=-1)
+
+
+def _differences(outputs: Outputs, twin: PairRows, measuring: Measuring) -> NDArray[np.float64]:
+    return row_differences(outputs, twin.outputs, measuring.names.groups, measuring.projection)
+
+
+def _cluster_shares(rows: PairRows, measuring: Measuring) -> NDArray[np.float64]:
+    """(num_clusters, N)"""
+    if measuring.clusters is None:
+        return np.zeros((0, len(rows.episode_return)))
+    cluster = measuring.clusters.assign(rows.outputs.hidden)
+    return occupancy(cluster, rows.is_row, measuring.names.num_clusters)
+
+
+def _twin_means(
+    twin: PairRows, shares: NDArray[np.float64], measuring: Measuring
+) -> NDArray[np.float64]:
+    levels = twin_levels(twin.outputs, measuring.names.groups, measuring.projection)
+    return np.concatenate(
+        [
+            _pair_means(levels),
+            [twin.episode_return.mean(), twin.is_done.mean()],
+            shares.mean(axis=-1),
+        ]
+    )
+
+
+def _predict(
+    intervention: MovableIntervention,
+    twin: PairRows,
+    measuring: Measuring,
+    world: World,
+    plan: SamplingPlan | None,
+) -> dict[str, NDArray[np.float64]]:
+    """By prediction, (S, N, K)."""
+    outputs = predict_by_readout(measuring.agent, twin, intervention)
+    predictions = {f"readout_{world}": _differences(outputs, twin, measuring)}
+    if plan is not None:
+        tangents = differentiate(plan, intervention)
+        predictions[f"gradient_{world}"] = gradient_effects(
+            tangents, measuring.names.groups, measuring.projection
+        )
+    return predictions
+
+
+def _stack(means: list[ResampledMeans], squeeze: bool) -> ResampledMeans:
+    """V of (S, 1, K) → (V, S, K), with `squeeze` (V, S); resampled likewise behind R."""
+    index = (..., 0, 0) if squeeze else (..., 0, slice(None))
+    return ResampledMeans(
+        np.stack([m.mean[index] for m in means]),
+        np.stack([m.resampled[index] for m in means], axis=1),
+    )
+
+
+def to_dataset(
+    effects: Mapping[World, WorldEffects],
+    recordings: Mapping[World, WorldRecordings],
+    names: MeasureNames,
+    levels: NDArray[np.int64],
+) -> xr.Dataset:
+    """Label everything."""
+    worlds = list(effects)
+    variants = list(recordings[worlds[0]].interventions)
+    labelled = xr.concat([_world_dataset(effects[world]) for world in worlds], dim="world")
+    strengths = [[recordings[w].strengths[v] for v in variants] for w in worlds]
+
+    def strength(name: str, meaning: str) -> Any:
+        values = [[getattr(s, name) for s in row] for row in strengths]
+        return ("world", "variant"), values, {"long_name": meaning}
+
+    return labelled.assign(
+        {
+            "change_norm": strength(
+                "mean_change_norm", "mean norm of the changes of the hidden state"
+            ),
+            "share_outside": strength(
+                "share_of_rows_outside_unit_box", "share of rows with a unit outside [-1, 1]"
+            ),
+            "level": ("pair", levels, {"long_name": "level seed that a pair began in"}),
+            **_predicted(effects),
+        }
+    ).assign_coords(
+        world=worlds,
+        variant=variants,
+        control=variants[1:],
+        row_measure=names.by_row,
+        measure=names.by_pair,
+        bound=list(BOUNDS),
+        prediction=list(PREDICTIONS),
+        prediction_meaning=("prediction", list(PREDICTIONS.values())),
+    )
+
+
+def _world_dataset(effects: WorldEffects) -> xr.Dataset:
+    pair = effects.by_pair
+    excess = ResampledMeans(
+        pair.mean[:1] - pair.mean[1:], pair.resampled[:, :1] - pair.resampled[:, 1:]
+    )
+    row_dims, what = ("variant", "row_measure", "step"), "mean over pairs, less the twin's"
+    return xr.Dataset(
+        {
+            **with_interval(
+                "row_effect", row_dims, effects.by_row.mean, effects.by_row.interval, what
+            ),
+            **with_interval("effect", ("variant", "measure"), pair.mean, pair.interval, what),
+            **with_interval(
+                "excess",
+                ("control", "measure"),
+                excess.mean,
+                excess.interval,
+                "effect of the tested intervention less that of the control",
+            ),
+            "q_value": (
+                "measure",
+                effects.q_value,
+                {"long_name": "q of the tested effect being 0"},
+            ),
+            "twin": ("measure", effects.twin, {"long_name": "mean over the unmodified twins"}),
+        }
+    )
+
+
+def _predicted(effects: Mapping[World, WorldEffects]) -> dict[str, Any]:
+    """(prediction, variant, row_measure[, step]); NaN where nothing was predicted."""
+    by_row: dict[str, NDArray] = {}
+    by_pair: dict[str, NDArray] = {}
+    for found in effects.values():
+        by_row |= found.predicted_by_row
+        by_pair |= found.predicted_by_pair
+    example = next(iter(by_row.values()))
+    nothing = np.full(example.shape, np.nan)
+    return {
+        "predicted_row": (
+            ("prediction", "variant", "row_measure", "step"),
+            np.array([by_row.get(name, nothing) for name in PREDICTIONS]),
+            {"long_name": "predicted mean effect"},
+        ),
+        "predicted": (
+            ("prediction", "variant", "row_measure"),
+            np.array([by_pair.get(name, nothing[..., 0]) for name in PREDICTIONS]),
+            {"long_name": "predicted mean effect, averaged over rows"},
+        ),
+    }

@@ -1,0 +1,176 @@
+"""How far simulated hidden states look like real ones, and whether a classifier tells them apart.
+
+Pictures of overlapping clouds convince too easily. So a classifier is asked to tell real from
+simulated states of other episodes (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests",
+2017): the area under its ROC curve is 0.5 where they are alike and 1 where they are apart. The
+control asks the same of two random halves of the real episodes.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+
+from analysis.probe_targets import ProbeTargets
+from analysis.probes import fit_linear
+from analysis.results import SOURCES
+from experiment.errors import UserError
+from experiment.resampling import INTERVAL_PERCENTILES, resample_weights
+
+NUM_FOLDS = 5
+NUM_FIGURES = 5
+REAL_COLOUR, SIMULATED_COLOUR = "blue", "red"
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """Principal components of N hidden states."""
+
+    scores: NDArray[np.float32]
+    """(N, R)"""
+    episode: NDArray[np.int64]
+    """(N,) a number of its own for every episode and sample."""
+    is_simulated: NDArray[np.bool_]
+    """(N,)"""
+
+
+@dataclass(frozen=True)
+class Separability:
+    """Area under the ROC curve with its 95% interval, from resampling episodes and samples."""
+
+    area: float
+    lower: float
+    upper: float
+
+
+def read_states(results: xr.Dataset, max_points: int, seed: int) -> States:
+    """At most `max_points` random rows of each source from the result of the hidden analysis.
+
+    Raises:
+        UserError: it has no simulated rows.
+    """
+    source = results["source"].values
+    rng = np.random.default_rng(seed)
+    of_sources = [rng.permutation(np.flatnonzero(source == code)) for code in range(len(SOURCES))]
+    if not len(of_sources[1]):
+        raise UserError(
+            "--input_dir: the hidden analysis was made without simulated rollouts; make it anew "
+            "with --generated_data_dir"
+        )
+    rows = np.sort(np.concatenate([rows[:max_points] for rows in of_sources]))
+    episode = results["episode_index"].values[rows].astype(np.int64)
+    # Samples are numbered from 0, as episodes are: negative numbers keep them apart.
+    return States(
+        results["pca"].values[rows],
+        np.where(source[rows] == 1, -1 - episode, episode),
+        source[rows] == 1,
+    )
+
+
+def tell_apart(states: States, num_resamples: int, seed: int) -> Separability:
+    """Classify real and simulated states by logistic regression, across folds of episodes."""
+    return _separability(states.scores, states.is_simulated, states.episode, num_resamples, seed)
+
+
+def tell_halves_apart(states: States, num_resamples: int, seed: int) -> Separability:
+    """The control: the same of two random halves of the real episodes."""
+    real = ~states.is_simulated
+    episodes = np.unique(states.episode[real])
+    half = np.random.default_rng(seed).permutation(episodes)[: len(episodes) // 2]
+    is_in_half = np.isin(states.episode[real], half)
+    return _separability(states.scores[real], is_in_half, states.episode[real], num_resamples, seed)
+
+
+def _separability(
+    scores: NDArray[np.float32],
+    answer: NDArray[np.bool_],
+    episode: NDArray[np.int64],
+    num_resamples: int,
+    seed: int,
+) -> Separability:
+    targets = ProbeTargets(("answer",), ("",), answer[:, None].astype(float), np.array([True]))
+    fold = _balanced_folds(answer, episode, seed)
+    told = fit_linear(scores, targets, fold).predict(scores, fold)[:, 0]
+    _, number = np.unique(episode, return_inverse=True)
+    weights = resample_weights(int(number.max()) + 1, num_resamples, seed)
+    areas = [float(roc_auc_score(answer, told, sample_weight=w[number])) for w in weights]
+    lower, upper = np.percentile(areas, INTERVAL_PERCENTILES)
+    return Separability(float(roc_auc_score(answer, told)), float(lower), float(upper))
+
+
+def _balanced_folds(
+    answer: NDArray[np.bool_], episode: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
+    """(N,) folds of whole episodes, each with the same share of either answer.
+
+    With unequal shares, a fold rich in one answer would be told by a classifier that expects the
+    other, and the area of states that are alike would fall below one half.
+    """
+    fold = np.empty(len(answer), np.int64)
+    splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    for number, (_, rows) in enumerate(splitter.split(answer, answer, groups=episode)):
+        fold[rows] = number
+    return fold
+
+
+def overlap_dataset(states: States, found: Separability, control: Separability) -> xr.Dataset:
+    """Label the states that are drawn and the two figures."""
+    both = (found, control)
+    return xr.Dataset(
+        {
+            "pca": (("row", "pca_component"), states.scores),
+            "source": ("row", states.is_simulated.astype(np.int8)),
+            "roc_area": (
+                "comparison",
+                [x.area for x in both],
+                {"long_name": "area under the ROC curve on other episodes; 0.5 is chance"},
+            ),
+            "roc_area_interval": (
+                ("bound", "comparison"),
+                [[x.lower for x in both], [x.upper for x in both]],
+                {"long_name": "95% interval, bootstrap over episodes and samples"},
+            ),
+        },
+        coords={
+            "comparison": ["real_and_simulated", "halves_of_real"],
+            "bound": ["lower", "upper"],
+        },
+    )
+
+
+def draw_overlap(results: xr.Dataset, first: int) -> Figure:
+    """Component `first` against the next: real states blue, simulated ones red above them."""
+    figure = Figure(figsize=(5.2, 4.8), layout="constrained")
+    axis = figure.subplots()
+    is_simulated = results["source"].values == 1
+    for rows, colour, alpha, name in (
+        (~is_simulated, REAL_COLOUR, 0.25, "real"),
+        (is_simulated, SIMULATED_COLOUR, 0.5, "simulated"),
+    ):
+        points = results["pca"].values[rows, first : first + 2]
+        axis.scatter(
+            points[:, 0],
+            points[:, 1],
+            s=3,
+            linewidths=0,
+            alpha=alpha,
+            color=colour,
+            label=f"{name} ({rows.sum():,})",
+            rasterized=True,
+        )
+    axis.set(xlabel=f"PC {first + 1}", ylabel=f"PC {first + 2}")
+    legend = axis.legend(loc="upper right", markerscale=3)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1.0)
+    area = results["roc_area"].values
+    low, high = results["roc_area_interval"].values
+    axis.set_title(
+        f"told apart by all components: ROC area {area[0]:.2f} [{low[0]:.2f}, {high[0]:.2f}]\n"
+        f"control, two halves of the real episodes: {area[1]:.2f} [{low[1]:.2f}, {high[1]:.2f}]"
+    )
+    return figure

@@ -1,0 +1,83 @@
+"""Figures of latents that were searched for, drawn from their result file alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.fidelity_curves import open_axis
+from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.results import TARGET_FUNCTIONS_NAME, read_results
+from experiment.errors import require_at_least
+from experiment.files import require_writable_folder
+from experiment.report import StageReport
+
+COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class TargetPlottingConfig:
+    """Flags of `target_functions_plotting.py`."""
+
+    results_dir: Path = Path("analysis/target_functions")
+    """Folder that holds target_functions.nc."""
+    output_dir: Path = Path("analysis/target_functions_plots")
+    """Folder for the figure, as PNG and PDF."""
+    dpi: int = 130
+    """Resolution of the PNG."""
+    report: Path | None = None
+    """JSON file for seconds, outputs and metrics."""
+
+
+def plot_target_functions(config: TargetPlottingConfig, report: StageReport) -> Path:
+    """Draw every search beside its control; returns the PNG.
+
+    Raises:
+        UserError: no result file, or a folder that cannot be written.
+    """
+    require_at_least(config, "dpi")
+    with (
+        read_results(config.results_dir / TARGET_FUNCTIONS_NAME) as results,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+    ):
+        folder = require_writable_folder(config.output_dir, "--output_dir")
+        figure = draw_target_functions(results)
+        picture = save_figure(figure, folder / "target_functions", config.dpi)
+    report.outputs.append(str(folder))
+    return picture
+
+
+def draw_target_functions(results: xr.Dataset) -> Figure:
+    """One panel per target function: each copy's score by iteration, and the random latents'."""
+    names = results["target"].values
+    rows = -(-len(names) // COLUMNS)
+    figure = Figure(figsize=(3.6 * COLUMNS, 2.5 * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axis in axes[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes, names, strict=False):
+        _draw_search(axis, results.sel(target=name))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(
+        f"Latents searched for along the simulation's gradient, {results.sizes['copy']} copies each"
+    )
+    return figure
+
+
+def _draw_search(axis: Axes, search: xr.Dataset) -> None:
+    score = search["score"].transpose("iteration", "copy").values
+    score = score[np.isfinite(score).all(axis=1)]
+    control = search["control_score"].values
+    axis.axhspan(
+        control.min(), control.max(), color="0.8", label="best of as many random latents, range"
+    )
+    axis.axhline(control.mean(), color="0.4", linestyle="--", label="their mean")
+    axis.plot(score, color=OKABE_ITO[4], linewidth=0.6, alpha=0.6)
+    axis.plot(score.mean(axis=1), color=OKABE_ITO[0], linewidth=1.8, label="mean of copies")
+    axis.set(title=str(search["target"].values), xlabel="iteration", ylabel="score")
+    open_axis(axis)

@@ -1,0 +1,87 @@
+// The rows of an analysis, column by column, and what its variables are called.
+
+import { fetchArrays } from "./api.js";
+
+const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF", embedding: "Embed" };
+const NOT_SHOWN = new Set(["episode_id"]);
+
+/** Variables whose values are codes of something that has a name. */
+export const CATEGORICAL = new Set(["action", "cluster", "source", "done"]);
+
+// Principal components are counted from 1 by custom; the others are directions, whose numbers are
+// those of saliency targets, figures and --swap_directions_from.
+const FIRST_NUMBER = { pca: 1, ica: 0, nmf: 0, embedding: 1 };
+
+/** Choices for an axis: `{key: "pca.0", label: "PC 1", group: "pca"}`. */
+export function axisChoices(analysis) {
+  return Object.entries(analysis.coordinate_sets).flatMap(([group, components]) =>
+    Array.from({ length: components }, (_, component) => ({
+      key: `${group}.${component}`, label: `${AXIS_NAMES[group]} ${component + FIRST_NUMBER[group]}`, group,
+    })),
+  );
+}
+
+/** Choices among the variables that each row has one value of. */
+export function columnChoices(analysis) {
+  return analysis.columns
+    .filter((name) => !NOT_SHOWN.has(name))
+    .map((name) => ({ key: name, label: name.replaceAll("_", " "), group: "step" }));
+}
+
+/** Fetches columns when they are first needed; `actionNames` belong to the datasets analysed. */
+export class AnalysisRows {
+  constructor(analysis, actionNames) {
+    this.analysis = analysis;
+    this.actionNames = actionNames;
+    this.columns = new Map();
+  }
+
+  /** Resolves to a typed array, one value per row, of a variable such as "value" or "ica.3". */
+  column(key) {
+    if (!this.columns.has(key)) {
+      const [name, component] = key.split(".");
+      const query = component === undefined ? "" : `?component=${component}`;
+      const path = `api/analyses/${this.analysis.id}/columns/${encodeURIComponent(name)}${query}`;
+      const promise = fetchArrays(path).then((arrays) => arrays.values.data);
+      promise.catch(() => this.columns.delete(key));
+      this.columns.set(key, promise);
+    }
+    return this.columns.get(key);
+  }
+
+  /** What a value of a categorical variable is called. */
+  categoryName(variable, value) {
+    if (variable === "source") return this.analysis.source_names[value];
+    if (variable === "done") return value ? "last step" : "other steps";
+    if (variable === "action") return this.actionNames[value] ?? `action ${value}`;
+    return value === -1 ? "none" : String(value);
+  }
+
+  /**
+   * Which episode each row belongs to: `{groupOf, firstRows}`, where `groupOf[row]` counts episodes
+   * from 0 and `firstRows[group]` is some row of that episode.
+   */
+  async groups() {
+    this.grouping ??= Promise.all([this.column("source"), this.column("episode_id")]).then(
+      ([sources, episodes]) => groupRows(sources, episodes));
+    return this.grouping;
+  }
+}
+
+function groupRows(sources, episodes) {
+  const groupOf = new Int32Array(sources.length);
+  const known = new Map();
+  const firstRows = [];
+  for (let row = 0; row < sources.length; row += 1) {
+    // Episode ids stay below 2³¹, so that both fit into one exact number.
+    const key = sources[row] * 2 ** 32 + episodes[row];
+    let group = known.get(key);
+    if (group === undefined) {
+      group = firstRows.length;
+      known.set(key, group);
+      firstRows.push(row);
+    }
+    groupOf[row] = group;
+  }
+  return { groupOf, firstRows };
+}

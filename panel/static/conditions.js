@@ -1,0 +1,98 @@
+// Conditions on the steps of rollouts, as text and as masks over rows.
+//
+// A text is a list such as "ica.3 > 2 and action = right and reward != 0".
+
+import { CATEGORICAL } from "./analysis_rows.js";
+
+const COMPARE = {
+  ">=": (value, bound) => value >= bound,
+  "<=": (value, bound) => value <= bound,
+  "!=": (value, bound) => value !== bound,
+  ">": (value, bound) => value > bound,
+  "<": (value, bound) => value < bound,
+  "=": (value, bound) => value === bound,
+};
+export const OPERATORS = Object.keys(COMPARE);
+const CONDITION = /^\s*([a-z_]+(?:\.\d+)?)\s*(>=|<=|!=|>|<|=)\s*(\S+)\s*$/i;
+
+/** Why a text is not a list of conditions, in words. */
+export class ConditionError extends Error {}
+
+/**
+ * A text as conditions `{variable, operator, text, bound}`.
+ *
+ * `variables` are the names that exist; `codeOf(variable, text)` is the code of a category's name,
+ * or undefined.
+ */
+export function parseConditions(text, variables, codeOf) {
+  if (text.trim() === "") return [];
+  return text.split(/\s+and\s+/i).map((part) => {
+    const [, variable, operator, value] = CONDITION.exec(part) ?? [];
+    if (!variable) {
+      throw new ConditionError(`“${part.trim()}” is no condition; one looks like “value > 5”.`);
+    }
+    if (!variables.includes(variable)) {
+      throw new ConditionError(`There is no variable “${variable}” here.`);
+    }
+    const named = CATEGORICAL.has(variable) ? codeOf(variable, value) : undefined;
+    const bound = named ?? Number(value);
+    if (!Number.isFinite(bound)) {
+      throw new ConditionError(`“${value}” is no value of ${variable}.`);
+    }
+    return { variable, operator, text: value, bound };
+  });
+}
+
+export const formatConditions = (conditions) =>
+  conditions.map(({ variable, operator, text }) => `${variable} ${operator} ${text}`).join(" and ");
+
+/** One byte per row: 1 where the condition holds. A value that is not a number meets none. */
+export function rowsMeeting({ operator, bound }, values) {
+  const compare = COMPARE[operator];
+  // Bounds are compared in the precision that the values have.
+  const own = values instanceof Float32Array ? Math.fround(bound) : bound;
+  return Uint8Array.from(values, (value) => (Number.isFinite(value) && compare(value, own) ? 1 : 0));
+}
+
+/**
+ * For each episode the row where it meets the conditions, −1 where it does not.
+ *
+ * With `isSameStep` all must hold at one step, the earliest of which is returned; otherwise each
+ * must hold at some step, and the earliest step where any holds is returned.
+ */
+export function matchEpisodes(masks, steps, { groupOf, firstRows }, isSameStep) {
+  const found = new Int32Array(firstRows.length).fill(-1);
+  const held = masks.map(() => new Uint8Array(firstRows.length));
+  for (let row = 0; row < groupOf.length; row += 1) {
+    const holding = masks.filter((mask) => mask[row]).length;
+    const isCandidate = isSameStep ? holding === masks.length : holding > 0;
+    if (!isCandidate) continue;
+    const group = groupOf[row];
+    if (found[group] < 0 || steps[row] < steps[found[group]]) found[group] = row;
+    if (!isSameStep) masks.forEach((mask, index) => { held[index][group] |= mask[row]; });
+  }
+  if (isSameStep) return found;
+  return found.map((row, group) => (held.every((ones) => ones[group]) ? row : -1));
+}
+
+/** Rows of the most extreme episodes, one row each: those with the highest, lowest or most central value. */
+export function extremeRows(values, { groupOf, firstRows }, end, limit) {
+  const centre = end === "middle" ? median(values) : 0;
+  const rank = {
+    high: (value) => -value, low: (value) => value, middle: (value) => Math.abs(value - centre),
+  }[end];
+  const best = new Int32Array(firstRows.length).fill(-1);
+  for (let row = 0; row < values.length; row += 1) {
+    const group = groupOf[row];
+    if (!Number.isFinite(values[row])) continue;
+    if (best[group] < 0 || rank(values[row]) < rank(values[best[group]])) best[group] = row;
+  }
+  return Array.from(best.filter((row) => row >= 0))
+    .sort((a, b) => rank(values[a]) - rank(values[b]) || a - b)
+    .slice(0, limit);
+}
+
+function median(values) {
+  const sorted = Float64Array.from(values.filter(Number.isFinite)).sort();
+  return sorted[Math.floor(sorted.length / 2)];
+}

@@ -1,0 +1,220 @@
+// The filter: conditions on steps that rollouts must meet, and the extreme steps of a variable.
+
+import { CATEGORICAL, axisChoices, columnChoices } from "./analysis_rows.js";
+import {
+  ConditionError, OPERATORS, extremeRows, formatConditions, matchEpisodes, parseConditions, rowsMeeting,
+} from "./conditions.js";
+import { Gallery } from "./gallery.js";
+import { COMMANDS, showEmpty } from "./notices.js";
+import { count, number, plural } from "./words.js";
+
+const MAX_THUMBNAILS = 48;
+const element = (id) => document.getElementById(id);
+
+/**
+ * Reads and writes `filter` (text), `scope` ("anywhere" or nothing) and `extreme` ("ica.3.high") in
+ * `view`.
+ *
+ * `entryOf({source, episodeId})` is the rollout of a row, `onMatches(map)` hears which rollouts
+ * match, as a map from entry to step, or null when there is no condition.
+ */
+export class FilterView {
+  constructor(view, { entryOf, onMatches, onOpen }) {
+    this.view = view;
+    this.entryOf = entryOf;
+    this.onMatches = onMatches;
+    this.gallery = new Gallery(element("filter-gallery"), onOpen);
+    this.rows = null;
+    this.turn = 0;
+    element("filter-text").addEventListener("change", ({ target }) =>
+      this.view.update({ filter: target.value, extreme: undefined }));
+    element("filter-scope").addEventListener("change", ({ target }) =>
+      this.view.update({ scope: target.value || undefined }));
+    element("condition-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#addCondition();
+    });
+    element("condition-variable").addEventListener("change", () => this.#offerValues());
+    element("clear-filter").addEventListener("click", () =>
+      this.view.update({ filter: undefined, extreme: undefined }));
+    for (const button of document.querySelectorAll("[data-extreme]")) {
+      button.addEventListener("click", () => this.view.update({
+        extreme: `${element("extreme-variable").value}.${button.dataset.extreme}`,
+      }));
+    }
+  }
+
+  /** Whether a change of the address concerns this view. */
+  isConcerned(changed) {
+    return ["filter", "scope", "extreme"].some((name) => changed.has(name));
+  }
+
+  /** Filters the rows of another analysis; null when there is none. */
+  async setRows(rows) {
+    this.rows = rows;
+    if (!rows) {
+      showEmpty(element("view-filter"), [
+        "Filters look at the steps of an analysis of hidden states.", ["Make it with", COMMANDS.analysis],
+        "then reload this page.",
+      ]);
+      return;
+    }
+    const columns = columnChoices(rows.analysis);
+    const axes = axisChoices(rows.analysis);
+    this.variables = [...axes, ...columns].map(({ key }) => key);
+    element("condition-variable").replaceChildren(...[...columns, ...axes].map(option));
+    element("condition-operator").replaceChildren(...OPERATORS.map((sign) => new Option(sign, sign)));
+    const ordered = columns.filter(({ key }) => !CATEGORICAL.has(key));
+    const first = axes.filter(({ group }) => group === "ica" || group === "nmf");
+    element("extreme-variable").replaceChildren(
+      ...[...first, ...ordered, ...axes.filter((choice) => !first.includes(choice))].map(option));
+    await this.#offerValues();
+    await this.show();
+  }
+
+  /** Applies what the address asks for. */
+  async show() {
+    if (!this.rows) return;
+    const turn = ++this.turn;
+    element("filter-scope").value = this.view.get("scope") === "anywhere" ? "anywhere" : "";
+    const text = this.view.get("filter") ?? "";
+    element("filter-text").value = text;
+    const conditions = this.#parse(text);
+    if (!conditions) return;
+    this.conditions = conditions;
+    this.#showConditions(conditions);
+    const matches = conditions.length ? await this.#matches(conditions) : null;
+    if (turn !== this.turn) return;
+    const extreme = this.#extreme();
+    const items = extreme ? await this.#extremeItems(extreme) : matches?.items ?? [];
+    if (turn !== this.turn) return;
+    this.onMatches(matches?.steps ?? null);
+    this.#report(matches, extreme, items);
+  }
+
+  #parse(text) {
+    const message = element("filter-error");
+    const box = element("filter-text");
+    try {
+      const conditions = parseConditions(text, this.variables, (variable, name) => this.#codeOf(variable, name));
+      message.textContent = "";
+      box.removeAttribute("aria-invalid");
+      return conditions;
+    } catch (error) {
+      if (!(error instanceof ConditionError)) throw error;
+      message.textContent = error.message;
+      box.setAttribute("aria-invalid", "true");
+      return null;
+    }
+  }
+
+  #codeOf(variable, name) {
+    const names = { action: this.rows.actionNames, source: this.rows.analysis.source_names }[variable];
+    const code = names?.indexOf(name) ?? -1;
+    return code < 0 ? undefined : code;
+  }
+
+  async #matches(conditions) {
+    const { rows } = this;
+    const [columns, steps, groups] = await Promise.all([
+      Promise.all(conditions.map(({ variable }) => rows.column(variable))),
+      rows.column("step"), rows.groups(),
+    ]);
+    const masks = conditions.map((condition, index) => rowsMeeting(condition, columns[index]));
+    const isSameStep = this.view.get("scope") !== "anywhere";
+    const found = matchEpisodes(masks, steps, groups, isSameStep).filter((row) => row >= 0);
+    const items = await this.#items(Array.from(found), conditions.map(({ variable }) => variable));
+    return {
+      numMatching: found.length, numEpisodes: groups.firstRows.length,
+      items, steps: new Map(items.map(({ entry, step }) => [entry, step])),
+    };
+  }
+
+  #extreme() {
+    const [, variable, end] = /^(.+)\.(high|middle|low)$/.exec(this.view.get("extreme") ?? "") ?? [];
+    if (!this.variables.includes(variable)) return null;
+    element("extreme-variable").value = variable;
+    return { variable, end };
+  }
+
+  async #extremeItems({ variable, end }) {
+    const [values, groups] = await Promise.all([this.rows.column(variable), this.rows.groups()]);
+    return this.#items(extremeRows(values, groups, end, MAX_THUMBNAILS), [variable]);
+  }
+
+  /** Steps for the gallery; rows whose dataset is not here are left out. */
+  async #items(rowNumbers, variables) {
+    const { rows } = this;
+    const [sources, episodes, steps, ...columns] = await Promise.all(
+      ["source", "episode_id", "step", ...new Set(variables)].map((key) => rows.column(key)));
+    const names = [...new Set(variables)];
+    return rowNumbers.flatMap((row) => {
+      const source = rows.analysis.source_names[sources[row]];
+      const entry = this.entryOf({ source, episodeId: episodes[row] });
+      const value = (name, index) =>
+        CATEGORICAL.has(name) ? rows.categoryName(name, columns[index][row]) : number(columns[index][row], 2);
+      const caption = names.map((name, index) => `${name} ${value(name, index)}`).join(", ");
+      return entry ? [{ entry, step: steps[row], caption }] : [];
+    });
+  }
+
+  #report(matches, extreme, items) {
+    const parts = [];
+    if (matches) parts.push(`${count(matches.numMatching)} of ${plural(matches.numEpisodes, "analysed rollout")} match.`);
+    else parts.push("No condition: every rollout is listed.");
+    if (extreme) {
+      const ends = { high: "Highest", low: "Lowest", middle: "Nearest to the median" };
+      parts.push(`${ends[extreme.end]} ${extreme.variable}, the most extreme step of each rollout:`);
+    } else if (items.length > MAX_THUMBNAILS) parts.push(`The first ${MAX_THUMBNAILS}:`);
+    element("filter-count").textContent = parts.join(" ");
+    this.gallery.show(items.slice(0, MAX_THUMBNAILS));
+  }
+
+  #showConditions(conditions) {
+    element("conditions").replaceChildren(...conditions.map((condition, index) => {
+      const line = document.createElement("li");
+      const remove = document.createElement("button");
+      const text = formatConditions([condition]);
+      remove.type = "button";
+      remove.textContent = "×";
+      remove.ariaLabel = `Remove ${text}`;
+      remove.addEventListener("click", () =>
+        this.#setConditions(conditions.filter((_, other) => other !== index)));
+      line.append(text, remove);
+      return line;
+    }));
+  }
+
+  #addCondition() {
+    const text = element("condition-value").value.trim();
+    if (text === "") return;
+    const [variable, operator] = ["condition-variable", "condition-operator"].map((id) => element(id).value);
+    this.#setConditions([...(this.conditions ?? []), { variable, operator, text }]);
+  }
+
+  #setConditions(conditions) {
+    this.view.update({ filter: formatConditions(conditions) || undefined, extreme: undefined });
+  }
+
+  /** Tells which values a variable takes, so that a bound need not be guessed. */
+  async #offerValues() {
+    const { rows } = this;
+    const variable = element("condition-variable").value;
+    const values = await rows.column(variable);
+    if (rows !== this.rows || variable !== element("condition-variable").value) return;
+    const isNamed = variable === "action" || variable === "source";
+    const present = isNamed ? [...new Set(values)].sort((a, b) => a - b) : [];
+    element("condition-values").replaceChildren(
+      ...present.map((value) => new Option(rows.categoryName(variable, value))));
+    let [low, high] = [Infinity, -Infinity];
+    for (const value of values) {
+      if (value < low) low = value;
+      if (value > high) high = value;
+    }
+    element("condition-value").placeholder = isNamed
+      ? rows.categoryName(variable, present[0]) : `${number(low, 2)} … ${number(high, 2)}`;
+    element("condition-operator").value = CATEGORICAL.has(variable) ? "=" : ">";
+  }
+}
+
+const option = ({ key, label, group }) => new Option(group === "step" ? label : `${label} (${key})`, key);

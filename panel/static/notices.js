@@ -1,0 +1,25 @@
+// What the page says in place of something that is not there.
+
+export const COMMANDS = {
+  real: "python record.py",
+  simulated: "python record_gen_samples.py",
+  analysis: "python analysis/hidden_analysis_precompute.py",
+  saliency: "python saliency_experiments.py",
+};
+
+export function code(text) {
+  return Object.assign(document.createElement("code"), { textContent: text });
+}
+
+/** Fills a box with lines; a line `[text, command]` ends in a command. */
+export function showEmpty(box, lines) {
+  const notice = document.createElement("div");
+  notice.className = "empty";
+  for (const line of lines) {
+    const paragraph = document.createElement("p");
+    if (Array.isArray(line)) paragraph.append(`${line[0]} `, code(line[1]));
+    else paragraph.textContent = line;
+    notice.append(paragraph);
+  }
+  box.replaceChildren(notice);
+}

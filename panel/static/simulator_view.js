@@ -1,0 +1,166 @@
+// The simulator and the training: fidelity over the horizon, curves, cards.
+
+import { fetchArrays } from "./api.js";
+import { QUALITATIVE, themeColours } from "./colours.js";
+import { showEmpty } from "./notices.js";
+import { plotly } from "./plotting.js";
+import { scaled } from "./traces.js";
+import { textScale } from "./words.js";
+
+const MARGIN = { l: 62, r: 14, t: 8, b: 40 };
+const DASHES = ["solid", "dash", "dot"];
+const HELD_OUT = "heldout_";
+const element = (id) => document.getElementById(id);
+
+/** Reads and writes `fidelity`, `measure`, `log` and `curve` in `view`; draws when it is open. */
+export class SimulatorView {
+  constructor(view) {
+    this.view = view;
+    this.fidelity = [];
+    this.logs = [];
+    this.tables = {};
+    for (const [id, name] of [["fidelity-file", "fidelity"], ["measure", "measure"], ["log-file", "log"],
+      ["log-curve", "curve"]]) {
+      element(id).addEventListener("change", ({ target }) => this.view.update({ [name]: target.value }));
+    }
+    new ResizeObserver(() => this.redraw()).observe(element("fidelity-plot"));
+  }
+
+  /** Whether a change of the address concerns this view. */
+  isConcerned(changed) {
+    return ["fidelity", "measure", "log", "curve"].some((name) => changed.has(name));
+  }
+
+  setCatalogue({ fidelity, training, cards }) {
+    this.fidelity = fidelity;
+    this.logs = training;
+    element("cards").replaceChildren(...cards.map(cardOf));
+    if (cards.length === 0) {
+      showEmpty(element("cards"), ["No agent or simulator lies here.", ["Train them with", "python train.py"],
+        ["and", "python train_gen_model.py"]]);
+    }
+    if (fidelity.length === 0) {
+      showEmpty(element("fidelity"), ["The simulator was not measured yet.",
+        ["Measure it with", "python analysis/simulator_fidelity_precompute.py"]]);
+    }
+    element("training").hidden = training.length === 0;
+  }
+
+  /** Draws what the address asks for, if the view is open. */
+  async redraw() {
+    if (element("view-simulator").hidden) return;
+    await Promise.all([this.#showFidelity(), this.#showTraining()]);
+  }
+
+  async #showFidelity() {
+    if (this.fidelity.length === 0) return;
+    const file = pick(this.fidelity, this.view.get("fidelity"));
+    const measures = file.measures;
+    const measure = measures.includes(this.view.get("measure")) ? this.view.get("measure") : measures[0];
+    fill("fidelity-file", this.fidelity.map(({ id, label }) => [id, label]), file.id);
+    fill("measure", measures.map((name) => [name, name.replaceAll("_", " ")]), measure);
+    const meaning = file.measure_meanings[measures.indexOf(measure)];
+    element("measure-meaning").textContent =
+      `${meaning}; mean over ${file.num_windows} held-out windows, band: 95% interval`;
+    const curves = await fetchArrays(`api/fidelity/${file.id}/${encodeURIComponent(measure)}`);
+    const [count, length] = curves.score.shape;
+    const horizon = Array.from(curves.horizon.data);
+    const row = (name, index) => Array.from(curves[name].data.subarray(index * length, (index + 1) * length));
+    const traces = Array.from({ length: count }, (_, index) => {
+      const colour = QUALITATIVE[index % QUALITATIVE.length];
+      const name = file.predictions[index].replaceAll("_", " ");
+      const [score, lower, upper] = ["score", "lower", "upper"].map((part) => row(part, index));
+      const line = {
+        type: "scatter", mode: "lines+markers", x: horizon, y: score, name, legendgroup: name,
+        line: { color: colour, width: 2, dash: DASHES[Math.floor(index / QUALITATIVE.length)] },
+        marker: { size: 5 },
+        hovertemplate: `horizon %{x}: %{y:.4g}<extra>${escaped(file.prediction_meanings[index])}</extra>`,
+      };
+      const band = {
+        type: "scatter", mode: "lines", x: [...horizon, ...horizon.toReversed()],
+        y: [...upper, ...lower.toReversed()], fill: "toself", fillcolor: `${colour}2e`,
+        line: { width: 0 }, hoverinfo: "skip", showlegend: false, legendgroup: name,
+      };
+      return [band, line];
+    }).flat();
+    this.tables.fidelity = { horizon, ...Object.fromEntries(file.predictions.flatMap((name, index) =>
+      ["score", "lower", "upper"].map((part) => [`${name} ${part}`, row(part, index)]))) };
+    await draw("fidelity-plot", traces, "horizon (steps)", measure.replaceAll("_", " "));
+  }
+
+  async #showTraining() {
+    if (this.logs.length === 0) return;
+    const log = pick(this.logs, this.view.get("log"));
+    const names = log.columns.filter((name) => !name.startsWith(HELD_OUT));
+    const asked = this.view.get("curve");
+    const usual = ["total", "mean_episode_rewards"].find((name) => names.includes(name)) ?? names[0];
+    const curve = names.includes(asked) ? asked : usual;
+    fill("log-file", this.logs.map(({ id, label }) => [id, label]), log.id);
+    fill("log-curve", names.map((name) => [name, name.replaceAll("_", " ")]), curve);
+    const arrays = await fetchArrays(`api/training/${log.id}`);
+    const steps = arrays[log.step_column].data;
+    const shown = [[curve, "training", QUALITATIVE[0]], [HELD_OUT + curve, "held out", QUALITATIVE[1]]]
+      .filter(([name]) => name in arrays);
+    const traces = shown.map(([name, label, colour]) => {
+      const rows = [...steps.keys()].filter((row) => Number.isFinite(arrays[name].data[row]));
+      return {
+        type: "scatter", mode: rows.length < 40 ? "lines+markers" : "lines", name: label,
+        x: rows.map((row) => steps[row]), y: rows.map((row) => arrays[name].data[row]),
+        line: { color: colour, width: 2 }, marker: { size: 5 },
+      };
+    });
+    this.tables.training = Object.fromEntries(
+      [log.step_column, ...shown.map(([name]) => name)].map((name) => [name, arrays[name].data]));
+    await draw("training-plot", traces, log.step_column, curve.replaceAll("_", " "));
+  }
+}
+
+const pick = (files, id) => files.find((file) => file.id === id) ?? files[0];
+
+// Plotly reads a little HTML in hover texts; names come from files.
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
+async function draw(id, traces, across, up) {
+  const Plotly = await plotly;
+  const box = element(id);
+  if (box.clientWidth === 0) return;
+  const theme = themeColours();
+  const axis = { gridcolor: theme.grid, linecolor: theme.line, zeroline: false, fixedrange: true };
+  await Plotly.react(box, traces, {
+    width: box.clientWidth, height: box.clientHeight, margin: scaled(MARGIN, textScale()),
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
+    font: { family: theme.font, size: 11 * textScale(), color: theme.quiet },
+    hoverlabel: { bgcolor: theme.surface, bordercolor: theme.line, font: { color: theme.text } },
+    showlegend: true, legend: { orientation: "h", y: -0.24, yanchor: "top" },
+    xaxis: { ...axis, title: { text: across, standoff: 4 } },
+    yaxis: { ...axis, title: { text: up, standoff: 6 } },
+  }, { displayModeBar: false, responsive: false });
+}
+
+function fill(id, options, value) {
+  element(id).replaceChildren(...options.map(([key, label]) => new Option(label, key)));
+  element(id).value = value;
+}
+
+/** Title, and the plain values as a list; what is nested stays folded. */
+function cardOf({ label, content }) {
+  const card = document.createElement("details");
+  const title = document.createElement("summary");
+  title.textContent = label;
+  card.append(title, listOf(content));
+  return card;
+}
+
+function listOf(content) {
+  const list = document.createElement("dl");
+  list.className = "plain-list";
+  for (const [key, value] of Object.entries(content)) {
+    const term = Object.assign(document.createElement("dt"), { textContent: key.replaceAll("_", " ") });
+    const definition = document.createElement("dd");
+    const isNested = value !== null && typeof value === "object" && !Array.isArray(value);
+    if (isNested) definition.append(listOf(value));
+    else definition.textContent = Array.isArray(value) ? value.join(", ") : String(value);
+    list.append(term, definition);
+  }
+  return list;
+}

@@ -1,0 +1,60 @@
+"""Clusters of two kinds, and their stability over episodes."""
+
+import numpy as np
+from sklearn.metrics import adjusted_rand_score
+
+from analysis.clustering import fit_clusters, fit_dense_clusters, measure_stability
+
+SIZES = (120, 80, 60)
+
+
+def make_groups(rng):
+    labels = np.repeat(np.arange(len(SIZES)), SIZES)
+    centres = 10.0 * np.eye(len(SIZES), 5)
+    rows = centres[labels] + rng.normal(size=(len(labels), 5))
+    return rows.astype(np.float32), labels
+
+
+def test_dense_regions_are_found_without_being_told_how_many():
+    rng = np.random.default_rng(0)
+    rows, labels = make_groups(rng)
+    between = rng.uniform(-30, 30, size=(15, 5)).astype(np.float32)
+    clustering = fit_dense_clusters(np.concatenate([rows, between]), min_rows=20)
+    assert clustering.num_clusters == len(SIZES)
+    assert adjusted_rand_score(labels, clustering.assign(rows)) > 0.95
+    assert 0.02 < clustering.noise_share < 0.2
+    assert set(clustering.assign(between)) <= set(range(len(SIZES)))
+
+
+def test_without_a_dense_region_there_is_one_cluster():
+    rows = np.random.default_rng(1).uniform(size=(60, 8)).astype(np.float32)
+    clustering = fit_dense_clusters(rows, min_rows=25)
+    assert clustering.num_clusters == 1
+    assert clustering.noise_share == 1.0
+    assert (clustering.assign(rows) == 0).all()
+
+
+def test_clusters_that_are_but_single_episodes_are_not_stable():
+    """Random rows of every episode would find its cluster again; other episodes cannot."""
+    rng = np.random.default_rng(2)
+    num_episodes, num_steps = 24, 12
+    episode = np.repeat(np.arange(num_episodes), num_steps)
+    places = 5.0 * rng.normal(size=(num_episodes, 6))
+    rows = (places[episode] + 0.1 * rng.normal(size=(len(episode), 6))).astype(np.float32)
+
+    def fit(part):
+        return fit_clusters(part, num_episodes, 8)
+
+    by_episode = measure_stability(rows, episode, fit, 3, 0)
+    by_row = measure_stability(rows, np.arange(len(rows)), fit, 3, 0)
+    assert by_row.adjusted_rand > 0.9
+    assert by_episode.adjusted_rand < 0.75
+
+
+def test_groups_that_all_episodes_share_are_stable():
+    rng = np.random.default_rng(3)
+    rows, _ = make_groups(rng)
+    episode = rng.integers(0, 20, len(rows))
+    stability = measure_stability(rows, episode, lambda part: fit_clusters(part, 3, 10), 3, 0)
+    assert stability.adjusted_rand > 0.99
+    assert stability.control < 0.7

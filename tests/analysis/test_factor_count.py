@@ -1,0 +1,35 @@
+"""The planted number of factors is chosen, whatever the noise."""
+
+import numpy as np
+import pytest
+
+from analysis.factor_count import choose_factor_count
+from experiment.errors import UserError
+
+NUM_EPISODES, NUM_STEPS, NUM_UNITS = 12, 25, 24
+EPISODE = np.repeat(np.arange(NUM_EPISODES), NUM_STEPS)
+
+
+def plant(num_factors, noise):
+    rng = np.random.default_rng(0)
+    factors = rng.gamma(0.5, size=(num_factors, NUM_UNITS))
+    weights = rng.gamma(1.0, size=(len(EPISODE), num_factors))
+    return weights @ factors + noise * rng.normal(size=(len(EPISODE), NUM_UNITS))
+
+
+@pytest.mark.parametrize("num_factors", [2, 4])
+def test_the_planted_number_of_factors_predicts_best(num_factors):
+    """One more than planted, since subtracting the minimum adds a constant."""
+    choice = choose_factor_count(plant(num_factors, 0.3), EPISODE, (1, 2, 3, 5, 9, 14), 400, 0)
+    assert choice.best == num_factors + 1
+    assert choice.error.min() < 0.1
+    # More factors would describe shown rows better; they predict unseen units worse.
+    assert choice.error[-1] > 1.5 * choice.error.min()
+
+
+def test_senseless_candidates_are_refused():
+    data = plant(2, 0.1)
+    with pytest.raises(UserError, match=r"--nmf_candidates 30: .* only 24 hidden units"):
+        choose_factor_count(data, EPISODE, (2, 30), 10, 0)
+    with pytest.raises(UserError, match="choosing needs 3 episodes"):
+        choose_factor_count(data, np.zeros(len(data), np.int64), (2,), 10, 0)

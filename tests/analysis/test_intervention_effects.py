@@ -1,0 +1,235 @@
+"""Effects of interventions on an agent whose readout is known."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from agents.checkpoint import load_agent, save_agent
+from agents.networks import NetworkConfig, make_policy
+from agents.recorder import record_episodes
+from agents.recording_config import RecordingConfig
+from analysis.effect_figures import EffectPlottingConfig, plot_effects
+from analysis.effect_predictions import differentiate
+from analysis.effect_recording import (
+    EffectInputs,
+    EffectRecordingConfig,
+    check_variants,
+    record_variants,
+    sampling_plan,
+)
+from analysis.effect_verdict import find
+from analysis.intervention_effects import Measuring, false_discovery, measure_world, to_dataset
+from analysis.paired_rows import ActionGroups, MeasureNames, read_pair_rows
+from analysis.results import write_results
+from environments.fake import fake_spec
+from experiment.command_line import apply_values, load_preset
+from experiment.errors import UserError
+from experiment.provenance import collect_provenance
+from experiment.report import StageReport
+from generative.checkpoint import load_simulator, save_simulator
+from generative.level_bootstrap import LevelBootstrap
+from generative.sampling import simulate_samples
+from generative.simulator import SimulationNoise, Simulator, SimulatorConfig
+from projections.hidden import HiddenProjection
+from projections.intervention_flags import InterventionConfig
+from rollouts.store import RolloutDataset
+
+pytestmark = pytest.mark.medium
+
+FAKE, HIDDEN_DIM = fake_spec(), 8
+READ, UNREAD = 0, 7
+"""The unit that the value is read from, and one that nothing reads."""
+WEIGHT, AMOUNT = 2.0, 0.5
+
+
+def planted_policy():
+    """value = WEIGHT · h[READ]; h[UNREAD] reaches neither the heads nor another unit."""
+    torch.manual_seed(0)
+    policy = make_policy(NetworkConfig(width=0.1, num_features=HIDDEN_DIM))
+    policy.value_head.weight.data.zero_()
+    policy.value_head.bias.data.zero_()
+    policy.value_head.weight.data[0, READ] = WEIGHT
+    policy.policy_head.weight.data *= 100
+    policy.policy_head.weight.data[:, UNREAD] = 0
+    policy.gru.weight_hh.data[:, UNREAD] = 0
+    return policy.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("effects")
+    save_agent(folder / "agent", planted_policy(), FAKE, {}, 0)
+    agent = load_agent(folder / "agent")
+    recording = RecordingConfig(max_episodes=12, num_envs=4, num_threads=0)
+    record_episodes(agent, FAKE, folder / "data", recording)
+    source = RolloutDataset(folder / "data")
+    sizes = load_preset("simulator.yml", "tiny")["training"]["simulator"]
+    simulator = Simulator(apply_values(SimulatorConfig, sizes, "tiny"), agent.policy)
+    save_simulator(folder / "simulator", simulator, FAKE, agent.hash, {}, 0)
+    HiddenProjection("pca", 3).fit(source.read_field("agent_hidden")).save(folder / "projection")
+    return SimpleNamespace(
+        folder=folder,
+        agent=agent,
+        source=source,
+        simulator=load_simulator(folder / "simulator", agent),
+    )
+
+
+def inputs_of(chain, name, **intervention):
+    config = InterventionConfig(
+        direction_type="unit", projection=chain.folder / "projection", **intervention
+    )
+    sizes = {**load_preset("intervention_effects.yml", "tiny")["recording"], "num_threads": 0}
+    recording = apply_values(EffectRecordingConfig, sizes, "tiny")
+    where = chain.folder / name
+    device = torch.device("cpu")
+    return EffectInputs(
+        chain.agent, chain.simulator, chain.source, config, recording, where, 0, device
+    )
+
+
+def push(chain, name, unit):
+    return inputs_of(
+        chain,
+        name,
+        add_directions=(unit,),
+        add_amounts=(AMOUNT,),
+        amount_unit="coordinate",
+        intervention_steps=("0",),
+    )
+
+
+def effects_of(inputs) -> xr.Dataset:
+    recordings = record_variants(inputs)
+    projection = HiddenProjection.load(inputs.intervention.projection)
+    names = MeasureNames(ActionGroups.of(FAKE), 3, 0)
+    measuring = Measuring(inputs.agent.policy, projection, None, names, 4)
+    levels = np.arange(inputs.recording.num_starts)
+    bootstrap = LevelBootstrap(levels, 200, 0)
+    plans = {"simulated": sampling_plan(inputs, "twin"), "real": None}
+    effects = {
+        world: measure_world(found, measuring, bootstrap, world, plans[world])
+        for world, found in recordings.items()
+    }
+    return to_dataset(effects, recordings, names, levels)
+
+
+@pytest.fixture(scope="module")
+def read_effects(chain):
+    return effects_of(push(chain, "read", READ))
+
+
+def test_effect_of_a_read_direction_is_what_its_weight_says(read_effects) -> None:
+    first = read_effects.sel(row_measure="value").isel(step=0)
+    for world in ("simulated", "real"):
+        observed = first["row_effect"].sel(world=world, variant="tested")
+        assert float(observed) == pytest.approx(WEIGHT * AMOUNT, rel=1e-4)
+        flipped = first["row_effect"].sel(world=world, variant="sign_flip")
+        assert float(flipped) == pytest.approx(-WEIGHT * AMOUNT, rel=1e-4)
+        low, high = first["row_effect_interval"].sel(world=world, variant="tested").values
+        assert high - low < 1e-3
+    predicted = first["predicted_row"].sel(variant="tested").values
+    np.testing.assert_allclose(predicted, WEIGHT * AMOUNT, rtol=1e-4)
+    norms = read_effects["change_norm"].values
+    np.testing.assert_allclose(norms, AMOUNT, rtol=1e-4)
+
+
+def test_verdict_of_a_read_direction(read_effects) -> None:
+    for world in ("simulated", "real"):
+        finding = find(read_effects, world, "value")
+        assert finding.is_seen
+        assert finding.is_reversed_by_flip
+        assert finding.num_random == 2
+
+
+def test_direction_that_nothing_reads_has_no_effect(chain) -> None:
+    results = effects_of(push(chain, "unread", UNREAD))
+    for world in ("simulated", "real"):
+        for measure in ("value", "return", "action:right"):
+            finding = find(results, world, measure)
+            assert finding.low - 1e-5 <= 0 <= finding.high + 1e-5
+            assert finding.words == "no effect seen"
+    assert (
+        np.abs(results["row_effect"].sel(variant="tested", row_measure="component:0")).max() > 0.01
+    )
+    np.testing.assert_allclose(
+        results["predicted"].sel(row_measure="value", variant="tested"), 0, atol=1e-6
+    )
+
+
+def test_forward_derivative_equals_reverse_mode(chain) -> None:
+    inputs = inputs_of(chain, "none", swap_directions_from=(READ,), swap_directions_to=(2,))
+    plan = sampling_plan(inputs, "twin")
+    tested = inputs.make_variant("simulated", "tested")
+    tangents = differentiate(plan, tested)
+    initial = simulate_samples(plan, np.arange(6)).initial
+    strength = torch.zeros(6, 1, requires_grad=True)
+
+    def weak(previous, proposed, step):
+        return proposed + strength * (tested(previous, proposed, step) - proposed)
+
+    steps = plan.simulator.simulator.simulate(
+        initial,
+        4,
+        agent_actions="sample",
+        noise=SimulationNoise(0, torch.arange(6)),
+        intervention=weak,
+    )
+    for k in range(4):
+        (expected,) = torch.autograd.grad(steps.value[k].sum(), strength, retain_graph=True)
+        np.testing.assert_allclose(
+            tangents.d_value[:, k], expected[:, 0].numpy(), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_pairs_without_a_difference_are_not_significant_and_noise_rarely_is() -> None:
+    noise = np.random.default_rng(0).normal(size=(50, 200))
+    bootstrap = LevelBootstrap(np.arange(200), 400, 0)
+    resampled = bootstrap.resample(noise.T) / 200
+    assert false_discovery(noise.mean(axis=1), resampled).min() > 0.05
+    planted = noise + np.r_[1.0, np.zeros(49)][:, None]
+    q_value = false_discovery(planted.mean(axis=1), bootstrap.resample(planted.T) / 200)
+    assert q_value[0] < 1e-6
+    assert q_value[1:].min() > 0.05
+    assert false_discovery(np.zeros(3), np.zeros((10, 3))).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_rows_are_read_by_id_and_end_with_their_episode(chain) -> None:
+    rows = read_pair_rows(chain.source, 6)
+    ids = np.argsort(chain.source.episodes["episode_id"].to_numpy())
+    for position, index in enumerate(ids.tolist()):
+        rollout = chain.source.read_episode(index)
+        count = min(6, len(rollout))
+        np.testing.assert_allclose(rows.outputs.value[position, :count], rollout.value[:count])
+        assert np.isnan(rows.outputs.value[position, count:]).all()
+        assert rows.episode_return[position] == pytest.approx(rollout.reward.sum())
+        assert rows.is_done[position] == rollout.done.any()
+
+
+def test_controls_of_a_clamp_have_its_measured_norm_and_no_flip(chain) -> None:
+    inputs = inputs_of(
+        chain, "clamp", clamp_directions=(1,), clamp_values=(1.0,), amount_unit="coordinate"
+    )
+    assert inputs.controls == ("random_0", "random_1")
+    strengths = record_variants(replace(inputs, recording=replace(inputs.recording, real=False)))
+    norms = [s.mean_change_norm for s in strengths["simulated"].strengths.values()]
+    np.testing.assert_allclose(norms, norms[0], rtol=1e-3)
+
+
+def test_another_intervention_in_the_same_folder_is_refused(chain, read_effects) -> None:
+    with pytest.raises(UserError, match="--swap_directions_from/to"):
+        check_variants(push(chain, "read", UNREAD))
+
+
+def test_page_is_drawn_from_the_file(chain, read_effects, tmp_path: Path) -> None:
+    provenance = collect_provenance({}, 0, {})
+    write_results(tmp_path / "intervention_effects.nc", read_effects, provenance)
+    picture = plot_effects(EffectPlottingConfig(results_dir=tmp_path, dpi=40), StageReport("x"))
+    assert picture.stat().st_size > 10_000
+    text = (picture.parent / "verdict.md").read_text()
+    assert "value, real" in text

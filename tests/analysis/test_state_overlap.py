@@ -1,0 +1,63 @@
+"""Clouds that are alike are not told apart, others are."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from analysis.show_hx_overlap import OverlapConfig, show_overlap
+from analysis.state_overlap import States, read_states, tell_apart, tell_halves_apart
+from experiment.errors import UserError
+from experiment.report import StageReport
+
+NUM_EPISODES, NUM_STEPS = 150, 6
+
+
+def make_states(shift):
+    """Every episode has a place of its own; simulated ones are moved by `shift`."""
+    rng = np.random.default_rng(0)
+    episode = np.repeat(np.arange(2 * NUM_EPISODES), NUM_STEPS)
+    places = rng.normal(size=(2 * NUM_EPISODES, 4))
+    scores = places[episode] + 0.1 * rng.normal(size=(len(episode), 4))
+    is_simulated = episode >= NUM_EPISODES
+    scores[is_simulated, 2] += shift
+    return States(scores.astype(np.float32), episode, is_simulated)
+
+
+def test_what_is_alike_is_not_told_apart_though_every_episode_has_its_place():
+    found = tell_apart(make_states(0.0), 60, 0)
+    assert found.lower < 0.5 < found.upper
+
+
+def test_what_is_moved_is_told_apart_as_far_as_it_is_moved():
+    found = tell_apart(make_states(2.0), 60, 0)
+    # Two normal clouds at a distance of d deviations: Φ(d / √2).
+    assert found.area == pytest.approx(0.92, abs=0.05)
+    assert found.lower > 0.8
+
+
+def test_halves_of_the_real_episodes_are_alike():
+    control = tell_halves_apart(make_states(5.0), 60, 0)
+    assert control.lower < 0.5 < control.upper
+
+
+def test_rows_of_both_sources_are_read_with_episodes_of_their_own():
+    results = xr.Dataset(
+        {
+            "source": ("row", np.repeat([0, 1], [6, 4])),
+            "episode_index": ("row", np.array([0, 0, 1, 1, 2, 2, 0, 0, 1, 1])),
+            "pca": (("row", "pca_component"), np.arange(20.0).reshape(10, 2)),
+        }
+    )
+    states = read_states(results, 50, 0)
+    assert states.episode.tolist() == [0, 0, 1, 1, 2, 2, -1, -1, -2, -2]
+    np.testing.assert_array_equal(states.scores, results["pca"])
+    assert len(read_states(results, 3, 0).episode) == 6
+    with pytest.raises(UserError, match="without simulated rollouts"):
+        read_states(results.isel(row=slice(0, 6)), 50, 0)
+
+
+def test_missing_analysis_is_named(tmp_path):
+    config = OverlapConfig(input_dir=tmp_path, output_dir=tmp_path / "out")
+    with pytest.raises(UserError, match=r"hidden_analysis\.nc: no such file; make it with"):
+        show_overlap(config, StageReport("hx_overlap"))
+    assert not (tmp_path / "out").exists()

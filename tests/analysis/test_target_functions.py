@@ -1,0 +1,121 @@
+"""Searching latents: the accept rule, the constraint, the control."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.target_figures import draw_target_functions
+from analysis.target_functions import (
+    AscentConfig,
+    LatentAscent,
+    TargetFunction,
+    make_target_functions,
+)
+from analysis.target_functions_precompute import to_dataset
+from experiment.errors import UserError
+from generative.bottleneck import SphereBottleneck
+from generative.types import SimulatedSteps
+
+DIM = 4
+
+
+class LinearSimulator(torch.nn.Module):
+    """Its values are the latent's coordinates, so that the best latent is known."""
+
+    config = SimpleNamespace(latent_dim=DIM)
+    dtype = torch.float32
+
+    def __init__(self):
+        super().__init__()
+        self.bottleneck = SphereBottleneck(DIM)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def decode_initial(self, latent):
+        return latent
+
+    def simulate(self, initial, num_steps):
+        logits = torch.stack([initial[:, 0], -initial[:, 0]], -1)
+        steps = [initial] * num_steps
+        return SimulatedSteps(
+            *(tuple(steps),) * 4,
+            action_logits=(logits,) * num_steps,
+            value=tuple((k + 1) * initial[:, 0] for k in range(num_steps)),
+            **{name: tuple(steps) for name in ("action", "reward", "terminal_logit")},
+        )
+
+
+def climb(target, **settings):
+    config = AscentConfig(num_copies=5, num_sim_steps=4, target_step=2, **settings)
+    return LatentAscent(LinearSimulator(), target, config, 0).run()
+
+
+def targets(*names):
+    return make_target_functions(names, ("left", "right"), slice(0, DIM), None, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "sign"),
+    [
+        ("increase_value", 1),
+        ("decrease_value", -1),
+        ("increase_value_delta", 1),
+        ("decrease_value_delta", -1),
+        ("increase_hx_neuron_0", 1),
+        ("action_left", 1),
+        ("action_1", -1),
+    ],
+)
+def test_climbs_to_the_known_best_latent(name, sign) -> None:
+    result = climb(targets(name)[0])
+    np.testing.assert_allclose(result.latent[:, 0], sign, atol=0.01)
+    np.testing.assert_allclose(np.linalg.norm(result.latent, axis=1), 1, rtol=1e-5)
+    assert (result.best_score >= result.control_score - 1e-3).all()
+
+
+def test_without_temperature_no_copy_ever_falls() -> None:
+    history = climb(targets("increase_value")[0], temperature=0).history
+    assert (np.diff(history, axis=0) >= 0).all()
+
+
+def test_temperature_keeps_worse_latents_as_often_as_metropolis() -> None:
+    config = AscentConfig(num_copies=20_000)
+    ascent = LatentAscent(LinearSimulator(), targets("increase_value")[0], config, 0)
+    losses = torch.full((20_000,), -1.0)
+    assert ascent._is_kept(losses, 2.0, 1).float().mean() == pytest.approx(np.exp(-0.5), abs=0.01)
+    assert ascent._is_kept(-losses, 2.0, 1).all()
+    assert not ascent._is_kept(losses, 0.0, 1).any()
+
+
+def test_stops_when_nothing_better_is_found_and_control_spends_the_same() -> None:
+    calls = []
+
+    def flat(steps):
+        calls.append(1)
+        return 0.0 * steps.value[0]
+
+    result = climb(TargetFunction("flat", flat), patience=3, temperature=0)
+    assert len(result.history) == 4
+    assert len(calls) == 2 * len(result.history)
+    assert not (result.best_score > result.control_score).any()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["value", "increase_luck", "increase_hx_neuron_4", "action_2", "increase_hx_direction_0"],
+)
+def test_names_without_meaning_are_refused(name) -> None:
+    with pytest.raises(UserError, match=f"--target_functions {name}"):
+        targets(name)
+
+
+def test_searches_of_different_length_are_drawn_together() -> None:
+    names = ("increase_value", "action_left")
+    results = [
+        climb(target, num_iterations=count)
+        for target, count in zip(targets(*names), (3, 6), strict=True)
+    ]
+    dataset = to_dataset(list(names), results)
+    assert np.isnan(dataset["score"].sel(target="increase_value", iteration=6)).all()
+    assert len(draw_target_functions(dataset).axes) == 2

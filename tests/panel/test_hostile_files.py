@@ -1,0 +1,99 @@
+"""Files that are damaged, or made to harm: an error in words, and the rest stays readable."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from experiment.errors import UserError
+from panel.hdf5_safety import MAX_OBJECTS, require_harmless
+
+
+def make_file(path: Path, fill: Callable[[h5py.File], object]) -> Path:
+    with h5py.File(path, "w") as file:
+        file["values"] = np.arange(3.0)
+        fill(file)
+    return path
+
+
+def add_virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout((3,), "f8")
+    layout[:] = h5py.VirtualSource("secret.h5", "values", (3,))
+    file.create_virtual_dataset("copied", layout)
+
+
+def add_cycle(file: h5py.File) -> None:
+    file.create_group("a")["again"] = file["/"]
+
+
+HOSTILE: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "external link": (
+        lambda file: file.__setitem__("copied", h5py.ExternalLink("secret.h5", "values")),
+        "copied is a link",
+    ),
+    "soft link": (lambda file: file.__setitem__("copied", h5py.SoftLink("/values")), "is a link"),
+    "external storage": (
+        lambda file: file.create_dataset("copied", (8,), "u1", external=[("secret", 0, 8)]),
+        "copied keeps its data in other files",
+    ),
+    "virtual dataset": (add_virtual, "copied keeps its data in other files"),
+    "endless promise": (
+        lambda file: file.create_dataset("copied", (10**12,), "f4", chunks=(1024,)),
+        "copied declares 4000000000000 bytes and stores 0",
+    ),
+    "cycle": (add_cycle, f"more than {MAX_OBJECTS} objects"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_files_that_refer_elsewhere_or_promise_too_much_are_refused(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "secret").write_bytes(b"password")
+    fill, message = HOSTILE[name]
+    path = make_file(tmp_path / "file.h5", fill)
+    with pytest.raises(UserError, match=message):
+        require_harmless(path)
+
+
+def test_ordinary_files_are_accepted(tmp_path: Path, panel_data: Any) -> None:
+    require_harmless(make_file(tmp_path / "file.h5", lambda file: file.create_group("a/b")))
+    files = [path for path in panel_data.folder.rglob("*") if path.suffix in (".h5", ".nc")]
+    assert len(files) >= 4
+    for path in files:
+        require_harmless(path)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_result_is_named_in_the_page(name: str, tmp_path: Path, client_maker: Any) -> None:
+    fill, message = HOSTILE[name]
+    make_file(tmp_path / "saliency.nc", fill)
+    content = client_maker(tmp_path).json("/api/catalogue")
+    assert content["saliency"] == []
+    [error] = content["errors"]
+    assert message in error["error"]
+    assert str(tmp_path) not in error["error"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flipped_bytes_never_make_the_server_fail(
+    seed: int, tmp_path: Path, client_maker: Any, dataset_writer: Any
+) -> None:
+    dataset_writer(tmp_path / "data", (40,), False)
+    [shard] = (tmp_path / "data").glob("*.h5")
+    content = np.frombuffer(shard.read_bytes(), np.uint8).copy()
+    rng = np.random.default_rng(seed)
+    # Mostly in the head, where the format keeps its own books.
+    places = rng.integers(0, (4096, len(content))[seed % 2], 40)
+    content[places] = rng.integers(0, 256, 40)
+    shard.write_bytes(content.tobytes())
+    client = client_maker(tmp_path)
+    catalogue = client.json("/api/catalogue")
+    assert len(catalogue["datasets"]) + len(catalogue["errors"]) == 1
+    for entry in catalogue["datasets"]:
+        for tail in ("episodes", "episodes/1/steps", "episodes/1/frames?stop=40"):
+            response = client.request(f"/api/datasets/{entry['id']}/{tail}")
+            assert response.status_code in (200, 404, 422)
