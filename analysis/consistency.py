@@ -1,4 +1,8 @@
-"""Do gradients say what the dynamics do? Agreement of Jacobians with correlations, and its nulls.
+"""Do gradients say what the dynamics do? Agreement of Jacobians with dynamics, and its nulls.
+
+The dynamics are lagged correlations, or the coefficients of a regression of all later components
+on all earlier ones: components that are correlated among themselves make the former differ from
+the Jacobian even in a linear world, but not the latter. Everything is in standard deviations.
 
 Two (D, D) matrices with the same axes, [source at t, target at t + k], are compared entry by
 entry: by the share of equal signs, by Spearman's rank correlation and by the cosine. The diagonal,
@@ -40,30 +44,33 @@ def agreement(
 ) -> NDArray[np.float64]:
     """(D, D), (R, D, D) → (R, num_measures), in the order of MEASURES.
 
-    Entries that are NaN in either matrix are left out; NaN where fewer than three remain.
+    Entries that are NaN in `first` are left out; a matrix of `second` that is NaN in another, or
+    less than three entries, give NaN.
     """
     size = len(first)
-    chosen = np.ones((size, size), np.bool_) if with_diagonal else ~np.eye(size, dtype=np.bool_)
-    x = first[chosen]
+    chosen = np.isfinite(first)
+    if not with_diagonal:
+        chosen &= ~np.eye(size, dtype=np.bool_)
+    x, y = first[chosen], second[:, chosen]
     results = np.full((len(second), len(MEASURES)), np.nan)
-    for result, matrix in zip(results, second, strict=True):
-        y = matrix[chosen]
-        known = np.isfinite(x) & np.isfinite(y)
-        if known.sum() >= 3:
-            result[:] = _measures(x[known], y[known])
+    known = np.isfinite(y).all(axis=1)
+    if len(x) >= 3 and known.any():
+        results[known] = _measures(x, y[known])
     return results
 
 
-def _measures(x: NDArray[np.floating], y: NDArray[np.floating]) -> list[float]:
-    same_sign = float(np.mean(np.sign(x) == np.sign(y)))
-    rank_x, rank_y = rankdata(x), rankdata(y)
-    rank = _cosine(rank_x - rank_x.mean(), rank_y - rank_y.mean())
-    return [same_sign, rank, _cosine(x, y)]
+def _measures(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(M,), (R, M) → (R, num_measures)"""
+    same_sign = np.mean(np.sign(x) == np.sign(y), axis=1)
+    rank_x, rank_y = rankdata(x), rankdata(y, axis=1)
+    rank = _cosine(rank_x - rank_x.mean(), rank_y - rank_y.mean(axis=1, keepdims=True))
+    return np.stack([same_sign, rank, _cosine(x, y)], axis=1)
 
 
-def _cosine(x: NDArray[np.floating], y: NDArray[np.floating]) -> float:
-    scale = np.sqrt(np.square(x).sum() * np.square(y).sum())
-    return float(x @ y / scale) if scale > 0 else np.nan
+def _cosine(x: NDArray[np.floating], y: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(M,), (R, M) → (R,)"""
+    scale = np.sqrt(np.square(x).sum() * np.square(y).sum(axis=1))
+    return np.divide(y @ x, scale, out=np.full(len(y), np.nan), where=scale > 0)
 
 
 def permute_components(
@@ -80,7 +87,7 @@ def compare_with_null(
     """Agreement of `dynamics` with `gradients` beside that with matrices drawn under a null.
 
     Args:
-        dynamics: (D, D) correlations.
+        dynamics: (D, D) correlations or regression coefficients.
         gradients: (D, D) mean Jacobian.
         null: (R, D, D) mean Jacobians under the null.
     """

@@ -1,6 +1,7 @@
 """Computes the consistency of gradients with dynamics and the ranked statements, and keeps both."""
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,6 @@ from tqdm import tqdm
 from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import (
     MEASURES,
-    Agreement,
     compare_with_null,
     deal_labels,
     permute_components,
@@ -41,6 +41,8 @@ NULLS = {
     "components": "component indices of the Jacobian permuted (Mantel)",
     "labels": "samples dealt to the behaviours anew",
 }
+DYNAMICS = ("correlation", "regression")
+"""What mean Jacobians are compared with."""
 STATEMENTS_NAME = "causal_statements.csv"
 
 
@@ -76,7 +78,7 @@ class ConsistencyPlan:
 
     cross: xr.Dataset
     jacobian: NDArray[np.float32]
-    """(N, 2, K, D, K, D)"""
+    """(N, 2, K, D, K, D) in standard deviations of the components."""
     length: NDArray[np.int64]
     members: dict[str, NDArray[np.int64]]
     """Positions of the samples of each group."""
@@ -102,9 +104,11 @@ def make_plan(inputs: ConsistencyInputs, settings: ConsistencySettings) -> Consi
     with read_results(inputs.jacobians / JACOBIAN_NAME) as results:
         _require_same_data(inputs.jacobians / JACOBIAN_NAME, results, cross)
         leading = results.isel(source=slice(size), target=slice(size)).load()
+    deviation = cross["component_deviation"].values
+    ratio = (deviation / deviation[:, None]).astype(np.float32)
     return ConsistencyPlan(
         cross=cross,
-        jacobian=leading["jacobian"].values,
+        jacobian=leading["jacobian"].values * ratio[:, None],
         length=leading["length"].values,
         members=_read_members(inputs, cross, leading["sample_id"].values),
         settings=settings,
@@ -163,7 +167,7 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
     lags = [int(lag) for lag in cross["lag"].values if lag > 0]
     variants = cross["environment_gradient"].values.tolist()
     groups = cross["group"].values.tolist()
-    shape = (len(NULLS), len(variants), len(groups), len(lags), len(MEASURES))
+    shape = (len(NULLS), len(DYNAMICS), len(variants), len(groups), len(lags), len(MEASURES))
     observed, null_mean, p_value = (np.full(shape, np.nan) for _ in range(3))
     progress = tqdm(total=len(variants) * len(groups), desc="consistency", disable=None)
     for v, variant in enumerate(variants):
@@ -174,13 +178,13 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
                 rng = np.random.default_rng([settings.seed, g, lag])
                 where = {"group": group, "lag": lag, "environment_gradient": variant}
                 found = _compare(plan, per_sample[:, k], where, rng)
-                for n, one in enumerate(found):
-                    place = n, v, g, k
+                for (n, d), one in np.ndenumerate(found):
+                    place = n, d, v, g, k
                     observed[place], null_mean[place] = one.observed, one.null_mean
                     p_value[place] = one.p_value
             progress.update()
     progress.close()
-    dims = ("environment_gradient", "group", "lag", "measure")
+    dims = ("dynamics", "environment_gradient", "group", "lag", "measure")
     return xr.Dataset(
         {
             "agreement": (dims, observed[0], {"long_name": "agreement of gradients and dynamics"}),
@@ -198,6 +202,7 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
         },
         coords={
             "null": list(NULLS),
+            "dynamics": list(DYNAMICS),
             "environment_gradient": variants,
             "group": groups,
             "lag": lags,
@@ -215,18 +220,22 @@ def _compare(
     per_sample: NDArray[np.float64],
     where: dict[str, Any],
     rng: np.random.Generator,
-) -> list[Agreement]:
-    """Agreement of one group at one lag, beside each null."""
+) -> NDArray[np.object_]:
+    """(num_nulls, num_dynamics) agreement of one group at one lag, each an `Agreement`."""
     num_permutations, group = plan.settings.num_mantel_permutations, where["group"]
     gradients = plan.cross["causation"].sel(where).values
-    dynamics = plan.cross["correlation"].sel(group=group, lag=where["lag"]).values
+    at_lag = plan.cross.sel(group=group, lag=where["lag"])
+    dynamics = [at_lag[name].values for name in DYNAMICS]
     permuted = permute_components(gradients, num_permutations, rng)
     labelled = [m for name, m in plan.members.items() if name != ALL]
     is_labelled = group != ALL and len(labelled) > 1
     dealt = np.concatenate(labelled) if is_labelled else np.zeros(0, np.int64)
     size = len(plan.members[group])
     regrouped = deal_labels(per_sample, dealt, size, num_permutations, rng)
-    return [compare_with_null(dynamics, gradients, null) for null in (permuted, regrouped)]
+    found = np.empty((len(NULLS), len(DYNAMICS)), object)
+    for (n, null), (d, matrix) in product(enumerate((permuted, regrouped)), enumerate(dynamics)):
+        found[n, d] = compare_with_null(matrix, gradients, null)
+    return found
 
 
 def _statement_variables(statements: pd.DataFrame) -> xr.Dataset:

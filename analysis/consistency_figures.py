@@ -1,6 +1,7 @@
 """Figures of the consistency of gradients with dynamics, drawn from its result file alone."""
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import matplotlib as mpl
@@ -54,22 +55,26 @@ def plot_consistency(
 
 
 def draw_agreement(results: xr.Dataset) -> Figure:
-    """One panel per measure and variant: agreement over lags by group, and under the null."""
-    variants = [v for v in VARIANTS if v in results["environment_gradient"].values]
+    """One panel per measure, dynamics and variant: agreement over lags by group, and the null's."""
+    rows = list(product(results["dynamics"].values.tolist(), VARIANTS))
     measures = results["measure"].values.tolist()
-    figure = Figure(figsize=(3.7 * len(measures), 2.7 * len(variants) + 0.9), layout="constrained")
-    axes = figure.subplots(len(variants), len(measures), squeeze=False)
-    for line, variant in zip(axes, variants, strict=True):
+    figure = Figure(figsize=(3.7 * len(measures), 2.3 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), len(measures), squeeze=False, sharex=True)
+    for line, (dynamics, variant) in zip(axes, rows, strict=True):
+        chosen = results.sel(environment_gradient=variant, dynamics=dynamics)
         for axis, measure in zip(line, measures, strict=True):
-            _draw_measure(axis, results.sel(environment_gradient=variant, measure=measure))
-            meaning = str(results["measure_meaning"].sel(measure=measure).values)
-            axis.set_title(f"{meaning},\n{VARIANTS[variant]}")
-            axis.set_xlabel("lag")
+            _draw_measure(axis, chosen.sel(measure=measure))
+        line[0].set_ylabel(f"{dynamics},\n{VARIANTS[variant]}")
+    for axis, measure in zip(axes[0], measures, strict=True):
+        axis.set_title(str(results["measure_meaning"].sel(measure=measure).values))
+    for axis in axes[-1]:
+        axis.set_xlabel("lag")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(
-        "Agreement of mean Jacobians with correlations between different components; filled: "
-        f"q < {SIGNIFICANT} under permuted components; lines without markers: mean of that null"
+        "Agreement of mean Jacobians between different components with their correlations and with "
+        f"regressions;\nfilled: q < {SIGNIFICANT} under permuted components; dotted: mean of that "
+        "null"
     )
     return figure
 
@@ -97,7 +102,7 @@ def _draw_measure(axis: Axes, chosen: xr.Dataset) -> None:
 def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
     """The best supported statements as a table, with the evidence for and against each."""
     count = min(num_statements, results.sizes["statement"])
-    figure = Figure(figsize=(11.5, 0.24 * count + 1.3), layout="constrained")
+    figure = Figure(figsize=(8.6, 0.19 * count + 0.8), layout="constrained")
     axis = figure.subplots()
     axis.set_axis_off()
     signs = {1: "for", 0: "·", -1: "against"}
@@ -125,7 +130,7 @@ def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
         )
     labels = ["", "statement", "correlation", "Jacobian", "cut", *EVIDENCE, "sum"]
     if rows:
-        table = axis.table(rows, colLabels=labels, loc="center", cellLoc="left")
+        table = axis.table(rows, colLabels=labels, loc="upper center", cellLoc="left")
         table.auto_set_font_size(False)
         table.set_fontsize(7)
         table.auto_set_column_width(list(range(len(labels))))
@@ -134,6 +139,6 @@ def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
     total, rate = results.sizes["statement"], results.attrs["false_discovery_rate"]
     figure.suptitle(
         f"Candidate statements “component i drives j after k steps”: the best {count} of {total} "
-        f"kept; brackets are 95% intervals over samples; evidence counts at q < {rate}"
+        f"kept;\nbrackets are 95% intervals over samples; evidence counts at q < {rate}"
     )
     return figure

@@ -10,7 +10,9 @@ Three nulls, each of which moves whole episodes and never single steps:
 
 - *pairing*: the later series are those of another episode of the group. Nothing relates i to j.
 - *time shift*: the later series of each episode is shifted around by a random number of steps.
-  What differs between episodes stays related, but not at this lag.
+  What differs between episodes stays related, but not at this lag. Only a correlation that goes
+  beyond this null, away from zero, counts: one that is weaker than at other lags is nothing
+  specific to its own.
 - *labels*: episodes are dealt to the groups anew. The group is like any other of its size.
 
 The p-value of an entry compares its z-score, by the mean and deviation of its own null, with the
@@ -82,14 +84,19 @@ class NullSettings:
     seed: int = 0
 
 
+def component_deviations(stack: CoordinateStack) -> NDArray[np.float64]:
+    """(D,) standard deviation over all valid steps; 1 for a component that never varies."""
+    deviation = stack.values[stack.is_valid].std(axis=0, dtype=np.float64)
+    return np.where(deviation > 0, deviation, 1.0)
+
+
 def clip_coordinates(stack: CoordinateStack, limit: float) -> CoordinateStack:
     """Standardise every component over all valid steps and clip it; 0 for no clipping.
 
     A few extreme states would else decide every correlation.
     """
     valid = stack.is_valid
-    mean, deviation = stack.values[valid].mean(axis=0), stack.values[valid].std(axis=0)
-    scaled = (stack.values - mean) / np.where(deviation > 0, deviation, 1.0)
+    scaled = (stack.values - stack.values[valid].mean(axis=0)) / component_deviations(stack)
     if limit > 0:
         scaled = scaled.clip(-limit, limit)
     scaled = np.where(valid[:, :, None], scaled, 0.0).astype(np.float32)
@@ -119,6 +126,27 @@ def correlate(first: GroupSeries, later: GroupSeries, lag: int) -> NDArray[np.fl
     has_y = later.is_valid[:, lag:].ravel().astype(float)
     scale = np.sqrt(np.outer(has_y @ np.square(x), has_x @ np.square(y)))
     return np.divide(x.T @ y, scale, out=np.full(scale.shape, np.nan), where=scale > 0)
+
+
+def regress(series: GroupSeries, lag: int, ridge: float) -> NDArray[np.float64]:
+    """(D, D) coefficients [component at t, component at t + lag] of the regression on all at t.
+
+    Where the dynamics are linear, this is what the Jacobian is, however the components are
+    correlated among themselves.
+
+    Args:
+        series: the group.
+        lag: in steps.
+        ridge: added to the diagonal of the second moments, as a share of their mean.
+    """
+    num_steps, size = series.values.shape[1:]
+    pairs = series.is_valid[:, lag:]
+    x, y = series.values[:, : num_steps - lag][pairs], series.values[:, lag:][pairs]
+    moments = x.T @ x
+    penalty = ridge * np.trace(moments) / size
+    if not penalty > 0:
+        return np.full((size, size), np.nan)
+    return np.linalg.solve(moments + penalty * np.eye(size), x.T @ y)
 
 
 def permute_pairing(series: GroupSeries, rng: np.random.Generator) -> GroupSeries:
@@ -156,7 +184,9 @@ def lagged_correlation(
     series = group_series(stack, members)
     observed = np.stack([correlate(series, series, lag) for lag in lags])
 
-    def under(null: Callable[[], tuple[GroupSeries, GroupSeries]]) -> NDArray[np.float64]:
+    def under(
+        null: Callable[[], tuple[GroupSeries, GroupSeries]], is_outward: bool = False
+    ) -> NDArray[np.float64]:
         if series.num_episodes < MIN_EPISODES:
             return np.full(observed.shape, np.nan)
         draws = np.empty((settings.num_permutations, *observed.shape))
@@ -164,7 +194,7 @@ def lagged_correlation(
             first, later = null()
             for index, lag in enumerate(lags):
                 draw[index] = correlate(first, later, lag)
-        return pooled_p_values(observed, draws)
+        return pooled_p_values(observed, draws, is_outward)
 
     def any_members() -> tuple[GroupSeries, GroupSeries]:
         assert others is not None
@@ -173,7 +203,7 @@ def lagged_correlation(
 
     p_values = {
         "pairing": under(lambda: (series, permute_pairing(series, rng))),
-        "time_shift": under(lambda: (series, shift_in_time(series, rng))),
+        "time_shift": under(lambda: (series, shift_in_time(series, rng)), is_outward=True),
     }
     if others is not None:
         p_values["labels"] = under(any_members)
@@ -186,13 +216,14 @@ def lagged_correlation(
 
 
 def pooled_p_values(
-    observed: NDArray[np.floating], draws: NDArray[np.floating]
+    observed: NDArray[np.floating], draws: NDArray[np.floating], is_outward: bool = False
 ) -> NDArray[np.float64]:
-    """Two-sided p-values by z-scores whose null is pooled over all entries of a matrix.
+    """P-values by sizes of z-scores whose null is pooled over all entries of a matrix.
 
     Args:
         observed: (L, D, D)
         draws: (R, L, D, D) under the null.
+        is_outward: whether an entry nearer to zero than the null's mean has a p-value of 1.
 
     Returns:
         (L, D, D); NaN where the null does not vary.
@@ -201,7 +232,9 @@ def pooled_p_values(
     # What rounding leaves of a constant is no variance.
     usable = deviation > 1e-12
     spread = np.where(usable, deviation, np.nan)
-    found, null = np.abs(observed - mean) / spread, np.abs(draws - mean) / spread
+    excess = (observed - mean) / spread
+    found = np.sign(observed) * excess if is_outward else np.abs(excess)
+    null = np.abs(draws - mean) / spread
     p_values = np.full(observed.shape, np.nan)
     for lag in range(len(observed)):
         pool = np.sort(null[:, lag][:, usable[lag]].ravel())

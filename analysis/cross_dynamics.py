@@ -1,7 +1,7 @@
 """Computes cross-correlations and cross-causations per behaviour and lag, and keeps them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +23,13 @@ from analysis.cross_correlation import (
     LaggedCorrelation,
     NullSettings,
     clip_coordinates,
+    component_deviations,
     correlate,
     false_discovery_q,
     group_series,
     hypothesis_mask,
     lagged_correlation,
+    regress,
 )
 from analysis.episode_stacks import CoordinateStack, stack_coordinates
 from analysis.results import (
@@ -77,6 +79,9 @@ class CrossSettings:
     """Leading components of the projection."""
     max_lag: int = 20
     """Longest lag, in steps."""
+    ridge: float = 0.01
+    """Penalty of the regression of later components on earlier ones, as a share of their mean
+    variance."""
     clip: float = 6.0
     """Standardised coordinates are clipped at so many standard deviations; 0 for not."""
     nulls: Annotated[NullSettings, tyro.conf.arg(name="")] = field(default_factory=NullSettings)
@@ -117,6 +122,9 @@ class CrossPlan:
 
     settings: CrossSettings
     stack: CoordinateStack
+    """Coordinates in standard deviations, clipped."""
+    deviation: NDArray[np.float64]
+    """(D,) standard deviation of each component, the unit of all that follows."""
     groups: list[Group]
     lags: list[int]
     jacobians: JacobianTable | None
@@ -136,6 +144,7 @@ def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
     return CrossPlan(
         settings=settings,
         stack=clip_coordinates(stack, settings.clip),
+        deviation=component_deviations(stack),
         groups=_read_groups(inputs, dataset, stack.episode_id),
         lags=_possible_lags(settings.max_lag, stack),
         jacobians=_read_jacobians(inputs, dataset, projection, stack.values.shape[2]),
@@ -150,6 +159,8 @@ def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
 def _check_numbers(settings: CrossSettings) -> None:
     require_at_least(settings, "num_samples", "num_components")
     require_at_least(settings, "max_lag", "clip", "extrema_step", least=0)
+    if not settings.ridge > 0:
+        raise UserError(f"--ridge {settings.ridge}: must be above 0")
     require_at_least(settings.nulls, "num_permutations", "num_resamples", least=10)
     if not 0 < settings.extrema_threshold <= 0.5:
         raise UserError(
@@ -304,6 +315,14 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
             np.stack([_half_correlations(plan, half) for half in halves]),
             "correlation in either random half of the episodes",
         ),
+        "regression": _labelled(
+            by_group,
+            np.stack([_regressions(plan, group) for group in plan.groups]),
+            "coefficients of the regression of the target at t + lag on all sources at t",
+        ),
+        "component_deviation": _labelled(
+            ("source",), plan.deviation, "standard deviation, the unit of both axes"
+        ),
         "num_episodes": _labelled(
             ("group",), np.array([len(g.members) for g in plan.groups]), "episodes of the group"
         ),
@@ -325,6 +344,12 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
         "target": np.arange(size),
     }
     return xr.Dataset(variables, coordinates, {"clip": plan.settings.clip})
+
+
+def _regressions(plan: CrossPlan, group: Group) -> NDArray[np.float64]:
+    """(L, D, D)"""
+    series = group_series(plan.stack, group.members)
+    return np.stack([regress(series, lag, plan.settings.ridge) for lag in plan.lags])
 
 
 def _stacked_p_values(found: Sequence[LaggedCorrelation], null: str) -> NDArray[np.float64]:
@@ -352,6 +377,7 @@ def _half_correlations(plan: CrossPlan, half: NDArray[np.bool_]) -> NDArray[np.f
 
 
 def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
+    table = in_deviations(table, plan.deviation)
     members = [_positions(table, plan, group) for group in plan.groups]
     variants = range(len(table.variants))
     per_sample = np.stack(
@@ -397,6 +423,13 @@ def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
     return xr.Dataset(variables, coordinates)
 
 
+def in_deviations(table: JacobianTable, deviation: NDArray[np.floating]) -> JacobianTable:
+    """Effects per standard deviation of the source, in standard deviations of the target."""
+    ratio = (deviation / deviation[:, None]).astype(np.float32)
+    push = None if table.push_effect is None else table.push_effect * ratio
+    return replace(table, jacobian=table.jacobian * ratio[:, None], push_effect=push)
+
+
 def _positions(table: JacobianTable, plan: CrossPlan, group: Group) -> NDArray[np.int64]:
     """Positions in the table of the group's samples that have Jacobians."""
     return np.flatnonzero(np.isin(table.sample_id, plan.stack.episode_id[group.members]))
@@ -420,8 +453,9 @@ def _effect_variables(
         return np.stack([[getattr(one, field_name) for one in row] for row in found])
 
     p_values = stacked("p_value")
+    meaning = f"{what}: d target at t + lag / d source at t, both in standard deviations"
     return {
-        name: _labelled(dims, stacked("mean"), f"{what} of the target at t + lag"),
+        name: _labelled(dims, stacked("mean"), meaning),
         f"{name}_interval": _labelled(
             ("bound", *dims), np.moveaxis(stacked("interval"), 2, 0), f"95% interval of the {what}"
         ),

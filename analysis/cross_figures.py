@@ -96,11 +96,12 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
     order = _order(chosen, is_seriated)
     for column, lag in enumerate(lags):
         at_lag = chosen.sel(lag=lag)
-        q = {name: at_lag["correlation_q"].sel(null=name).values for name in ("pairing",)}
         draw_matrix(axes[0, column], at_lag["correlation"].values, 1.0, order)
-        mark(axes[0, column], q["pairing"] < SIGNIFICANT, order, "black")
-        shifted = at_lag["correlation_q"].sel(null="time_shift").values < SIGNIFICANT
-        mark(axes[0, column], shifted, order, "white")
+        q = at_lag["correlation_q"]
+        is_related = q.sel(null="pairing").values < SIGNIFICANT
+        is_lagged = is_related & (q.sel(null="time_shift").values < SIGNIFICANT)
+        mark(axes[0, column], is_related, order, "black")
+        mark(axes[0, column], is_lagged, order, "white")
         axes[0, column].set_title(f"lag {lag}: correlation\n{int(at_lag['num_pairs']):,} pairs")
     figure.colorbar(axes[0, -1].images[0], ax=axes[0, -1], pad=0.02)
     for row, variant in enumerate(variants, start=1):

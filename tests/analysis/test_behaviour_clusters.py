@@ -145,7 +145,7 @@ def config(planted_datasets, tmp_path):
     )
 
 
-def test_the_result_file_names_samples_and_holds_their_frames(config, capsys, tmp_path):
+def test_the_result_file_names_samples_and_holds_their_frames(config, capsys):
     report = StageReport("behaviour")
     path = analyse_behaviour(config, report)
     assert "--num_samples 4000" in capsys.readouterr().out
@@ -160,8 +160,15 @@ def test_the_result_file_names_samples_and_holds_their_frames(config, capsys, tm
         np.testing.assert_array_equal(results["exemplar_frame"][0, 0], obs)
         np.testing.assert_allclose(results["action_share"].sum("action_index"), 1.0, rtol=1e-5)
     assert report.metrics["clusters"] == 3
-    plotting = BehaviourPlottingConfig(input_dir=path.parent, output_dir=tmp_path, videos=False)
+
+
+@pytest.mark.medium
+def test_figures_and_videos_are_drawn_from_the_file_alone(config, tmp_path):
+    report = StageReport("behaviour")
+    path = analyse_behaviour(config, report)
+    plotting = BehaviourPlottingConfig(input_dir=path.parent, output_dir=tmp_path, dpi=60)
     assert all(p.stat().st_size > 1000 for p in plot_behaviour(plotting, report))
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) >= 1
 
 
 def test_steps_after_a_predicted_end_are_no_behaviour(planted_datasets):

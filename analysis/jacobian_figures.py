@@ -1,0 +1,174 @@
+"""Figures of Jacobians, drawn from their result file alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from analysis.cross_causation import lag_means, summarise_effects
+from analysis.cross_figures import draw_matrix
+from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.hidden_figures import category_colours
+from analysis.results import JACOBIAN_NAME, read_results
+from experiment.errors import require_at_least
+from experiment.files import require_writable_folder
+from experiment.report import StageReport
+
+COLUMNS = 4
+VARIANTS = {"passed": "with the environment", "cut": "environment cut"}
+
+
+@dataclass(frozen=True)
+class JacobianPlottingConfig:
+    """Flags of `jacobian_analysis_plotting.py`."""
+
+    interpreting_params_name: str = "defaults"
+    """Preset in hyperparams/dynamics.yml that the other values are taken from."""
+    input_dir: Path = Path("analysis/jacob_analysis_precomp")
+    """Folder of jacobians.nc, made by jacobian_analysis_precompute.py."""
+    output_dir: Path = Path("analysis/jacob_plots")
+    """Folder for the figures, each as PNG and PDF."""
+    max_drawn_clusters: int = 8
+    """Clusters whose mean Jacobian is drawn, the largest first."""
+    dpi: int = 130
+    """Resolution of PNGs."""
+    report: Path | None = None
+    """JSON file for seconds, outputs and metrics."""
+
+
+def plot_jacobians(config: JacobianPlottingConfig, report: StageReport) -> list[Path]:
+    """Draw the overview and the clusters; returns the PNGs.
+
+    Raises:
+        UserError: no result file, a foreign one, or an output folder that cannot be written.
+    """
+    require_at_least(config, "max_drawn_clusters", "dpi")
+    folder = require_writable_folder(config.output_dir, "--output_dir")
+    with (
+        read_results(config.input_dir / JACOBIAN_NAME) as results,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+    ):
+        figures = {
+            "jacobians": draw_overview(results),
+            "jacobian_clusters": draw_clusters(results, config.max_drawn_clusters),
+        }
+        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
+    report.outputs.append(str(folder))
+    report.metrics["figures"] = len(pictures)
+    return pictures
+
+
+def draw_overview(results: xr.Dataset) -> Figure:
+    """How Jacobians fade with the lag, what pushes do in comparison, where the clusters lie."""
+    figure = Figure(figsize=(12.0, 3.8), layout="constrained")
+    sizes, pushes, places = figure.subplots(1, 3)
+    _draw_sizes(sizes, results)
+    if "push_effect" in results:
+        _draw_pushes(pushes, results)
+    else:
+        pushes.set_axis_off()
+    if "embedding" in results:
+        _draw_places(places, results)
+    else:
+        places.set_axis_off()
+    reproduced = float(results["frames_reproduced"].mean())
+    figure.suptitle(
+        f"Jacobians between {results.sizes['source']} components of "
+        f"{results.sizes['sample']} samples ({reproduced:.1%} of stored frames reproduced)"
+    )
+    return figure
+
+
+def _draw_sizes(axis: Axes, results: xr.Dataset) -> None:
+    lags = list(range(1, results.sizes["source_step"]))
+    length = results["length"].values
+    for colour, (variant, label) in zip(OKABE_ITO, VARIANTS.items(), strict=False):
+        jacobian = results["jacobian"].sel(environment_gradient=variant).values
+        per_sample = lag_means(jacobian, length, lags)
+        size = summarise_effects(np.sqrt(np.square(per_sample).mean(axis=(-2, -1))))
+        axis.plot(lags, size.mean, "-o", ms=3, color=colour, label=label)
+        axis.fill_between(lags, *size.interval, color=colour, alpha=0.2, linewidth=0)
+    axis.set(xlabel="lag", ylabel="root mean square over components", ylim=(0, None))
+    axis.set_title("size of the Jacobian (95% intervals over samples)")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_pushes(axis: Axes, results: xr.Dataset) -> None:
+    """Gradient against the effect of a finite push, a point per sample, pair and step."""
+    start = int(results.attrs["grad_timestep"])
+    chosen = results.sel(environment_gradient="passed", target_step=slice(start + 1, None))
+    predicted = chosen["jacobian"].sel(source_step=start).values
+    found = chosen["push_effect"].values
+    cosines = push_cosines(predicted, found)
+    for colour, quantile in zip(OKABE_ITO, (0.25, 0.5, 0.75), strict=False):
+        axis.plot(
+            np.arange(1, cosines.shape[1] + 1), np.nanquantile(cosines, quantile, axis=0), "-o",
+            ms=3, color=colour, label=f"{quantile:.0%} of the samples below",
+        )  # fmt: skip
+    axis.axhline(0, color="black", lw=0.6)
+    axis.set(xlabel="lag", ylabel="cosine", ylim=(-0.3, 1.02))
+    axis.set_title(f"Jacobian against a push of ± {results.attrs['push_size']:g} at step {start}")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def push_cosines(
+    predicted: NDArray[np.floating], found: NDArray[np.floating]
+) -> NDArray[np.float64]:
+    """(N, L, D, D) Jacobians and push effects → (N, L) cosine over all entries."""
+    x, y = (np.asarray(a, np.float64).reshape(*a.shape[:2], -1) for a in (predicted, found))
+    scale = np.sqrt(np.square(x).sum(axis=-1) * np.square(y).sum(axis=-1))
+    top = (x * y).sum(axis=-1)
+    return np.divide(top, scale, out=np.full(top.shape, np.nan), where=scale > 0)
+
+
+def _draw_places(axis: Axes, results: xr.Dataset) -> None:
+    places, cluster = results["embedding"].values, results["cluster"].values
+    colours = category_colours(int(results.attrs["num_clusters"]))
+    axis.scatter(
+        places[:, 0], places[:, 1], s=float(np.clip(8000 / len(places), 1, 20)),
+        c=[colours(c) for c in cluster], linewidths=0, rasterized=True,
+    )  # fmt: skip
+    axis.set(xticks=[], yticks=[], xlabel="embedding 1", ylabel="embedding 2")
+    title = "samples by their one-step Jacobian"
+    if "cluster_stability_adjusted_rand" in results.attrs:
+        stability = float(results.attrs["cluster_stability_adjusted_rand"])
+        control = float(results.attrs["cluster_stability_control"])
+        title += f"\nstability {stability:.2f}, control {control:.2f}"
+    axis.set_title(title)
+
+
+def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:
+    """Mean one-step Jacobian of the largest clusters."""
+    step = int(results.attrs["grad_timestep"])
+    one_step = (
+        results["jacobian"]
+        .sel(environment_gradient="passed", source_step=step, target_step=step + 1)
+        .transpose("sample", "source", "target")
+        .values
+    )
+    cluster = results["cluster"].values
+    count = min(max_clusters, int(results.attrs["num_clusters"]))
+    columns = min(COLUMNS, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.8 * columns + 0.8, 2.7 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    means = [one_step[cluster == c].mean(axis=0) for c in range(count)]
+    limit = float(np.quantile(np.abs(np.stack(means)), 0.99))
+    order = np.arange(one_step.shape[1])
+    for axis in axes.flat[count:]:
+        axis.set_axis_off()
+    for c, axis in zip(range(count), axes.flat, strict=False):
+        image = draw_matrix(axis, means[c], max(limit, 1e-6), order)
+        axis.set_title(f"cluster {c} (n = {int(np.sum(cluster == c))})")
+    figure.colorbar(image, ax=axes, pad=0.02)
+    figure.supxlabel(f"component at step {step + 1}")
+    figure.supylabel(f"component at step {step}")
+    figure.suptitle(f"Mean Jacobian from step {step} to {step + 1}, by cluster")
+    return figure

@@ -1,0 +1,287 @@
+"""Agreement of gradients with dynamics, and the ranked statements, where the truth is known."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from analysis.causal_statements import StatementSettings, rank_statements
+from analysis.consistency import agreement, compare_with_null, deal_labels, permute_components
+from analysis.consistency_analysis import (
+    ConsistencyInputs,
+    ConsistencyPlan,
+    ConsistencySettings,
+    analyse_consistency,
+)
+from analysis.consistency_analysis import make_plan as make_consistency_plan
+from analysis.consistency_figures import ConsistencyDrawing, plot_consistency
+from analysis.cross_correlation import NullSettings
+from analysis.cross_dynamics import (
+    ALL,
+    CrossInputs,
+    CrossPlan,
+    CrossSettings,
+    Group,
+    JacobianTable,
+    compute_cross_dynamics,
+    in_deviations,
+)
+from analysis.cross_dynamics import make_plan as make_cross_plan
+from analysis.cross_figures import CrossDrawing, plot_cross_dynamics
+from analysis.episode_stacks import CoordinateStack
+from analysis.results import read_results
+from experiment.errors import UserError
+from experiment.report import StageReport
+
+NUM, LONG, STEPS, SIZE = 60, 12, 8, 4
+"""Episodes of LONG steps, the first STEPS of which have Jacobians."""
+
+
+def random_matrices(seed=0):
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=(SIZE + 4, SIZE + 4))
+    return first, first + 0.5 * rng.normal(size=first.shape), rng
+
+
+def test_measures_equal_their_definitions_off_the_diagonal():
+    first, second, _ = random_matrices()
+    off = ~np.eye(len(first), dtype=bool)
+    sign, rank, cosine = agreement(first, second[None])[0]
+    x, y = first[off], second[off]
+    assert sign == pytest.approx(np.mean(x * y > 0))
+    assert rank == pytest.approx(spearmanr(x, y).statistic)
+    assert cosine == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y))
+    changed = second.copy()
+    np.fill_diagonal(changed, 100.0)
+    np.testing.assert_allclose(agreement(first, changed[None])[0], [sign, rank, cosine])
+    assert agreement(first, changed[None], with_diagonal=True)[0, 2] != pytest.approx(cosine)
+
+
+def test_permuted_components_keep_the_matrix_up_to_names():
+    first, _, rng = random_matrices()
+    permuted = permute_components(first, 20, rng)
+    np.testing.assert_allclose(
+        np.sort(permuted.diagonal(axis1=1, axis2=2)), np.sort(first.diagonal())[None].repeat(20, 0)
+    )
+    np.testing.assert_allclose(
+        np.sort(np.linalg.svd(permuted)[1]), np.sort(np.linalg.svd(first)[1])[None].repeat(20, 0)
+    )
+
+
+def test_mantels_null_finds_related_matrices_and_no_unrelated_ones():
+    first, second, rng = random_matrices()
+    null = permute_components(second, 300, rng)
+    assert (compare_with_null(first, second, null).p_value < 0.02).all()
+    p_values = []
+    for seed in range(30):
+        unrelated = np.random.default_rng(100 + seed).normal(size=first.shape)
+        null = permute_components(unrelated, 100, rng)
+        p_values.append(compare_with_null(first, unrelated, null).p_value)
+    assert np.mean(np.array(p_values) < 0.1) < 0.25
+    assert 0.3 < np.mean(p_values) < 0.7
+
+
+def test_dealt_groups_have_the_groups_size_and_only_dealt_samples():
+    per_sample = np.arange(10.0)[:, None, None] * np.ones((10, 2, 2))
+    per_sample[3] = np.nan
+    rng = np.random.default_rng(0)
+    means = deal_labels(per_sample, np.arange(6), 5, 50, rng)
+    # Sample 3 has no Jacobian, so the five others are every group.
+    np.testing.assert_allclose(means, (0 + 1 + 2 + 4 + 5) / 5)
+    assert np.isnan(deal_labels(per_sample, np.zeros(0, int), 5, 3, rng)).all()
+
+
+def planted_plan(num_permutations=20, seed=0):
+    """Component 0 drives 1 after one step in behaviour 0, against it in behaviour 1.
+
+    Components 2 and 3 are correlated at lag 1 but have no gradient; 3 → 2 has one, and no
+    correlation.
+    """
+    rng = np.random.default_rng(seed)
+    behaviour = np.arange(NUM) % 2
+    gain = np.where(behaviour == 0, 0.9, -0.9)
+    values = rng.normal(size=(NUM, LONG, SIZE))
+    values[:, 1:, 1] += gain[:, None] * values[:, :-1, 0]
+    values[:, 1:, 3] += 0.9 * values[:, :-1, 2]
+    jacobian = 0.01 * rng.normal(size=(NUM, 2, STEPS, SIZE, STEPS, SIZE))
+    push = 0.01 * rng.normal(size=(NUM, 2, STEPS, SIZE, SIZE))
+    for t in range(STEPS - 1):
+        jacobian[:, 0, t + 1, 1, t, 0] += gain
+        jacobian[:, 0, t + 1, 2, t, 3] += 0.9
+    push[:, 0, 4, 1, 0] += gain
+    table = JacobianTable(
+        sample_id=np.arange(NUM),
+        jacobian=jacobian.astype(np.float32),
+        push_effect=push.astype(np.float32),
+        push_step=3,
+        component=values[:, :STEPS].astype(np.float32),
+        length=np.full(NUM, STEPS),
+        variants=("passed", "cut"),
+    )
+    groups = [Group(ALL, np.arange(NUM))]
+    groups += [Group(str(b), np.flatnonzero(behaviour == b)) for b in (0, 1)]
+    settings = CrossSettings(nulls=NullSettings(num_permutations, 50), extrema_threshold=0.1)
+    stack = CoordinateStack(values.astype(np.float32), np.full(NUM, LONG), np.arange(NUM))
+    inputs = {"agent": "a", "dataset": "d", "projection_data": "p"}
+    return CrossPlan(settings, stack, np.ones(SIZE), groups, [0, 1, 2, 9], table, inputs)
+
+
+@pytest.fixture(scope="module")
+def cross(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cross")
+    path = compute_cross_dynamics(planted_plan(300), {}, folder, StageReport("cross"))
+    with read_results(path) as results:
+        return results.load()
+
+
+def statement(table, behaviour, lag, source, target):
+    found = table.query(
+        f"behaviour == '{behaviour}' and lag == {lag} and source == {source} and target == {target}"
+    )
+    (row,) = found.to_dict("records")
+    return row
+
+
+def test_the_planted_statement_is_ranked_first_with_its_sign(cross):
+    table = rank_statements(cross, StatementSettings(num_statements=10_000))
+    best = table.head(2)
+    assert set(best["behaviour"]) == {"0", "1"}
+    assert best[["lag", "source", "target"]].to_numpy().tolist() == [[1, 0, 1]] * 2
+    for behaviour, sign in (("0", 1), ("1", -1)):
+        row = statement(table, behaviour, 1, 0, 1)
+        assert row["score"] == 6
+        assert sign * row["r"] > 0.5
+        assert sign * row["gradient_mean"] == pytest.approx(0.9, abs=0.05)
+        assert abs(row["gradient_without_environment"]) < 0.05
+        assert row["q_labels"] < 0.05
+    # The two behaviours cancel in the group of all.
+    assert statement(table, ALL, 1, 0, 1)["score"] <= 2
+
+
+def test_one_kind_of_evidence_alone_ranks_below_both(cross):
+    table = rank_statements(cross, StatementSettings(num_statements=10_000))
+    only_correlated = statement(table, "0", 1, 2, 3)
+    only_gradient = statement(table, "0", 1, 3, 2)
+    assert only_correlated["evidence_correlation"] == 1
+    assert only_correlated["evidence_push"] == 0
+    assert only_gradient["evidence_gradient"] == 1
+    assert only_gradient["evidence_correlation"] == 0
+    assert max(only_correlated["score"], only_gradient["score"]) < 6
+
+
+def test_contradicting_signs_count_against(cross):
+    flipped = cross.assign(causation=-cross["causation"], causation_half=-cross["causation_half"])
+    row = statement(
+        rank_statements(flipped, StatementSettings(num_statements=10_000)), "0", 1, 0, 1
+    )
+    assert row["evidence_sign"] == -1
+    assert row["evidence_push"] == -1
+
+
+def test_effects_are_in_standard_deviations_of_both_components():
+    plan = planted_plan()
+    assert plan.jacobians is not None
+    scaled = in_deviations(plan.jacobians, np.array([2.0, 0.5, 1.0, 1.0]))
+    before = plan.jacobians.jacobian[0, 0, 1, 1, 0, 0]
+    # Component 0 moves by 2 per standard deviation, of which 1 has 0.5.
+    assert scaled.jacobian[0, 0, 1, 1, 0, 0] == pytest.approx(4 * before)
+    assert scaled.push_effect is not None
+    assert plan.jacobians.push_effect is not None
+    assert scaled.push_effect[0, 0, 4, 1, 0] == pytest.approx(
+        4 * plan.jacobians.push_effect[0, 0, 4, 1, 0]
+    )
+
+
+def test_lags_beyond_the_jacobians_are_no_statements(cross):
+    assert cross["causation"].sel(lag=9).isnull().all()
+    table = rank_statements(cross, StatementSettings(num_statements=10_000))
+    assert set(table["lag"]) == {1, 2}
+
+
+def test_extremes_name_their_samples(cross):
+    plan = planted_plan()
+    assert plan.jacobians is not None
+    ids = cross["extrema_sample"].sel(component=2)
+    values = plan.jacobians.component[:, 3, 2]
+    assert ids.sizes["rank"] == 6
+    assert values[ids.sel(extreme="low")].max() <= np.sort(values)[5]
+    assert values[ids.sel(extreme="high")].min() >= np.sort(values)[-6]
+
+
+def consistency_plan(cross):
+    plan = planted_plan()
+    assert plan.jacobians is not None
+    return ConsistencyPlan(
+        cross=cross,
+        jacobian=plan.jacobians.jacobian,
+        length=plan.jacobians.length,
+        members={group.name: group.members for group in plan.groups},
+        settings=ConsistencySettings(
+            num_mantel_permutations=99, statements=StatementSettings(num_statements=30)
+        ),
+    )
+
+
+def test_the_result_file_keeps_agreement_and_statements(cross, tmp_path):
+    report = StageReport("consistency")
+    path = analyse_consistency(consistency_plan(cross), {}, tmp_path, report)
+    with read_results(path) as results:
+        own = results.sel(dynamics="regression", environment_gradient="passed").sel(
+            group="0", lag=1, measure="cosine"
+        )
+        # Samples of the other behaviour have the opposite gradient.
+        assert float(own["agreement_p"].sel(null="labels")) < 0.05
+        assert float(own["agreement"]) > float(own["agreement_null"].sel(null="labels"))
+        assert results["agreement_p"].sel(group=ALL, null="labels").isnull().all()
+        assert results.sizes["statement"] == 30
+        assert json.loads(results.attrs["input_hashes"])["dataset"] == "d"
+    assert (tmp_path / "causal_statements.csv").read_text().count("\n") == 31
+
+
+@pytest.mark.medium
+def test_figures_are_drawn_from_the_files_alone(cross, tmp_path):
+    report = StageReport("figures")
+    compute_cross_dynamics(planted_plan(), {}, tmp_path, report)
+    analyse_consistency(consistency_plan(cross), {}, tmp_path, report)
+    tables = plot_consistency(tmp_path, tmp_path, ConsistencyDrawing(5, dpi=60), report)
+    assert all(picture.stat().st_size > 1000 for picture in tables)
+    drawing = CrossDrawing(drawn_lags=(0, 1), max_drawn_groups=2, seriate=True, dpi=60)
+    pictures = plot_cross_dynamics(tmp_path, tmp_path / "figures", drawing, report)
+    assert len(pictures) == 5
+    assert all(picture.stat().st_size > 1000 for picture in pictures)
+
+
+def test_a_file_without_causation_is_refused(cross, tmp_path):
+    plan = planted_plan()
+    compute_cross_dynamics(replace(plan, jacobians=None), {}, tmp_path, StageReport("cross"))
+    with pytest.raises(UserError, match="has no cross-causation"):
+        make_consistency_plan(ConsistencyInputs(cross=tmp_path), ConsistencySettings())
+
+
+def test_real_rollouts_are_correlated_as_simulated_ones_are(
+    planted_datasets, simulated_chain, tmp_path, monkeypatch, capsys
+):
+    from analysis.rollout_rows import RolloutRows
+    from projections.hidden import HiddenProjection
+    from rollouts.store import RolloutDataset
+
+    monkeypatch.chdir(tmp_path)
+    rows = RolloutRows(RolloutDataset(planted_datasets.real), 30)
+    hidden = rows.read_hidden(0, rows.num_rows)
+    HiddenProjection("pca", 3).fit(hidden).save(tmp_path / "projection")
+    inputs = CrossInputs(planted_datasets.real, tmp_path / "projection")
+    plan = make_cross_plan(inputs, CrossSettings(max_lag=100))
+    printed = capsys.readouterr().out
+    assert "--max_lag 100: the longest episode allows" in printed
+    assert "--num_components 16: the projection has 3" in printed
+    assert [group.name for group in plan.groups] == [ALL]
+    assert plan.jacobians is None
+    assert plan.stack.length.tolist() == planted_datasets.lengths.tolist()
+    with pytest.raises(UserError, match="jacobian_analysis_precompute"):
+        make_cross_plan(replace(inputs, jacobians=tmp_path / "nowhere"), CrossSettings())
+    with pytest.raises(UserError, match="--extrema_threshold 0"):
+        make_cross_plan(inputs, CrossSettings(extrema_threshold=0.0))
+    with pytest.raises(UserError, match="--num_permutations 0"):
+        make_cross_plan(inputs, CrossSettings(nulls=NullSettings(0)))
