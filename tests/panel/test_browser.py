@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import uvicorn
 import xarray as xr
+from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from scipy.ndimage import gaussian_filter
@@ -623,6 +624,65 @@ def test_filters_leave_what_a_direct_computation_leaves(
     page.select_option("select[name=complete]", "yes")
     complete = int(panel_data.real.episodes["level_complete"].sum())
     assert page.locator(".row").count() == complete
+
+
+def test_lasso_selects_the_points_inside(open_page: Callable[..., Page], panel_client: Any) -> None:
+    corners = [(-0.5, -1.0), (1.0, -0.5), (0.2, 0.1), (0.8, 1.2), (-0.7, 0.9)]
+    text = ";".join(f"{x},{y}" for x, y in corners)
+    page = open_page(
+        f"#{urlencode({'x': 'pca.0', 'y': 'pca.1', 'colour': 'value', 'lasso': text})}"
+    )
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    columns = f"/api/analyses/{entry['id']}/columns"
+    points = np.stack(
+        [panel_client.arrays(f"{columns}/pca?component={axis}")["values"] for axis in (0, 1)],
+        axis=1,
+    )
+    inside = MatplotlibPath(corners).contains_points(points)
+    names = [
+        panel_client.arrays(f"{columns}/{name}")["values"] for name in ("source", "episode_id")
+    ]
+    rollouts = len(set(zip(*(values[inside].tolist() for values in names), strict=True)))
+    shown = page.inner_text("#selection-count")
+    assert shown.startswith(f"{inside.sum()} steps of {rollouts} rollouts inside")
+    assert page.locator("#lasso-gallery .thumbnail").count() >= 16
+
+
+def test_lasso_is_drawn_with_the_pointer(open_page: Callable[..., Page]) -> None:
+    page = open_page("#x=pca.0&y=pca.1")
+    page.click("#lasso")
+    box = page.locator("#scatter").bounding_box()
+    assert box is not None
+    centre = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(centre[0] - 60, centre[1] - 60)
+    page.mouse.down()
+    for across, down in ((60, -60), (60, 60), (-60, 60)):
+        page.mouse.move(centre[0] + across, centre[1] + down, steps=4)
+    page.mouse.up()
+    page.wait_for_selector("#selection:not([hidden])")
+    assert "inside" in page.inner_text("#selection-count")
+    page.click("#lasso")
+    page.click("#clear-lasso")
+    page.wait_for_selector("#selection", state="hidden")
+
+
+DENSITY = """async () => {
+  const { paintDensity } = await import('./static/point_layer.js');
+  const image = new ImageData(4, 4);
+  image.data.fill(255);
+  const positions = [0, 0, 1, 1, 1.5, 0.5, 3, 3, NaN, 1, -1, 2, 9, 9];
+  paintDensity(image, positions, [0, 0, 1, 1, 0, 0, 0], [[0, 0, 0], [90, 90, 90]], 2);
+  return [...image.data].filter((_, at) => at % 4 === 0);
+}"""
+
+
+def test_density_counts_points_and_averages_colours(open_page: Callable[..., Page]) -> None:
+    shown = np.array(open_page().evaluate(DENSITY)).reshape(4, 4)
+    full = 30.0
+    half = 255 + (90 - 255) * (0.25 + 0.75 * np.log(2) / np.log(4))
+    expected = np.full((4, 4), 255.0)
+    expected[:2, :2], expected[2:, 2:] = full, half
+    np.testing.assert_allclose(shown, expected, atol=1)
 
 
 def analysed(panel_data: Any) -> pd.DataFrame:
