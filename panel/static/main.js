@@ -6,6 +6,7 @@ import { onThemeChange } from "./colours.js";
 import { episodePath } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
 import { Components } from "./components.js";
+import { addExport } from "./export.js";
 import { FilesView } from "./files_view.js";
 import { FilterView } from "./filter_view.js";
 import { Gallery } from "./gallery.js";
@@ -54,10 +55,36 @@ class Page {
     this.files = new FilesView((action) => this.guard(action));
     this.tabs = new Tabs(this.view, () => this.guard(() =>
       Promise.all([this.components.redraw(), this.simulator.redraw()])));
+    this.#addExports();
     this.view.addEventListener("change", ({ detail }) => this.act(() => this.follow(detail)));
     document.addEventListener("keydown", (event) => this.pressKey(event));
     onThemeChange(() => this.guard(() =>
       Promise.all([this.traces, this.scatter, this.components, this.simulator].map((plot) => plot.redraw()))));
+  }
+
+  #addExports() {
+    const rollout = () => `${this.current?.dataset.kind}-${this.current?.episodeId}`;
+    const { traces, components, scatter, simulator } = this;
+    addExport(element("traces"), {
+      label: "traces", name: () => `traces-${rollout()}`, plot: traces.plot, table: () => traces.table(),
+    });
+    addExport(element("bars-head"), {
+      label: "bars", name: () => `components-${rollout()}-step-${components.step}`,
+      plot: components.bars, table: () => components.table(),
+    });
+    addExport(element("map-head"), {
+      label: "map", name: () => `components-${rollout()}`, plot: components.map,
+      table: () => components.table(),
+    });
+    addExport(element("scatter-foot"), {
+      label: "scatter", name: () => "hidden-states", plot: scatter.plot, table: () => scatter.tableOfPoints(),
+      layers: () => [scatter.canvas, scatter.pathCanvas],
+    });
+    for (const name of ["fidelity", "training"]) {
+      addExport(element(`${name}-head`), {
+        label: name, name: () => name, plot: element(`${name}-plot`), table: () => simulator.tables[name],
+      });
+    }
   }
 
   async start() {

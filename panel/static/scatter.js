@@ -91,6 +91,19 @@ export class Scatter {
     this.show(this.step);
   }
 
+  /** Columns for a table: one row per point that is drawn. */
+  tableOfPoints() {
+    const { xs, ys, colours, sources, episodes, steps } = this.values;
+    const { x, y, colour } = this.request;
+    const column = (values) => Array.from(this.rows, (row) => values[row]);
+    const named = CATEGORICAL.has(colour)
+      ? Array.from(this.rows, (row) => this.table.categoryName(colour, colours[row])) : column(colours);
+    return {
+      source: Array.from(this.rows, (row) => this.analysis.source_names[sources[row]]),
+      episode_id: column(episodes), [x]: column(xs), [y]: column(ys), [colour]: named, step: column(steps),
+    };
+  }
+
   /** Moves the mark of the current step. */
   show(step) {
     this.step = step;

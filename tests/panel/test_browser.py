@@ -685,6 +685,48 @@ def test_density_counts_points_and_averages_colours(open_page: Callable[..., Pag
     np.testing.assert_allclose(shown, expected, atol=1)
 
 
+def save_plot(page: Page, box: str, form: str) -> bytes:
+    page.click(f"{box} .export summary")
+    with page.expect_download() as waiting:
+        page.click(f"{box} .export button:text-is('{form}')")
+    assert waiting.value.suggested_filename.endswith(f".{form.lower()}")
+    return Path(waiting.value.path()).read_bytes()
+
+
+def test_traces_are_saved_as_table_picture_and_drawing(
+    open_page: Callable[..., Page], panel_data: Any, ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1")
+    rollout = panel_data.simulated.read_episode(0)
+    table = pd.read_csv(io.BytesIO(save_plot(page, "#traces", "CSV")))
+    np.testing.assert_allclose(table["value"], rollout.value, rtol=1e-6)
+    np.testing.assert_allclose(table["terminal_prob"], rollout.terminal_prob, rtol=1e-6)
+    probabilities = softmax(rollout.action_logits, axis=1)
+    np.testing.assert_allclose(table["probability fire"], probabilities[:, 4], rtol=1e-4)
+    size = page.evaluate(
+        "(({width, height}) => [width, height])(window.dreamscope.traces.plot._fullLayout)"
+    )
+    picture = Image.open(io.BytesIO(save_plot(page, "#traces", "PNG")))
+    assert list(picture.size) == [2 * side for side in size]
+    pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 20
+    assert b"<svg" in save_plot(page, "#traces", "SVG")
+
+
+def test_scatter_is_saved_with_its_points(
+    open_page: Callable[..., Page], panel_client: Any
+) -> None:
+    page = open_page("#x=pca.0&y=pca.1&colour=action")
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    column = f"/api/analyses/{entry['id']}/columns/pca?component=1"
+    content = io.BytesIO(save_plot(page, "#scatter-foot", "CSV"))
+    table = pd.read_csv(content, keep_default_na=False)
+    np.testing.assert_allclose(table["pca.1"], panel_client.arrays(column)["values"], rtol=1e-5)
+    assert set(table["action"]) == {"left", "null", "right", "upleft", "fire"}
+    drawing = save_plot(page, "#scatter-foot", "SVG").decode()
+    assert drawing.count("data:image/png") == 2
+
+
 def analysed(panel_data: Any) -> pd.DataFrame:
     path = panel_data.folder / "analysis" / "hidden_analysis.nc"
     with xr.open_dataset(path, engine="h5netcdf") as stored:
