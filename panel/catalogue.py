@@ -129,6 +129,9 @@ class Catalogue:
             except DamagedItemError as error:
                 errors.append({"label": item.label, "error": str(error)})
                 continue
+            except READ_ERRORS as error:
+                errors.append({"label": item.label, "error": describe_damage(item, error)})
+                continue
             described[item.path.name].append({"id": item.id, "label": item.label, **content})
         self._link(described)
         kinds = {
