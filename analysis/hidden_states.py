@@ -218,24 +218,24 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
     """Fit projection, clusters and embedding on rows of real rollouts."""
     settings = config.projection
     rng = np.random.default_rng(config.seed)
-    fit_rows = _choose(rng, np.arange(real.num_rows), settings.max_fit_rows)
+    fit_rows = choose_rows(rng, np.arange(real.num_rows), settings.max_fit_rows)
     hidden = real.read_hidden_rows(fit_rows, config.rows_per_chunk)
     is_inlier = inlier_mask(hidden, seed=config.seed)
     projection = HiddenProjection(
         "ica", settings.num_ica, settings.ica_max_iter, settings.ica_tol, config.seed
     ).fit(hidden, inliers=is_inlier)
-    num_pca = _at_most_available(settings.num_pca, len(projection.components_), "--num_pca")
+    num_pca = at_most_available(settings.num_pca, len(projection.components_), "--num_pca")
     num_95 = components_for_share(projection.explained_variance_ratio_, CUMULATIVE_SHARE)
     features = np.asarray(projection.principal_components(hidden)[:, :num_95], np.float32)
-    clustering = _cluster(features, config.clusters, rng)
+    clustering = cluster_rows(features, config.clusters, rng)
     return HiddenMaps(
         projection=projection,
         nmf=_fit_nmf(hidden, is_inlier, settings, config.seed),
         num_pca=num_pca,
         num_components_95=num_95,
         clustering=clustering,
-        stability=_stability(clustering, config),
-        embedder=_embed(features, config.layout, rng, config.seed),
+        stability=stability_of(clustering, config.clusters, config.seed),
+        embedder=embed_rows(features, config.layout, rng, config.seed),
         fit_rows=fit_rows,
         is_inlier=is_inlier,
     )
@@ -252,13 +252,17 @@ def components_for_share(explained_variance_ratio: NDArray[np.floating], share: 
     return min(int(np.sum(cumulative < share)) + 1, len(cumulative))
 
 
-def _choose(rng: np.random.Generator, rows: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
+def choose_rows(
+    rng: np.random.Generator, rows: NDArray[np.int64], at_most: int
+) -> NDArray[np.int64]:
+    """At most so many of (N,) ascending rows, drawn at random and ascending."""
     if len(rows) <= at_most:
         return rows
     return np.sort(rng.choice(rows, at_most, replace=False))
 
 
-def _at_most_available(wanted: int, available: int, flag: str) -> int:
+def at_most_available(wanted: int, available: int, flag: str) -> int:
+    """The smaller of both numbers; where it is not the wanted one, a line says so."""
     if wanted > available:
         print(f"{flag} {wanted}: only {available} exist, all of them are used")
     return min(wanted, available)
@@ -276,30 +280,34 @@ def _fit_nmf(
     return nmf.fit(hidden, inliers=is_inlier)
 
 
-def _cluster(
+def cluster_rows(
     features: NDArray[np.float32], settings: ClusterSettings, rng: np.random.Generator
 ) -> Clustering:
-    rows = _choose(rng, np.arange(len(features)), settings.max_cluster_rows)
-    num_clusters = _at_most_available(settings.num_clusters, len(rows), "--num_clusters")
+    """Cluster (N, F) features, or as many of them as the settings allow."""
+    rows = choose_rows(rng, np.arange(len(features)), settings.max_cluster_rows)
+    num_clusters = at_most_available(settings.num_clusters, len(rows), "--num_clusters")
     return fit_clusters(features[rows], num_clusters, settings.num_cluster_neighbours)
 
 
-def _stability(clustering: Clustering, config: HiddenAnalysisConfig) -> ClusterStability | None:
-    settings = config.clusters
+def stability_of(
+    clustering: Clustering, settings: ClusterSettings, seed: int
+) -> ClusterStability | None:
+    """How stable the clusters are; None where the settings do not ask."""
     if settings.num_stability_repeats == 0:
         return None
     return measure_stability(
-        clustering, settings.num_cluster_neighbours, settings.num_stability_repeats, config.seed
+        clustering, settings.num_cluster_neighbours, settings.num_stability_repeats, seed
     )
 
 
-def _embed(
+def embed_rows(
     features: NDArray[np.float32],
     settings: EmbeddingSettings,
     rng: np.random.Generator,
     seed: int,
 ) -> Embedder | None:
-    rows = _choose(rng, np.arange(len(features)), settings.max_embedding_rows)
+    """Embed (N, F) features, or as many of them as the settings allow."""
+    rows = choose_rows(rng, np.arange(len(features)), settings.max_embedding_rows)
     return fit_embedding(settings.embedding, features[rows], settings.embedding_neighbours, seed)
 
 
@@ -455,10 +463,11 @@ def _fitted_dataset(maps: HiddenMaps, tables: list[RolloutRows]) -> xr.Dataset:
             "action_names": " ".join(tables[0].dataset.metadata.environment.action_names),
         },
     )
-    return dataset.assign_attrs(_stability_attributes(maps.stability))
+    return dataset.assign_attrs(stability_attributes(maps.stability))
 
 
-def _stability_attributes(stability: ClusterStability | None) -> dict[str, float]:
+def stability_attributes(stability: ClusterStability | None) -> dict[str, float]:
+    """As result files keep them; none without a measurement."""
     if stability is None:
         return {}
     return {
@@ -479,5 +488,5 @@ def _metrics(maps: HiddenMaps, tables: list[RolloutRows]) -> dict[str, Any]:
         "ica_converged": bool(maps.projection.converged_),
         "ica_iterations": int(maps.projection.n_iter_),
         "clusters": maps.clustering.num_clusters,
-        **_stability_attributes(maps.stability),
+        **stability_attributes(maps.stability),
     }

@@ -24,18 +24,24 @@ from experiment.provenance import Provenance
 RESULT_SCHEMA_VERSION = 1
 
 PRODUCERS = {
+    "bottleneck_vec_analysis": "python analysis/bottleneck_vec_analysis_precompute.py",
+    "env_h_analysis": "python analysis/env_h_analysis_precompute.py",
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
     "intervention_effects": "python analysis/intervention_effects_precompute.py",
     "saliency": "python saliency_experiments.py",
     "sample_trust": "python analysis/sample_trust_precompute.py",
+    "sml_analysis": "python analysis/sml_analysis_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
     "target_functions": "python analysis/target_functions_precompute.py",
 }
 """Which command makes each kind of result file; named when one is missing."""
 
+BOTTLENECK_ANALYSIS_NAME = "bottleneck_vec_analysis.nc"
+ENV_H_ANALYSIS_NAME = "env_h_analysis.nc"
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
 INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
 SALIENCY_NAME = "saliency.nc"
+SML_ANALYSIS_NAME = "sml_analysis.nc"
 TARGET_FUNCTIONS_NAME = "target_functions.nc"
 
 SOURCES = ("real", "simulated")
