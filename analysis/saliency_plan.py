@@ -1,6 +1,7 @@
 """What saliency needs, loaded and checked before any work."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,11 @@ class SaliencyPlan:
     trust: pd.Series
     """Trust of each sample against reality, by sample id; NaN where it was not measured."""
 
-    means: SampleMeans
+    @cached_property
+    def means(self) -> SampleMeans:
+        """Read only where integrated gradients are asked for."""
+        latents = torch.from_numpy(self.dataset.read_episode_field("latent"))
+        return SampleMeans(frame_statistics(self.dataset).mean, latents.mean(dim=0))
 
     @property
     def integrated_targets(self) -> IntegratedTargets:
@@ -114,13 +119,7 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
         interventions=_load_interventions(config, dataset, sample_ids, device),
         device=device,
         trust=pd.Series(read_sample_trust(dataset), dataset.episodes["episode_id"].to_numpy()),
-        means=_sample_means(dataset),
     )
-
-
-def _sample_means(dataset: RolloutDataset) -> SampleMeans:
-    latents = torch.from_numpy(dataset.read_episode_field("latent"))
-    return SampleMeans(frame_statistics(dataset).mean, latents.mean(dim=0))
 
 
 def _check_numbers(config: SaliencyConfig) -> None:
