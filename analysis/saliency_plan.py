@@ -1,6 +1,7 @@
 """What saliency needs, loaded and checked before any work."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,12 @@ class SaliencyPlan:
     """Those of the samples, by `intervention_key`."""
     trust: pd.Series
     """Trust of each sample against reality, by sample id; NaN where it was not measured."""
-    means: SampleMeans
+
+    @cached_property
+    def means(self) -> SampleMeans:
+        """Read only where integrated gradients are asked for."""
+        latents = torch.from_numpy(self.source.dataset.read_episode_field("latent"))
+        return SampleMeans(frame_statistics(self.source.dataset).mean, latents.mean(dim=0))
 
     @property
     def integrated_targets(self) -> IntegratedTargets:
@@ -89,13 +95,7 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
         sample_ids=sample_ids,
         interventions=_load_interventions(config, source, sample_ids),
         trust=pd.Series(read_sample_trust(source.dataset), episode_id),
-        means=_sample_means(source.dataset),
     )
-
-
-def _sample_means(dataset: RolloutDataset) -> SampleMeans:
-    latents = torch.from_numpy(dataset.read_episode_field("latent"))
-    return SampleMeans(frame_statistics(dataset).mean, latents.mean(dim=0))
 
 
 def _check_numbers(config: SaliencyConfig) -> None:

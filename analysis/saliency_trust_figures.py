@@ -1,7 +1,9 @@
 """Figures of how far saliency can be believed, drawn from their result file alone."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -43,6 +45,9 @@ MODE_TITLES = {
     "deletion": "strongest pixels blurred: higher is better",
     "insertion": "all but the strongest blurred: lower is better",
 }
+_Choice = dict[Hashable, Any]
+"""Labels by dim."""
+
 GROUP_TITLES = {"all": "all", "trusted": "trust ≥ ½", "poor": "trust < ½"}
 
 
@@ -93,8 +98,8 @@ def draw_finite_changes(results: xr.Dataset) -> Figure:
         figure.subplots(1, len(AGREEMENT_TITLES)), AGREEMENT_TITLES.items(), strict=True
     ):
         for line in SIMULATOR_LINES:
-            chosen = {"measure": measure, "simulator": line.prediction}
-            _draw(axis, results, "agreement", chosen, line)
+            where: _Choice = {"measure": measure, "simulator": line.prediction}
+            _draw(axis, results, "agreement", where, line)
         axis.set(title=title, xlabel="length of the step of the latent", xscale="log")
         if measure == "relative_error":
             axis.set(yscale="log")
@@ -110,7 +115,7 @@ def draw_finite_changes(results: xr.Dataset) -> Figure:
 
 def draw_stability(results: xr.Dataset) -> Figure:
     """How alike maps are under noise."""
-    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
     axis = figure.subplots()
     for line in LIKENESS_LINES:
         _draw(axis, results, "likeness", {"compared": line.prediction}, line)
@@ -121,7 +126,7 @@ def draw_stability(results: xr.Dataset) -> Figure:
         ylim=(min(-0.05, axis.get_ylim()[0]), 1.05),
     )
     open_axis(axis)
-    _legend(figure)
+    _legend(figure, columns=1)
     figure.suptitle(f"Stability of the value's saliency under noise\n({_counts(results)})")
     return figure
 
@@ -151,7 +156,11 @@ def _draw_areas(axis: Axes, results: xr.Dataset) -> None:
     """Deletion area of the simulator's map less each baseline's, by trust in the sample."""
     groups = [group for group in GROUP_TITLES if int(results["group_size"].sel(group=group))]
     for shift, baseline in enumerate(results["baseline"].values):
-        chosen = {"map": "simulator", "mode": "deletion", "baseline": baseline}
+        chosen: _Choice = {
+            "map": "simulator",
+            "mode": "deletion",
+            "baseline": baseline,
+        }
         curve = select_curve(results, "area_difference", chosen)
         mean = curve.mean.sel(group=groups).values
         low, high = (bound.sel(group=groups).values for bound in (curve.low, curve.high))
@@ -175,7 +184,7 @@ def _draw_areas(axis: Axes, results: xr.Dataset) -> None:
     open_axis(axis)
 
 
-def _draw(axis: Axes, results: xr.Dataset, name: str, chosen: dict[str, str], line: Line) -> None:
+def _draw(axis: Axes, results: xr.Dataset, name: str, chosen: _Choice, line: Line) -> None:
     curve = select_curve(results, name, chosen)
     (dim,) = curve.mean.dims
     where = curve.mean[dim].values
@@ -183,14 +192,14 @@ def _draw(axis: Axes, results: xr.Dataset, name: str, chosen: dict[str, str], li
     axis.fill_between(where, curve.low, curve.high, color=line.colour, alpha=0.18, linewidth=0)
 
 
-def _legend(figure: Figure) -> None:
+def _legend(figure: Figure, columns: int = 3) -> None:
     labelled = {
         label: handle
         for axis in figure.axes
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
-        labelled.values(), labelled.keys(), loc="outside lower center", ncols=3, frameon=False
+        labelled.values(), labelled.keys(), loc="outside lower center", ncols=columns, frameon=False
     )
 
 

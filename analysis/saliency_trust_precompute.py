@@ -173,8 +173,8 @@ def _check(config: SaliencyTrustCommand) -> None:
 def _open_replays(config: SaliencyTrustCommand, plan: SaliencyPlan) -> RolloutDataset | None:
     """None where no sample began in a real episode, so that there is nothing to replay."""
     folder = config.replay_dir or plan.source.dataset.folder / "replays"
-    real = plan.source.dataset.episodes["episode_id"][has_reality(plan.source.dataset)]
-    if not real.isin(plan.sample_ids.tolist()).any():
+    ids = plan.source.dataset.episodes["episode_id"].to_numpy()
+    if not np.isin(ids[has_reality(plan.source.dataset)], plan.sample_ids).any():
         return None
     if not (folder / METADATA_FILE).exists():
         raise UserError(
@@ -243,7 +243,7 @@ def _summary(results: xr.Dataset) -> dict[str, float]:
     """Plain numbers for a report."""
     agreement = results["agreement"].sel(measure="correlation")
     difference = results["area_difference"].sel(group="all", map="simulator", mode="deletion")
-    numbers = {
+    numbers: dict[str, float] = {
         "samples": results.sizes["sample"],
         "samples_with_a_real_row": int(results["group_size"].sel(group="all")),
         "samples_of_poor_trust": int(results["group_size"].sel(group="poor")),

@@ -7,7 +7,9 @@ import torch
 from analysis.saliency import (
     MIXED,
     PATHS,
+    Attributions,
     CopySettings,
+    GradientMethod,
     attribute,
     attribute_paths,
     perturbed_copies,
@@ -153,7 +155,7 @@ CLOSED_EDGES = {"passed": (0, 0), "cut": (1, 0), "only": (0, 1), "neither": (1, 
 """By path: whether the action no longer reaches the environment, whether the agent forgets."""
 
 
-def path_gradients(simulator, paths, method="loop"):
+def path_gradients(simulator, paths, method: GradientMethod = "loop"):
     latent, edges = latents(2), GradientEdges()
     steps = resimulate(simulator, latent, np.arange(2), NUM_STEPS, Choices(), edges=edges)
     targets = make_targets(["value"], [], context())
@@ -188,8 +190,12 @@ def test_paths_can_be_asked_for_alone_and_leave_the_edges_open(linear):
         alone = path_gradients(linear, (path,))[path]
         torch.testing.assert_close(alone.images, everything[path].images)
     edges = GradientEdges()
-    with pytest.raises(ZeroDivisionError):
-        attribute_paths(edges, ("neither",), lambda: 1 // 0)
+
+    def fail() -> Attributions:
+        raise ArithmeticError("no gradient")
+
+    with pytest.raises(ArithmeticError):
+        attribute_paths(edges, ("neither",), fail)
     assert edges == GradientEdges(True, True)
 
 

@@ -40,7 +40,7 @@ def planted_table(shift=0.0, seed=0):
     label = rng.integers(0, 3, 60)
     centres = 8 * np.random.default_rng(1).normal(size=(3, 6))
     vectors = (centres[label] + rng.normal(size=(60, 6)) + shift).astype(np.float32)
-    return VectorTable(vectors, {"label": label})
+    return VectorTable(vectors, {"label": label, "sample_id": np.arange(len(label))})
 
 
 def test_planted_clusters_are_found_and_shuffled_ones_are_not() -> None:
