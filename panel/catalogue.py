@@ -15,11 +15,11 @@ from panel.analysis_source import AnalysisSource
 from panel.card_source import CardSource
 from panel.fidelity_source import FidelitySource
 from panel.fingerprint import fingerprint
-from panel.hdf5_safety import SHARD_SUFFIX, require_harmless
 from panel.linking import link_datasets, match_dataset
 from panel.rollout_source import RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.training_source import TrainingSource
+from rollouts.hdf5_safety import SHARD_SUFFIX, require_harmless
 
 DATASET_FILE = "dataset.json"
 ANALYSIS_FILE = "hidden_analysis.nc"

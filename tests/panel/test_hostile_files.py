@@ -11,7 +11,7 @@ import pytest
 
 from experiment.errors import UserError
 from experiment.files import read_json
-from panel.hdf5_safety import MAX_OBJECTS, require_harmless
+from rollouts.hdf5_safety import MAX_OBJECTS, require_harmless
 
 
 def make_file(path: Path, fill: Callable[[h5py.File], object]) -> Path:
