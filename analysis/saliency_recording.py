@@ -153,8 +153,7 @@ def _combined(plan: SaliencyPlan) -> SampleBatch:
 
 def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
     """All variables of a batch, sample first."""
-    with torch.no_grad():
-        steps = simulate_batch(plan, batch, batch.latent, plan.config.targets.num_sim_steps)
+    steps = _simulate_clean(plan, batch)
     clean = _clean_rows(steps)
     combined = plan.config.combine_samples_not_iterate
     return {
@@ -167,6 +166,24 @@ def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
         "frames_reproduced": _share_reproduced(clean["frame"], batch.recorded_frames),
         "activation": _activations(plan, clean["agent_state"]),
     }
+
+
+@torch.no_grad()
+def _simulate_clean(plan: SaliencyPlan, batch: SampleBatch) -> SimulatedSteps:
+    """All steps of the clean samples.
+
+    In a batch as large as with perturbed copies: in a small one other kernels multiply matrices,
+    whose rounding moves pixels by one level.
+    """
+    num_copies = plan.config.copies.num_copies
+    latent = batch.latent.repeat_interleave(num_copies, dim=0)
+    steps = simulate_batch(plan, batch, latent, plan.config.targets.num_sim_steps)
+    return SimulatedSteps(
+        **{
+            name: tuple(tensor[::num_copies] for tensor in getattr(steps, name))
+            for name in SimulatedSteps.__dataclass_fields__
+        }
+    )
 
 
 def _attribute(plan: SaliencyPlan, batch: SampleBatch) -> list[Attributions]:
