@@ -48,7 +48,7 @@ class ClusterStability:
     """Agreement of clusterings of random parts of the rows with the clustering of all."""
 
     adjusted_rand: float
-    """Mean adjusted Rand index; 1 for identical clusters, 0 by chance."""
+    """Mean adjusted Rand index; 1 for identical clusters, 0 by chance or for a single cluster."""
     adjusted_rand_deviation: float
     """Standard deviation over the repetitions."""
     control: float
@@ -139,6 +139,9 @@ def _agreements(
     parts: list[NDArray[np.int64]],
 ) -> list[float]:
     whole = fit(features).assign(features)
+    # One cluster agrees with one cluster whatever the data are.
+    if whole.max() == 0:
+        return [0.0] * len(parts)
     anew = (fit(features[np.isin(unit, part)]).assign(features) for part in parts)
     return [float(adjusted_rand_score(whole, labels)) for labels in anew]
 
