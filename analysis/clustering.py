@@ -89,7 +89,11 @@ def fit_dense_clusters(features: NDArray[np.floating], min_rows: int) -> Cluster
     """
     features = np.ascontiguousarray(features, np.float32)
     min_rows = min(max(2, min_rows), len(features))
-    found = HDBSCAN(min_cluster_size=min_rows, copy=True).fit_predict(features)
+    hdbscan = HDBSCAN(
+        min_cluster_size=min_rows,
+        copy=True,  # type: ignore[arg-type] (the stub takes it for a string)
+    )
+    found = hdbscan.fit_predict(features)
     clustered = found >= 0
     if not clustered.any():
         return Clustering(features, np.zeros(len(features), np.int32), noise_share=1.0)

@@ -103,7 +103,5 @@ def _coefficients(
     """(N, H') rows and (K, H') factors → (N, K) non-negative coefficients."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found, _, _ = non_negative_factorization(
-            data, H=factors, update_H=False, n_components=len(factors), max_iter=max_iter
-        )
+        found, _, _ = non_negative_factorization(data, H=factors, update_H=False, max_iter=max_iter)
     return np.asarray(found, np.float64)

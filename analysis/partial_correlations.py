@@ -136,4 +136,4 @@ def _to_correlations(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 def _p_values(resampled: NDArray[np.float64], num_levels: int) -> NDArray[np.float64]:
     fisher_z = np.arctanh(np.clip(resampled, -1 + 1e-12, 1 - 1e-12))
     statistic = np.abs(fisher_z[0]) / np.maximum(fisher_z[1:].std(axis=0), 1e-12)
-    return 2 * student_t.sf(statistic, num_levels - 1)
+    return np.asarray(2 * student_t.sf(statistic, num_levels - 1), np.float64)

@@ -94,7 +94,8 @@ def fit_linear(
     for held_out, variable in np.argwhere(np.isfinite(ridge.penalty) & targets.is_binary):
         target = targets.values[:, variable]
         rows = np.isfinite(target) & (fold != held_out)
-        logistic = _fit_logistic(features[rows], target[rows], ridge.penalty[held_out, variable])
+        penalty = float(ridge.penalty[held_out, variable])
+        logistic = _fit_logistic(features[rows], target[rows], penalty)
         probes.weights[held_out, :, variable] = logistic.weights
         probes.bias[held_out, variable] = logistic.bias
     return probes
@@ -121,8 +122,10 @@ def _fit_logistic(
     strength = 1 / (ridge_penalty * share * (1 - share) * len(target))
     logistic = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-3)
     logistic.fit(scaled, target)
-    weights = logistic.coef_[0] / scaling.scale_
-    return _Logistic(weights, float(logistic.intercept_[0] - weights @ scaling.mean_))
+    weights = np.asarray(logistic.coef_)[0] / np.asarray(scaling.scale_)
+    return _Logistic(
+        weights, float(np.asarray(logistic.intercept_)[0] - weights @ np.asarray(scaling.mean_))
+    )
 
 
 def mean_predictions(targets: ProbeTargets, fold: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -187,7 +190,7 @@ class _PerceptronData:
         keeps = targets.is_binary | (deviation == 0)
         mean, deviation = np.where(keeps, 0.0, mean), np.where(keeps, 1.0, deviation)
         return cls(
-            torch.from_numpy(scaling.transform(features).astype(np.float32)),
+            torch.from_numpy(np.asarray(scaling.transform(features), np.float32)),
             torch.from_numpy(np.where(known, (values - mean) / deviation, 0.0)).float(),
             torch.from_numpy(known).float(),
             torch.from_numpy(targets.is_binary),

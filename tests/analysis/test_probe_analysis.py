@@ -136,6 +136,7 @@ def write_samples(folder, real_folder, real_metadata, departs_at=None, **changes
             if departs_at is not None:
                 action[departs_at] = (action[departs_at] + 1) % NUM_ACTIONS
             deter = rng.normal(size=(NUM_STEPS, 4)).astype(np.float32)
+            assert episode.game is not None
             deter[:, 0] = episode.game.variables[rows, 1]
             info = EpisodeInfo(
                 number,
