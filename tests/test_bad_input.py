@@ -116,6 +116,12 @@ SCRIPTS = (
     "analysis/show_hx_overlap.py",
     "plot_value_and_action_weights.py",
     "loss_over_time_experiment.py",
+    "analysis/combined_agent_env_hx_analysis_precompute.py",
+    "analysis/combined_agent_env_hx_analysis_plotting.py",
+    "analysis/jacobian_analysis_precompute.py",
+    "analysis/jacobian_analysis_plotting.py",
+    "xcorr_and_xcaus_plots.py",
+    "analysis/dynamics_grads_consistency_plots.py",
 )
 
 
@@ -271,6 +277,25 @@ def test_results_that_were_not_made_yet(refuse: Refuse) -> None:
         refusal = refuse(f"analysis/{script}")
         assert maker in refusal.line
         assert not refusal.new_files
+
+
+def test_dynamics_that_were_not_computed_yet(refuse: Refuse, results: Path) -> None:
+    for script, producer in (
+        ("analysis/combined_agent_env_hx_analysis_plotting.py", "_precompute.py"),
+        ("analysis/jacobian_analysis_plotting.py", "jacobian_analysis_precompute.py"),
+        ("analysis/dynamics_grads_consistency_plots.py", "xcorr_and_xcaus_plots.py"),
+    ):
+        refusal = refuse(script)
+        assert producer in refusal.line
+        assert not refusal.new_files
+    refusal = refuse("xcorr_and_xcaus_plots.py", "--generated_data_dir", results / "samples")
+    assert "hidden_analysis_precompute.py" in refusal.line
+    assert not refusal.new_files
+    refusal = refuse(
+        "analysis/jacobian_analysis_precompute.py", "--generated_data_dir", results / "rollouts"
+    )
+    assert "holds real rollouts" in refusal.line
+    assert not refusal.new_files
 
 
 def test_training_log_that_does_not_exist(refuse: Refuse) -> None:

@@ -261,6 +261,20 @@ def test_swapped_directions(session, samples, hidden_analysis):
     assert 0.0 <= report["metrics"]["share_of_steps_outside_unit_box"] <= 1.0
 
 
+def test_dynamics(session, simulator, samples, hidden_analysis):
+    session.type("analysis/combined_agent_env_hx_analysis_precompute.py", *TINY)
+    session.type(
+        "analysis/jacobian_analysis_precompute.py", *(*TINY, "--model_file", str(simulator))
+    )
+    session.type("xcorr_and_xcaus_plots.py", *TINY)
+    session.type("analysis/dynamics_grads_consistency_plots.py", *TINY)
+    folder = session.folder / "analysis/dynamics_grads_consistency_plots"
+    with read_results(folder / "consistency.nc") as results:
+        assert "all" in results["group"].values
+        assert results.sizes["lag"] == 3
+    assert (folder / "causal_statements.png").stat().st_size > 1000
+
+
 def test_loss_over_time(session, recorded, simulator):
     session.type(
         f"loss_over_time_experiment.py --agent_file={AGENT} --model_file={simulator}",
