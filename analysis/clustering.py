@@ -48,7 +48,7 @@ class ClusterStability:
     """Agreement of clusterings of random parts of the rows with the clustering of all."""
 
     adjusted_rand: float
-    """Mean adjusted Rand index; 1 for identical clusters, 0 by chance."""
+    """Mean adjusted Rand index; 1 for identical clusters, 0 by chance or for a single cluster."""
     adjusted_rand_deviation: float
     """Standard deviation over the repetitions."""
     control: float
@@ -89,8 +89,11 @@ def fit_dense_clusters(features: NDArray[np.floating], min_rows: int) -> Cluster
     """
     features = np.ascontiguousarray(features, np.float32)
     min_rows = min(max(2, min_rows), len(features))
-    model = HDBSCAN(min_cluster_size=min_rows, copy=True)  # pyright: ignore[reportArgumentType]
-    found = model.fit_predict(features)
+    hdbscan = HDBSCAN(
+        min_cluster_size=min_rows,
+        copy=True,  # type: ignore[arg-type] (the stub takes it for a string)
+    )
+    found = hdbscan.fit_predict(features)
     clustered = found >= 0
     if not clustered.any():
         return Clustering(features, np.zeros(len(features), np.int32), noise_share=1.0)
@@ -140,6 +143,9 @@ def _agreements(
     parts: list[NDArray[np.int64]],
 ) -> list[float]:
     whole = fit(features).assign(features)
+    # One cluster agrees with one cluster whatever the data are.
+    if whole.max() == 0:
+        return [0.0] * len(parts)
     anew = (fit(features[np.isin(unit, part)]).assign(features) for part in parts)
     return [float(adjusted_rand_score(whole, labels)) for labels in anew]
 

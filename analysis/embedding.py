@@ -102,9 +102,9 @@ def _tsne(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDA
     """t-SNE (van der Maaten and Hinton, 2008) by openTSNE, from the first two components on."""
     from openTSNE import TSNE
 
-    perplexity = min(2.0 * num_neighbours, (len(features) - 1) / 3.0)
+    perplexity = max(1, min(2 * num_neighbours, (len(features) - 1) // 3))
     tsne = TSNE(
-        perplexity=perplexity,  # pyright: ignore[reportArgumentType] initialization="pca", n_jobs=1, random_state=seed, verbose=False
+        perplexity=perplexity, initialization="pca", n_jobs=1, random_state=seed, verbose=False
     )
     return np.asarray(tsne.fit(features.astype(np.float64)), np.float32)
 

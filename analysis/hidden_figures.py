@@ -115,8 +115,9 @@ class PlotTable:
         """How many categories there are, so that one has the same colour in every figure."""
         counts = {
             "cluster": self.num_clusters,
+            "cluster_dynamics": self.num_clusters,
             "strongest_component": self.num_components,
-            "done": 2,
+            **dict.fromkeys(("done", "ever_done", "source"), 2),
         }
         return counts.get(variable, len(self.action_names))
 
@@ -124,7 +125,7 @@ class PlotTable:
         """What a category is called."""
         if variable in ("action", "greedy_action") and category < len(self.action_names):
             return f"{category} {self.action_names[category]}"
-        return ("no", "yes")[category] if variable == "done" else str(category)
+        return ("no", "yes")[category] if variable in ("done", "ever_done") else str(category)
 
 
 def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Path]:
@@ -213,14 +214,16 @@ def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTabl
     return PlotTable(frame, spaces, names, num_clusters, num_components, limits)
 
 
-def colour_limits(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+def colour_limits(
+    rows: pd.DataFrame, variables: Sequence[Variable] = VARIABLES
+) -> dict[str, tuple[float, float]]:
     """Ends of each continuous variable's colour scale, wide enough for either source.
 
     A source asks for its 1 % and 99 % quantiles, so that a source of few rows counts as much as
     one of many, or for its extremes where those quantiles coincide.
     """
     limits = {}
-    for variable in VARIABLES:
+    for variable in variables:
         if not variable.is_categorical:
             by_source = rows.groupby("source")[variable.name]
             ends = [_single_source_limits(values.to_numpy()) for _, values in by_source]
@@ -245,10 +248,18 @@ def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
 
 def draw_variables(table: PlotTable, space: str, source: str) -> Figure:
     """Scatter of one space, one panel per variable, each with its own colour bar or legend."""
-    figure, axes = _grid(len(VARIABLES), panel_width=3.6)
-    for axis, variable in zip(axes, VARIABLES, strict=True):
+    title = f"Hidden states of {source} rollouts, {len(table.rows):,} decisions"
+    return draw_coloured(table, space, VARIABLES, title)
+
+
+def draw_coloured(
+    table: PlotTable, space: str, variables: Sequence[Variable], title: str
+) -> Figure:
+    """Scatter of one space, coloured by each of some variables."""
+    figure, axes = _grid(len(variables), panel_width=3.6)
+    for axis, variable in zip(axes, variables, strict=True):
         _draw_variable(axis, table, space, variable)
-    figure.suptitle(f"Hidden states of {source} rollouts, {len(table.rows):,} decisions")
+    figure.suptitle(title)
     return figure
 
 
@@ -366,7 +377,12 @@ def read_trajectories(dataset: xr.Dataset, space: str, wanted: int, seed: int) -
     return trajectories
 
 
-def draw_trajectories(table: PlotTable, space: str, trajectories: Sequence[Trajectory]) -> Figure:
+def draw_trajectories(
+    table: PlotTable,
+    space: str,
+    trajectories: Sequence[Trajectory],
+    what: str = "Real episodes through hidden-state space",
+) -> Figure:
     """One panel per episode: its decisions as arrows over all rows in grey."""
     figure, axes = _grid(len(trajectories), panel_width=3.0)
     for axis, trajectory in zip(axes, trajectories, strict=True):
@@ -381,11 +397,13 @@ def draw_trajectories(table: PlotTable, space: str, trajectories: Sequence[Traje
             axis.figure.colorbar(arrows, ax=axis, label="step", pad=0.02)
         axis.plot(*points[0], marker="o", color="black", ms=4, zorder=4)
         _label(axis, space, f"episode {trajectory.episode_id} ({len(points)} decisions)")
-    figure.suptitle("Real episodes through hidden-state space; the dot is the first decision")
+    figure.suptitle(f"{what}; the dot is the first decision")
     return figure
 
 
-def draw_clusters(table: PlotTable, space: str, clusters: Sequence[int]) -> Figure:
+def draw_clusters(
+    table: PlotTable, space: str, clusters: Sequence[int], what: str = "real rows"
+) -> Figure:
     """One panel per cluster, its rows over all others in grey."""
     figure, axes = _grid(len(clusters), panel_width=2.6)
     labels = table.rows["cluster"].to_numpy()
@@ -396,7 +414,7 @@ def draw_clusters(table: PlotTable, space: str, clusters: Sequence[int]) -> Figu
         _scatter(axis, table.spaces[space][inside], c=[colours(cluster)])
         share = inside.mean()
         _label(axis, space, f"cluster {cluster} (n = {inside.sum():,}, {share:.1%})")
-    figure.suptitle(f"Clusters {clusters[0]} to {clusters[-1]} of {table.num_clusters}, real rows")
+    figure.suptitle(f"Clusters {clusters[0]} to {clusters[-1]} of {table.num_clusters}, {what}")
     return figure
 
 

@@ -254,26 +254,28 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
     """Fit projection, clusters and embedding on rows of real rollouts."""
     settings = config.projection
     rng = np.random.default_rng(config.seed)
-    fit_rows = _choose(rng, np.arange(real.num_rows), settings.max_fit_rows)
+    fit_rows = choose_rows(rng, np.arange(real.num_rows), settings.max_fit_rows)
     hidden = real.read_hidden_rows(fit_rows, config.rows_per_chunk)
     is_inlier = inlier_mask(hidden, seed=config.seed)
     projection = HiddenProjection(
         "ica", settings.num_ica, settings.ica_max_iter, settings.ica_tol, config.seed
     ).fit(hidden, inliers=is_inlier)
-    num_pca = _at_most_available(settings.num_pca, len(projection.components_), "--num_pca")
+    num_pca = at_most_available(settings.num_pca, len(projection.components_), "--num_pca")
     num_95 = components_for_share(projection.explained_variance_ratio_, CUMULATIVE_SHARE)
     features = np.asarray(projection.principal_components(hidden)[:, :num_95], np.float32)
-    cluster_rows = _choose(rng, np.arange(len(features)), config.clusters.max_cluster_rows)
+    cluster_rows = choose_rows(rng, np.arange(len(features)), config.clusters.max_cluster_rows)
     episode = real.episode_index[fit_rows]
-    embedder = _embed(features, config.layout, rng, config.seed)
+    embedder = embed_rows(features, config.layout, rng, config.seed)
     factor_choice = _choose_factors(hidden, episode, is_inlier, config)
     return HiddenMaps(
         projection=projection,
         nmf=_fit_nmf(hidden, is_inlier, settings, factor_choice, config.seed),
         num_pca=num_pca,
         num_components_95=num_95,
-        clustering=_cluster(features[cluster_rows], config.clusters),
-        stability=_stability(features[cluster_rows], episode[cluster_rows], config),
+        clustering=cluster_features(features[cluster_rows], config.clusters),
+        stability=stability_of(
+            features[cluster_rows], episode[cluster_rows], config.clusters, config.seed
+        ),
         embedder=embedder,
         quality=_quality(embedder, features, config),
         factor_choice=factor_choice,
@@ -293,13 +295,17 @@ def components_for_share(explained_variance_ratio: NDArray[np.floating], share: 
     return min(int(np.sum(cumulative < share)) + 1, len(cumulative))
 
 
-def _choose(rng: np.random.Generator, rows: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
+def choose_rows(
+    rng: np.random.Generator, rows: NDArray[np.int64], at_most: int
+) -> NDArray[np.int64]:
+    """At most so many of (N,) ascending rows, drawn at random and ascending."""
     if len(rows) <= at_most:
         return rows
     return np.sort(rng.choice(rows, at_most, replace=False))
 
 
-def _at_most_available(wanted: int, available: int, flag: str) -> int:
+def at_most_available(wanted: int, available: int, flag: str) -> int:
+    """The smaller of both numbers; where it is not the wanted one, a line says so."""
     if wanted > available:
         print(f"{flag} {wanted}: only {available} exist, all of them are used")
     return min(wanted, available)
@@ -314,7 +320,7 @@ def _choose_factors(
     settings = config.projection
     if not settings.nmf_candidates:
         return None
-    rows = _choose(
+    rows = choose_rows(
         np.random.default_rng(config.seed), np.flatnonzero(is_inlier), settings.max_nmf_rows
     )
     return choose_factor_count(
@@ -336,25 +342,36 @@ def _fit_nmf(
     return nmf.fit(hidden, inliers=is_inlier)
 
 
-def _cluster(features: NDArray[np.floating], settings: ClusterSettings) -> Clustering:
+def cluster_features(features: NDArray[np.floating], settings: ClusterSettings) -> Clustering:
+    """Cluster (N, F) features by the method and number of the settings."""
     if settings.clustering == "hdbscan":
         return fit_dense_clusters(features, settings.min_cluster_rows)
-    num_clusters = _at_most_available(settings.num_clusters, len(features), "--num_clusters")
+    num_clusters = at_most_available(settings.num_clusters, len(features), "--num_clusters")
     return fit_clusters(features, num_clusters, settings.num_cluster_neighbours)
 
 
-def _stability(
-    features: NDArray[np.float32], episode: NDArray[np.int64], config: HiddenAnalysisConfig
+def stability_of(
+    features: NDArray[np.float32],
+    episode: NDArray[np.int64],
+    settings: ClusterSettings,
+    seed: int,
 ) -> ClusterStability | None:
-    settings = config.clusters
+    """How stable clusters of (N, F) features are; None where the settings do not ask.
+
+    Args:
+        features: of the rows that are clustered.
+        episode: (N,) episode or sample of each; these are what is drawn, not rows.
+        settings: of the clusters.
+        seed: of the draws.
+    """
     if settings.num_stability_repeats == 0:
         return None
     return measure_stability(
         features,
         episode,
-        lambda rows: _cluster(rows, settings),
+        lambda rows: cluster_features(rows, settings),
         settings.num_stability_repeats,
-        config.seed,
+        seed,
     )
 
 
@@ -364,7 +381,7 @@ def _quality(
     settings = config.layout
     if embedder is None or settings.num_quality_rows == 0:
         return None
-    rows = _choose(
+    rows = choose_rows(
         np.random.default_rng(config.seed), np.arange(len(features)), settings.num_quality_rows
     )
     chosen = features[rows]
@@ -373,13 +390,14 @@ def _quality(
     )
 
 
-def _embed(
+def embed_rows(
     features: NDArray[np.float32],
     settings: EmbeddingSettings,
     rng: np.random.Generator,
     seed: int,
 ) -> Embedder | None:
-    rows = _choose(rng, np.arange(len(features)), settings.max_embedding_rows)
+    """Embed (N, F) features, or as many of them as the settings allow."""
+    rows = choose_rows(rng, np.arange(len(features)), settings.max_embedding_rows)
     return fit_embedding(settings.embedding, features[rows], settings.embedding_neighbours, seed)
 
 
@@ -542,10 +560,11 @@ def _fitted_dataset(maps: HiddenMaps, tables: list[RolloutRows]) -> xr.Dataset:
             {"long_name": "share of variance of held-out hidden units left unexplained"},
         )
         dataset = dataset.assign_coords(nmf_candidate=list(maps.factor_choice.candidates))
-    return dataset.assign_attrs(_stability_attributes(maps.stability), **_quality_attributes(maps))
+    return dataset.assign_attrs(stability_attributes(maps.stability), **_quality_attributes(maps))
 
 
-def _stability_attributes(stability: ClusterStability | None) -> dict[str, float]:
+def stability_attributes(stability: ClusterStability | None) -> dict[str, float]:
+    """As result files keep them; none without a measurement."""
     if stability is None:
         return {}
     return {
@@ -579,5 +598,5 @@ def _metrics(maps: HiddenMaps, tables: list[RolloutRows]) -> dict[str, Any]:
         "clusters": maps.clustering.num_clusters,
         **({} if maps.nmf is None else {"nmf_factors": maps.nmf.n_components_}),
         **_quality_attributes(maps),
-        **_stability_attributes(maps.stability),
+        **stability_attributes(maps.stability),
     }

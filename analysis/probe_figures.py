@@ -105,7 +105,7 @@ def draw_scores(results: xr.Dataset, marks: Sequence[Mark], prefix: str) -> Figu
     dim = f"{prefix}representation"
     marks = [mark for mark in marks if mark.representation in results[dim]]
     scores = results[f"{prefix}score"]
-    known = scores.notnull().any([dim, "probe"]).to_numpy()
+    known = np.isfinite(scores.values).any(axis=(0, 1))
     names = _by_strength(scores.isel({dim: 0}).sel(probe="linear"), known)
     figure = Figure(figsize=(8.6, 1.9 + 0.3 * len(names)), layout="constrained")
     axis = figure.subplots()
@@ -169,7 +169,7 @@ def _finish_scores(
 
 def draw_components(results: xr.Dataset) -> Figure:
     """Partial correlations of components with variables; those that count as found are written."""
-    known = results["partial_correlation"].notnull().any("component").to_numpy()
+    known = np.isfinite(results["partial_correlation"].values).any(axis=0)
     table = results["partial_correlation"].isel(variable=known)
     rate = float(results.attrs["false_discovery_rate"])
     found = results["q_value"].isel(variable=known).values < rate
@@ -197,7 +197,7 @@ def draw_reading(results: xr.Dataset) -> Figure:
     """Probes of real decisions over simulated time: read on real and on simulated states."""
     score = results["reading_score"]
     first = score.sel(read_source="real", read_representation="hidden").isel(step=0)
-    names = _by_strength(first, first.notnull().to_numpy())[:MAX_READ_VARIABLES]
+    names = _by_strength(first, np.isfinite(first.values))[:MAX_READ_VARIABLES]
     rows = max(1, -(-len(names) // COLUMNS))
     figure = Figure(figsize=(2.7 * COLUMNS, 2.1 * rows + 1.0), layout="constrained")
     axes = figure.subplots(rows, COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()

@@ -94,9 +94,8 @@ def fit_linear(
     for held_out, variable in np.argwhere(np.isfinite(ridge.penalty) & targets.is_binary):
         target = targets.values[:, variable]
         rows = np.isfinite(target) & (fold != held_out)
-        logistic = _fit_logistic(
-            features[rows], target[rows], float(ridge.penalty[held_out, variable])
-        )
+        penalty = float(ridge.penalty[held_out, variable])
+        logistic = _fit_logistic(features[rows], target[rows], penalty)
         probes.weights[held_out, :, variable] = logistic.weights
         probes.bias[held_out, variable] = logistic.bias
     return probes
@@ -117,15 +116,16 @@ def _fit_logistic(
     if np.ptp(target) == 0:
         return _Logistic(np.zeros(features.shape[1]), float(logit(share)))
     scaling = StandardScaler().fit(features.astype(np.float64))
-    scaled = np.asarray(scaling.transform(features.astype(np.float64)), np.float64)
+    scaled = scaling.transform(features.astype(np.float64))
     # Around the mean the log-likelihood bends as share · (1 − share) / 2 · (y − x · w)² does, so
     # this is the penalty that suited ridge regression.
     strength = 1 / (ridge_penalty * share * (1 - share) * len(target))
     logistic = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-3)
     logistic.fit(scaled, target)
     weights = np.asarray(logistic.coef_)[0] / np.asarray(scaling.scale_)
-    bias = np.asarray(logistic.intercept_)[0] - weights @ np.asarray(scaling.mean_)
-    return _Logistic(weights, float(bias))
+    return _Logistic(
+        weights, float(np.asarray(logistic.intercept_)[0] - weights @ np.asarray(scaling.mean_))
+    )
 
 
 def mean_predictions(targets: ProbeTargets, fold: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -28,16 +28,22 @@ PRODUCERS = {
     "jacobians": "python analysis/jacobian_analysis_precompute.py",
     "xcorr_and_xcaus": "python xcorr_and_xcaus_plots.py",
     "consistency": "python analysis/dynamics_grads_consistency_plots.py",
+    "bottleneck_vec_analysis": "python analysis/bottleneck_vec_analysis_precompute.py",
+    "env_h_analysis": "python analysis/env_h_analysis_precompute.py",
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",
     "probe_analysis": "python analysis/probe_analysis_precompute.py",
     "intervention_effects": "python analysis/intervention_effects_precompute.py",
     "saliency": "python saliency_experiments.py",
+    "saliency_trust": "python analysis/saliency_trust_precompute.py",
     "sample_trust": "python analysis/sample_trust_precompute.py",
+    "sml_analysis": "python analysis/sml_analysis_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
     "target_functions": "python analysis/target_functions_precompute.py",
 }
 """Which command makes each kind of result file; named when one is missing."""
 
+BOTTLENECK_ANALYSIS_NAME = "bottleneck_vec_analysis.nc"
+ENV_H_ANALYSIS_NAME = "env_h_analysis.nc"
 HIDDEN_ANALYSIS_NAME = "hidden_analysis.nc"
 OVERLAP_NAME = "hx_overlap.nc"
 PROBE_ANALYSIS_NAME = "probe_analysis.nc"
@@ -48,7 +54,9 @@ JACOBIAN_NAME = "jacobians.nc"
 CROSS_NAME = "xcorr_and_xcaus.nc"
 CONSISTENCY_NAME = "consistency.nc"
 INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
+SML_ANALYSIS_NAME = "sml_analysis.nc"
 TARGET_FUNCTIONS_NAME = "target_functions.nc"
+SALIENCY_TRUST_NAME = "saliency_trust.nc"
 
 SOURCES = ("real", "simulated")
 """What the values of a `source` variable stand for."""

@@ -6,8 +6,7 @@ of folds and every penalty comes without a further pass over the rows.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,14 +143,17 @@ def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> _Moments:
 
 
 def _combine(moments: list[_Moments]) -> _Moments:
-    return reduce(lambda a, b: _Moments(*map(add, _parts(a), _parts(b))), moments)
+    total, *others = moments
+    for one in others:
+        total = _Moments(*(a + b for a, b in zip(_parts(total), _parts(one), strict=True)))
+    return total
 
 
 def _without(all_rows: _Moments, some: _Moments) -> _Moments:
     return _Moments(*(a - b for a, b in zip(_parts(all_rows), _parts(some), strict=True)))
 
 
-def _parts(moments: _Moments) -> tuple:
+def _parts(moments: _Moments) -> tuple[Any, ...]:
     return moments.count, moments.x, moments.y, moments.xx, moments.xy, moments.yy
 
 

@@ -8,8 +8,8 @@ Straight-through sites (stochastic state, action, 8-bit rounding) pass gradients
 the identity, so these are gradients of the relaxed simulator, not of the discrete program.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -20,12 +20,26 @@ from torch import Tensor
 from analysis.saliency_targets import Target, evaluate_targets
 from experiment.randomness import keyed_normal
 from generative.bottleneck import Bottleneck
+from generative.gradient_edges import GradientEdges
 from generative.simulator import SimulationNoise, Simulator
 from generative.types import LatentChoice, SimulatedSteps
 from projections.intervention import Intervention
 
 GradientMethod = Literal["loop", "batched"]
 """One backward pass per target on a retained graph, or all targets in one vectorised pass."""
+
+PATHS = {
+    "passed": (True, True),
+    "cut": (False, True),
+    "only": (True, False),
+    "neither": (False, False),
+}
+"""What the environment's gradient may do, and by that which edges are open: action → environment,
+and the agent's memory. *Both* paths are open where it is passed, the *agent*'s alone where it is
+cut, the *environment*'s alone where nothing else is; with neither, only what needs no recurrence
+of the agent remains."""
+MIXED = "mixed"
+"""Both − agent − environment."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,7 @@ def resimulate(
     intervention: Intervention | None = None,
     cut_environment_gradient: bool = False,
     actions: Tensor | None = None,
+    edges: GradientEdges | None = None,
 ) -> SimulatedSteps:
     """Run samples again from their latents, by the choices and draws of their recording.
 
@@ -129,6 +144,7 @@ def resimulate(
         intervention: the one that was applied, if any.
         cut_environment_gradient: cut the edge from action to environment.
         actions: (K, B) int64, those of the recording where they were given.
+        edges: switches of the paths that gradients take.
     """
     start_ids = torch.as_tensor(ids // choices.copies_per_start, device=latent.device)
     noise = SimulationNoise(choices.seed, start_ids)
@@ -144,7 +160,43 @@ def resimulate(
         noise=noise,
         intervention=intervention,
         cut_environment_gradient=cut_environment_gradient,
+        edges=edges,
     )
+
+
+def attribute_paths(
+    edges: GradientEdges, paths: Sequence[str], compute: Callable[[], Attributions]
+) -> list[Attributions]:
+    """Attributions by the path that gradients take, all on one simulation.
+
+    Args:
+        edges: switches that the simulation was run with; left open.
+        paths: names, of `PATHS` and `mixed`.
+        compute: takes the gradients, by the edges as they are.
+
+    Returns:
+        One per path. `mixed` = both − agent − environment: what goes through both edges, less what
+        goes through neither, since that is part of all three.
+    """
+    needed = [path for path in PATHS if path in paths or MIXED in paths]
+    found: dict[str, Attributions] = {}
+    try:
+        for path in needed:
+            edges.action_to_environment, edges.agent_memory = PATHS[path]
+            found[path] = compute()
+    finally:
+        edges.action_to_environment = edges.agent_memory = True
+    if MIXED in paths:
+        found[MIXED] = _mixed(found["passed"], found["cut"], found["only"])
+    return [found[path] for path in paths]
+
+
+def _mixed(both: Attributions, agent: Attributions, environment: Attributions) -> Attributions:
+    gradients = {
+        name: getattr(both, name) - getattr(agent, name) - getattr(environment, name)
+        for name in (field.name for field in fields(Attributions) if field.name != "target_values")
+    }
+    return Attributions(**gradients, target_values=both.target_values)
 
 
 def attribute(
@@ -154,6 +206,7 @@ def attribute(
     target_steps: Sequence[int],
     num_copies: int,
     method: GradientMethod = "loop",
+    num_rows: int | None = None,
 ) -> Attributions:
     """Gradients of all targets with respect to every step, averaged over copies.
 
@@ -164,8 +217,13 @@ def attribute(
         target_steps: R of them, each below K.
         num_copies: adjacent copies of each sample, the clean one first.
         method: `loop` or `batched`; the result is the same.
+        num_rows: length of the K axis of the result, by default K. Rows that were not simulated
+            come after every target, so they are zero like all such rows.
     """
-    per_step = [_attribute_at(steps, latent, targets, t, num_copies, method) for t in target_steps]
+    rows = len(steps.images) if num_rows is None else num_rows
+    per_step = [
+        _attribute_at(steps, latent, targets, t, num_copies, method, rows) for t in target_steps
+    ]
     return Attributions(
         **{
             name: torch.stack([getattr(one, name) for one in per_step], dim=2)
@@ -181,10 +239,11 @@ def _attribute_at(
     t: int,
     num_copies: int,
     method: GradientMethod,
+    num_rows: int,
 ) -> Attributions:
     """The same for one target step, without the R axis."""
     defined = [i for i, target in enumerate(targets) if t >= target.first_step]
-    outputs = evaluate_targets([targets[i] for i in defined], steps, t)
+    outputs = evaluate_targets([targets[i] for i in defined], steps, t, num_copies)
     sequences = (steps.images, steps.agent_state, steps.deter, steps.stoch)
     inputs = [tensor for sequence in sequences for tensor in sequence[: t + 1]]
     # Element b of the batch reaches only its own targets: the gradient of the sum over the batch
@@ -201,7 +260,7 @@ def _attribute_at(
 
     def sequence_gradient(position: int) -> Tensor:
         rows = gradients[position * (t + 1) : (position + 1) * (t + 1)]
-        later = [torch.zeros_like(rows[0])] * (len(steps.images) - t - 1)
+        later = [torch.zeros_like(rows[0])] * (num_rows - t - 1)
         return place(torch.stack([*rows, *later], dim=2))
 
     return Attributions(

@@ -3,15 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
-from analysis.saliency import CopySettings, GradientMethod
+from analysis.integrated_gradients import IntegrationSettings
+from analysis.saliency import MIXED, PATHS, CopySettings, GradientMethod
+from analysis.saliency_integration import FRAME_BASELINES
 from experiment.errors import UserError
 from generative.reference_flags import ReferenceFlags
 
 ENVIRONMENT_GRADIENTS = ("passed", "cut")
+INTEGRATED = ("frames", "latent")
+SPLIT_PATHS = (*PATHS, MIXED)
+
+
+DrawnAttribution = Literal["gradient", "gradient_times_input"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,9 @@ class TargetSettings:
     saliency_func_type: tuple[str, ...] = ("value", "action", "hx_direction")
     """Targets: value; action (log-probability of the most probable action); leftwards,
     jumping_up, jumping_right (mean log-probability of those actions); value_delta (change of the
-    value since the step before); hx_direction (every direction in SALIENCY_DIRECTION_IDS)."""
+    value since the step before); hx_direction (every direction in SALIENCY_DIRECTION_IDS);
+    logit_ACTION (logit of one action, by its name or index); hidden_unit_I (unit I of the hidden
+    state)."""
     saliency_direction_ids: tuple[str, ...] = ("0", "to", "16")
     """Directions of the hidden state: a list, or FIRST to END without END."""
     target_steps: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--common_timesteps",))] = (4,)
@@ -32,6 +41,29 @@ class TargetSettings:
     """Whether gradients pass from an action to the environment that it changes."""
     both_env_grads: bool = False
     """Compute both, with and without passing gradients through the environment."""
+    split_paths: bool = False
+    """Split gradients by path: through both recurrences (passed), the agent's own alone (cut), the
+    environment's alone (only), neither, and mixed = passed − cut − only."""
+
+
+@dataclass(frozen=True)
+class IntegrationFlags:
+    """Integrated gradients, beside the plain ones."""
+
+    integrate: tuple[str, ...] = ()
+    """Integrated gradients over what the agent saw (frames), the environment not answering, or over
+    the latent, through the whole simulator (latent), or both. Many times the work of gradients."""
+    integration_baselines: tuple[str, ...] = FRAME_BASELINES
+    """Frames that the integration over frames begins at: black, the samples' mean, blurred."""
+    integration_tolerance: float = 0.01
+    """Refine the integration until attributions miss their sum by no more than this share."""
+    max_integration_nodes: int = 256
+    """Do not refine beyond so many points; what is missed then is in the file."""
+
+    @property
+    def settings(self) -> IntegrationSettings:
+        """What the integration itself needs."""
+        return IntegrationSettings(self.integration_tolerance, self.max_integration_nodes)
 
 
 @dataclass(frozen=True)
@@ -40,6 +72,8 @@ class DrawingSettings:
 
     num_drawn_samples: int = 20
     """Draw a PNG strip and an MP4 per target for so many samples."""
+    drawn_attribution: DrawnAttribution = "gradient"
+    """What to draw: the gradient, or the gradient times the frame."""
     fps: float = 4.0
     """Frames per second of the videos."""
 
@@ -67,8 +101,9 @@ class SaliencyConfig:
     default the one named in GENERATED_DATA_DIR."""
     generated_data_dir: Path = Path("generative/rec_gen_mod_data/informed_init")
     """Simulated rollouts, made by record_gen_samples.py."""
-    projection: Path = Path("analysis/hx_analysis_precomp/projection")
-    """Fitted projection that defines hidden directions, made by hidden_analysis_precompute.py."""
+    projection: Path | None = Path("analysis/hx_analysis_precomp/projection")
+    """Fitted projection that defines hidden directions, made by hidden_analysis_precompute.py; None
+    to do without."""
     output_dir: Path = Path("analysis/saliency_results")
     """Folder for saliency.nc, PNG strips and videos."""
     sample_ids: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--saliency_sample_ids",))] = (
@@ -81,6 +116,9 @@ class SaliencyConfig:
     """Combine the samples into one, by the mean of their latents, instead of iterating."""
     targets: Annotated[TargetSettings, tyro.conf.arg(name="")] = field(
         default_factory=TargetSettings
+    )
+    integration: Annotated[IntegrationFlags, tyro.conf.arg(name="")] = field(
+        default_factory=IntegrationFlags
     )
     saliency_batch_size: int = 9
     """Copies of each sample whose gradients are averaged: the clean one and perturbed ones."""
@@ -111,6 +149,8 @@ class SaliencyConfig:
     @property
     def environment_gradients(self) -> tuple[str, ...]:
         """Variants to compute."""
+        if self.targets.split_paths:
+            return SPLIT_PATHS
         if self.targets.both_env_grads:
             return ENVIRONMENT_GRADIENTS
         return ENVIRONMENT_GRADIENTS[:1] if self.targets.env_grads else ENVIRONMENT_GRADIENTS[1:]

@@ -29,14 +29,24 @@ def file_labels(plan: SaliencyPlan) -> xr.Dataset:
             "target": [target.name for target in plan.targets],
             "target_step": list(config.targets.target_steps),
             "environment_gradient": list(config.environment_gradients),
+            **_baseline_labels(plan),
         },
         attrs=attributes,
     )
 
 
+def _baseline_labels(plan: SaliencyPlan) -> dict[str, list[str]]:
+    flags = plan.config.integration
+    return {"baseline": list(flags.integration_baselines)} if "frames" in flags.integrate else {}
+
+
 def declare_variables(plan: SaliencyPlan, num_samples: int) -> dict[str, StreamedVariable]:
     """Variables to be filled sample by sample."""
-    return {**_variables_of_samples(plan, num_samples), **_gradients(plan, num_samples)}
+    return {
+        **_variables_of_samples(plan, num_samples),
+        **_gradients(plan, num_samples),
+        **_integrated(plan, num_samples),
+    }
 
 
 def _variables_of_samples(plan: SaliencyPlan, num_samples: int) -> dict[str, StreamedVariable]:
@@ -52,6 +62,9 @@ def _variables_of_samples(plan: SaliencyPlan, num_samples: int) -> dict[str, Str
     return {
         "sample_id": _variable(samples, np.int64, "id of the sample in its dataset"),
         "frames_reproduced": _variable(samples, f32, "share of stored frames reproduced exactly"),
+        "simulator_trust": _variable(
+            samples, f32, "trust of the sample against reality, 0 to 1; NaN where not measured"
+        ),
         "frame": _variable(steps | _frame_dims(plan), np.uint8, "frame that the agent saw"),
         "agent_state": _variable(steps | state, f32, "agent state"),
         "value": _variable(steps, f32, "value"),
@@ -86,6 +99,35 @@ def _gradients(plan: SaliencyPlan, num_samples: int) -> dict[str, StreamedVariab
     return gradients
 
 
+def _integrated(plan: SaliencyPlan, num_samples: int) -> dict[str, StreamedVariable]:
+    flags = plan.config.integration
+    views = _view_dims(plan)
+    of_target = {name: views[name] for name in ("target", "target_step")}
+    step = {"step": plan.config.targets.num_sim_steps}
+    latent = {"latent_unit": plan.source.simulator.simulator.config.latent_dim}
+    baseline = {"baseline": len(flags.integration_baselines)}
+    declared: dict[str, StreamedVariable] = {}
+    for what, name, before, dims in (
+        ("frames", "frame", baseline, step | _frame_dims(plan)),
+        ("latent", "latent", {}, latent),
+    ):
+        if what not in flags.integrate:
+            continue
+        table = {"sample": num_samples, **before, **of_target}
+        declared |= {
+            f"integrated_{name}": _variable(
+                table | dims, np.float32, f"integrated gradient of the target over the {what}"
+            ),
+            f"integrated_{name}_difference": _variable(
+                table, np.float64, "target at the sample − target at the baseline"
+            ),
+            f"integrated_{name}_delta": _variable(
+                table, np.float64, "sum of the integrated gradients − that difference"
+            ),
+        }
+    return declared
+
+
 def _view_dims(plan: SaliencyPlan) -> dict[str, int]:
     """What tells the gradients of one sample apart."""
     config = plan.config
@@ -103,7 +145,7 @@ def _frame_dims(plan: SaliencyPlan) -> dict[str, int]:
 
 def _variable(dims: dict[str, int], dtype: DTypeLike, description: str) -> StreamedVariable:
     """One chunk is what one look at one sample and view needs."""
-    single = ("sample", "environment_gradient", "target", "target_step")
+    single = ("sample", "environment_gradient", "baseline", "target", "target_step")
     chunks = tuple(1 if name in single else max(1, size) for name, size in dims.items())
     attributes = {"long_name": description}
     return StreamedVariable(tuple(dims), tuple(dims.values()), dtype, attributes, chunks)

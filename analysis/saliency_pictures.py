@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from analysis.results import read_results
-from analysis.saliency_config import DrawingSettings
+from analysis.saliency_config import DrawingSettings, DrawnAttribution
 from analysis.saliency_drawing import StripCaption, draw_strip, video_frames
 from analysis.saliency_file import COMBINED_ID
+from analysis.sample_trust import POOR_TRUST
 from experiment.files import atomic_file
 from rollouts.video import VideoWriter
 
@@ -26,14 +28,33 @@ def draw_samples(result: Path, settings: DrawingSettings, folder: Path) -> list[
         for index in range(min(settings.num_drawn_samples, dataset.sizes["sample"])):
             sample = dataset.isel(sample=index)
             frames = sample["frame"].values
-            for picture in _pictures(sample):
-                gradient = picture.gradient["gradient_frame"].values
+            for picture in _pictures(sample, settings.drawn_attribution):
+                gradient = _attribution(picture.gradient, frames, settings.drawn_attribution)
                 with atomic_file(strips / f"{picture.name}.png") as path:
                     draw_strip(frames, gradient, picture.caption).save(path)
                 with VideoWriter(videos / f"{picture.name}.mp4", settings.fps) as video:
                     for image in video_frames(frames, gradient):
                         video.write(image)
     return [strips, videos] if settings.num_drawn_samples else []
+
+
+def _attribution(
+    chosen: xr.Dataset, frames: NDArray[np.uint8], kind: DrawnAttribution
+) -> NDArray[np.float32]:
+    """(K, H, W, C)"""
+    gradient = chosen["gradient_frame"].values
+    return gradient if kind == "gradient" else gradient_times_input(gradient, frames)
+
+
+def gradient_times_input(
+    gradient: NDArray[np.floating], frames: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """(..., K, H, W, C) gradients, (K, H, W, C) frames → what each number adds, to first order.
+
+    Shrikumar et al., "Not Just a Black Box: Learning Important Features Through Propagating
+    Activation Differences", 2016. The gradients are those of frames whose values run from 0 to 1.
+    """
+    return (gradient * (frames / np.float32(255.0))).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +64,7 @@ class _Picture:
     gradient: xr.Dataset
 
 
-def _pictures(sample: xr.Dataset) -> Iterator[_Picture]:
+def _pictures(sample: xr.Dataset, kind: DrawnAttribution) -> Iterator[_Picture]:
     """One per variant, target and target step at which the target is defined."""
     sample_id = int(sample["sample_id"])
     label = "combined" if sample_id == COMBINED_ID else f"sample_{sample_id:05d}"
@@ -53,9 +74,20 @@ def _pictures(sample: xr.Dataset) -> Iterator[_Picture]:
                 chosen = sample.sel(environment_gradient=variant, target=target, target_step=step)
                 if np.isnan(chosen["target_value"]):
                     continue
-                suffix = "" if variant == "passed" else "_environment_cut"
+                suffix = "" if variant == "passed" else f"_environment_{variant}"
                 title = (
-                    f"{label}: gradient of {target} at step {step}, environment gradient {variant}"
+                    f"{label}: {kind.replace('_', ' ')} of {target} at step {step}, "
+                    f"environment gradient {variant}"
+                    f"{trust_mark(float(sample['simulator_trust']))}"
                 )
-                name = f"{label}_{target}_step{step}{suffix}"
+                method = "" if kind == "gradient" else f"_{kind}"
+                name = f"{label}_{target}_step{step}{suffix}{method}"
                 yield _Picture(name, StripCaption(title, int(step)), chosen)
+
+
+def trust_mark(trust: float) -> str:
+    """How a title says what a sample's trust (0 to 1, or NaN) is; nothing where it is unknown."""
+    if np.isnan(trust):
+        return ""
+    mark = " (POOR)" if trust < POOR_TRUST else ""
+    return f"; simulator trust {trust:.2f}{mark}"

@@ -1,12 +1,24 @@
 """What saliency needs, loaded and checked before any work."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import pandas as pd
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from agents.checkpoint import LoadedAgent
-from analysis.saliency_config import SaliencyConfig, TargetSettings, parse_ids
+from analysis.integrated_gradients import NODES_TOGETHER
+from analysis.saliency_config import (
+    INTEGRATED,
+    IntegrationFlags,
+    SaliencyConfig,
+    TargetSettings,
+    parse_ids,
+)
+from analysis.saliency_integration import FRAME_BASELINES, IntegratedTargets
 from analysis.saliency_interventions import load_interventions
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
 from analysis.sample_source import (
@@ -15,10 +27,22 @@ from analysis.sample_source import (
     load_projection,
     load_sample_source,
 )
+from analysis.sample_trust import read_sample_trust
 from experiment.errors import UserError, require_at_least
+from generative.fidelity_windows import frame_statistics
 from projections.hidden import HiddenProjection, TorchProjection
 from projections.intervention import Intervention
 from rollouts.store import RolloutDataset
+
+
+@dataclass(frozen=True, eq=False)
+class SampleMeans:
+    """Baselines of integrated gradients: means over all samples of the dataset."""
+
+    frame: Tensor
+    """(C, H, W) in [0, 1]"""
+    latent: Tensor
+    """(latent_dim,)"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +56,28 @@ class SaliencyPlan:
     sample_ids: NDArray[np.int64]
     interventions: dict[str, Intervention | None]
     """Those of the samples, by `intervention_key`."""
+    trust: pd.Series
+    """Trust of each sample against reality, by sample id; NaN where it was not measured."""
+
+    @cached_property
+    def means(self) -> SampleMeans:
+        """Read only where integrated gradients are asked for."""
+        latents = torch.from_numpy(self.source.dataset.read_episode_field("latent"))
+        return SampleMeans(frame_statistics(self.source.dataset).mean, latents.mean(dim=0))
+
+    @property
+    def integrated_targets(self) -> IntegratedTargets:
+        """What integrated gradients are taken of."""
+        config = self.config
+        return IntegratedTargets(
+            self.targets, config.targets.target_steps, config.integration.settings
+        )
+
+    def trust_of(self, ids: NDArray[np.int64], combined: bool) -> NDArray[np.float32]:
+        """(S,) trust of samples; a combined one has no counterpart in reality."""
+        if combined:
+            return np.full(len(ids), np.nan, np.float32)
+        return self.trust.loc[ids].to_numpy(np.float32)
 
 
 def make_plan(config: SaliencyConfig) -> SaliencyPlan:
@@ -40,6 +86,7 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
     source = load_sample_source(config)
     projection = _load_projection(config, source.agent)
     sample_ids = _select_samples(config, source.dataset)
+    episode_id = source.dataset.episodes["episode_id"].to_numpy()
     return SaliencyPlan(
         config=config,
         source=source,
@@ -47,6 +94,7 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
         targets=_make_targets(config, source, projection),
         sample_ids=sample_ids,
         interventions=_load_interventions(config, source, sample_ids),
+        trust=pd.Series(read_sample_trust(source.dataset), episode_id),
     )
 
 
@@ -56,6 +104,7 @@ def _check_numbers(config: SaliencyConfig) -> None:
     if not config.drawing.fps > 0:
         raise UserError(f"--fps {config.drawing.fps}: must be above 0")
     _check_steps(config.targets)
+    _check_integration(config.integration)
 
 
 def _check_steps(settings: TargetSettings) -> None:
@@ -67,6 +116,24 @@ def _check_steps(settings: TargetSettings) -> None:
         raise UserError(
             f"--target_steps {words}: expected steps from 0 to {settings.num_sim_steps - 1} "
             f"(--num_sim_steps {settings.num_sim_steps})"
+        )
+
+
+def _check_integration(flags: IntegrationFlags) -> None:
+    for flag, words, known in (
+        ("--integrate", flags.integrate, INTEGRATED),
+        ("--integration_baselines", flags.integration_baselines, FRAME_BASELINES),
+    ):
+        if not set(words) <= set(known) or len(set(words)) < len(words):
+            raise UserError(f"{flag} {' '.join(words)}: expected some of {' '.join(known)}")
+    if "frames" in flags.integrate and not flags.integration_baselines:
+        raise UserError("--integration_baselines: --integrate frames needs at least one")
+    if not flags.integration_tolerance > 0:
+        raise UserError(f"--integration_tolerance {flags.integration_tolerance}: must be above 0")
+    if flags.max_integration_nodes < NODES_TOGETHER:
+        raise UserError(
+            f"--max_integration_nodes {flags.max_integration_nodes}: must be at least "
+            f"{NODES_TOGETHER}"
         )
 
 
@@ -85,7 +152,6 @@ def _make_targets(
         action_names=source.simulator.environment.action_names,
         hidden_slice=source.hidden_slice,
         projection=None if projection is None else TorchProjection(projection).to(source.device),
-        num_copies=config.copies.num_copies,
     )
     settings = config.targets
     ids = parse_ids(settings.saliency_direction_ids, "--saliency_direction_ids")

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.player import full_float32
-from analysis.results import SALIENCY_NAME, ResultStream, streamed_results
-from analysis.saliency import Attributions, attribute, perturbed_copies, resimulate
+from analysis.results import SALIENCY_NAME, ResultStream, read_results, streamed_results
+from analysis.saliency import (
+    Attributions,
+    attribute,
+    attribute_paths,
+    perturbed_copies,
+    resimulate,
+)
 from analysis.saliency_file import COMBINED_ID, declare_variables, file_labels
+from analysis.saliency_integration import (
+    IntegratedSample,
+    frame_baseline,
+    integrate_frames,
+    integrate_latent,
+)
 from analysis.saliency_interventions import intervention_key
 from analysis.saliency_pictures import draw_samples
 from analysis.saliency_plan import SaliencyPlan
@@ -27,6 +40,7 @@ from analysis.sample_source import (
 from experiment.files import require_free_space, require_writable_folder
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
+from generative.gradient_edges import GradientEdges
 from generative.types import SimulatedSteps
 
 
@@ -49,8 +63,23 @@ def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
         "targets": len(plan.targets),
         "seconds_per_sample": round(seconds / len(reproduced), 3),
         **_reproduction_metrics(reproduced),
+        **_integration_metrics(path),
     }
     return path
+
+
+def _integration_metrics(path: Path) -> dict[str, float]:
+    """Largest convergence deltas, as shares of what attributions have to sum to."""
+    metrics = {}
+    with read_results(path, "saliency") as results:
+        for name in ("integrated_frame", "integrated_latent"):
+            if name not in results:
+                continue
+            missed = np.abs(results[f"{name}_delta"].values)
+            shares = missed / np.abs(results[f"{name}_difference"].values)
+            metrics[f"{name}_largest_delta"] = round(float(np.nanmax(shares)), 5)
+            metrics[f"{name}_median_delta"] = round(float(np.nanmedian(shares)), 5)
+    return metrics
 
 
 def _reproduction_metrics(shares: NDArray[np.float32]) -> dict[str, float]:
@@ -77,7 +106,7 @@ def _write_result(plan: SaliencyPlan, path: Path) -> NDArray[np.float32]:
     stream_to = streamed_results(path, file_labels(plan), declared, _provenance(plan))
     with progress, stream_to as stream, full_float32():
         start = 0
-        for batch in _batches(plan):
+        for batch in batches_of_plan(plan):
             values = _compute(plan, batch)
             _write_batch(stream, start, values)
             shares.append(values["frames_reproduced"])
@@ -98,7 +127,8 @@ def _write_batch(stream: ResultStream, start: int, values: dict[str, NDArray]) -
         stream.write(name, start, value)
 
 
-def _batches(plan: SaliencyPlan) -> Iterator[SampleBatch]:
+def batches_of_plan(plan: SaliencyPlan) -> Iterator[SampleBatch]:
+    """The plan's samples in order, in batches that share their interventions."""
     config, source = plan.config, plan.source
     if config.combine_samples_not_iterate:
         return iter([_combined(plan)])
@@ -123,55 +153,152 @@ def _combined(plan: SaliencyPlan) -> SampleBatch:
 
 def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
     """All variables of a batch, sample first."""
-    config = plan.config
-    attributions, clean = [], {}
-    for variant in config.environment_gradients:
-        steps, found = _attribute(plan, batch, is_cut=variant == "cut")
-        attributions.append(found)
-        # Cutting changes gradients only, so every variant has the same clean rows.
-        clean = clean or _clean_rows(steps, config.copies.num_copies)
-    combined = config.combine_samples_not_iterate
+    steps = _simulate_clean(plan, batch)
+    clean = _clean_rows(steps)
+    combined = plan.config.combine_samples_not_iterate
     return {
         **clean,
-        **_gradient_arrays(plan, attributions),
+        **_gradient_arrays(plan, _attribute(plan, batch)),
+        **_integrated_frames(plan, batch, steps),
+        **_integrated_latents(plan, batch),
         "sample_id": np.full_like(batch.ids, COMBINED_ID) if combined else batch.ids,
+        "simulator_trust": plan.trust_of(batch.ids, combined),
         "frames_reproduced": _share_reproduced(clean["frame"], batch.recorded_frames),
         "activation": _activations(plan, clean["agent_state"]),
     }
 
 
-def _attribute(
-    plan: SaliencyPlan, batch: SampleBatch, is_cut: bool
-) -> tuple[SimulatedSteps, Attributions]:
-    """Simulate the copies of a batch again and take the gradients of all targets."""
-    config, settings = plan.config, plan.config.targets
-    num_copies = config.copies.num_copies
-    simulator = plan.source.simulator.simulator
-    latent = perturbed_copies(
-        simulator.bottleneck, batch.latent, batch.ids, config.copies, config.seed
+@torch.no_grad()
+def _simulate_clean(plan: SaliencyPlan, batch: SampleBatch) -> SimulatedSteps:
+    """All steps of the clean samples.
+
+    In a batch as large as with perturbed copies: in a small one other kernels multiply matrices,
+    whose rounding moves pixels by one level.
+    """
+    num_copies = plan.config.copies.num_copies
+    latent = batch.latent.repeat_interleave(num_copies, dim=0)
+    steps = simulate_batch(plan, batch, latent, plan.config.targets.num_sim_steps)
+    return SimulatedSteps(
+        **{
+            name: tuple(tensor[::num_copies] for tensor in getattr(steps, name))
+            for name in SimulatedSteps.__dataclass_fields__
+        }
     )
+
+
+def _attribute(plan: SaliencyPlan, batch: SampleBatch) -> list[Attributions]:
+    """Simulate the copies of a batch once and take the gradients of all targets, by path.
+
+    Nothing is simulated beyond the last target step: it could not matter.
+    """
+    config, settings = plan.config, plan.config.targets
+    bottleneck = plan.source.simulator.simulator.bottleneck
+    latent = perturbed_copies(bottleneck, batch.latent, batch.ids, config.copies, config.seed)
     latent.requires_grad_(True)
-    steps = resimulate(
-        simulator,
+    edges = GradientEdges()
+    steps = simulate_batch(plan, batch, latent, max(settings.target_steps) + 1, edges)
+
+    def compute() -> Attributions:
+        return attribute(
+            steps,
+            latent,
+            plan.targets,
+            settings.target_steps,
+            config.copies.num_copies,
+            config.gradient_method,
+            num_rows=settings.num_sim_steps,
+        )
+
+    return attribute_paths(edges, config.environment_gradients, compute)
+
+
+def simulate_batch(
+    plan: SaliencyPlan,
+    batch: SampleBatch,
+    latent: Tensor,
+    num_steps: int,
+    edges: GradientEdges | None = None,
+) -> SimulatedSteps:
+    """Run a batch again from `latent`, which holds equally many adjacent copies of each sample."""
+    num_copies = len(latent) // len(batch.ids)
+    actions = None
+    if batch.actions is not None:
+        given = batch.actions[:, :num_steps].repeat(num_copies, axis=0).T
+        actions = torch.from_numpy(given).to(latent.device)
+    return resimulate(
+        plan.source.simulator.simulator,
         latent,
         batch.ids.repeat(num_copies),
-        settings.num_sim_steps,
+        num_steps,
         plan.source.choices,
         batch.intervention,
-        cut_environment_gradient=is_cut,
-        actions=batch.actions_for(num_copies),
+        actions=actions,
+        edges=edges,
     )
-    found = attribute(
-        steps, latent, plan.targets, settings.target_steps, num_copies, config.gradient_method
-    )
-    return steps, found
 
 
-def _clean_rows(steps: SimulatedSteps, num_copies: int) -> dict[str, NDArray]:
-    """What happened in the clean copies: (S, K, ...)."""
+def _integrated_frames(
+    plan: SaliencyPlan, batch: SampleBatch, steps: SimulatedSteps
+) -> dict[str, NDArray]:
+    """By sample and baseline."""
+    flags, simulator = plan.config.integration, plan.source.simulator.simulator
+    if "frames" not in flags.integrate:
+        return {}
+    states = simulator.initial_agent_state(batch.latent)
+    found = []
+    for state, frames in zip(states, torch.stack(steps.images, dim=1), strict=True):
+        for name in flags.integration_baselines:
+            baseline = frame_baseline(name, frames, plan.means.frame)
+            found.append(
+                integrate_frames(
+                    simulator.agent,
+                    frames,
+                    baseline,
+                    state,
+                    plan.integrated_targets,
+                    batch.intervention,
+                )
+            )
+    shape = (len(batch.ids), len(flags.integration_baselines))
+    arrays = _integrated_arrays("frame", found, shape)
+    return arrays | {"integrated_frame": np.moveaxis(arrays["integrated_frame"], -3, -1)}
+
+
+def _integrated_latents(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
+    if "latent" not in plan.config.integration.integrate:
+        return {}
+    baseline = plan.means.latent.to(batch.latent)
+    found = [
+        integrate_latent(
+            partial(simulate_batch, plan, batch.only(index)),
+            latent,
+            baseline,
+            plan.integrated_targets,
+        )
+        for index, latent in enumerate(batch.latent)
+    ]
+    return _integrated_arrays("latent", found, (len(batch.ids),))
+
+
+def _integrated_arrays(
+    name: str, found: Sequence[IntegratedSample], shape: tuple[int, ...]
+) -> dict[str, NDArray]:
+    def gather(arrays: Iterator[NDArray]) -> NDArray:
+        stacked = np.stack(list(arrays))
+        return stacked.reshape(*shape, *stacked.shape[1:])
+
+    return {
+        f"integrated_{name}": gather(one.attribution for one in found),
+        f"integrated_{name}_difference": gather(one.difference for one in found),
+        f"integrated_{name}_delta": gather(one.convergence_delta for one in found),
+    }
+
+
+def _clean_rows(steps: SimulatedSteps) -> dict[str, NDArray]:
+    """What happened in the clean samples: (S, K, ...)."""
 
     def gather(sequence: Sequence[Tensor]) -> Tensor:
-        return torch.stack([tensor.detach()[::num_copies] for tensor in sequence], dim=1)
+        return torch.stack(list(sequence), dim=1)
 
     frames = (gather(steps.images) * 255.0).round().to(torch.uint8).movedim(2, -1)
     values = {

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from experiment.errors import UserError
-from generative.types import SimulatedSteps
 from projections.hidden import TorchProjection
 
 DIRECTION_PREFIX = "hx_direction"
@@ -19,15 +19,36 @@ ACTION_GROUPS = {
 """Targets that are mean log-probabilities, by the names of their actions."""
 
 TARGET_KINDS = ("value", "action", *ACTION_GROUPS, "value_delta", DIRECTION_PREFIX)
+LOGIT_PREFIX, UNIT_PREFIX = "logit_", "hidden_unit_"
+"""What the names of single actions' logits and of single hidden units begin with."""
+
+
+class AgentSteps(Protocol):
+    """What targets read: the agent's side of simulated steps, or of frames that it watched."""
+
+    @property
+    def agent_state(self) -> tuple[Tensor, ...]:
+        """K × (B, state_dim)"""
+        ...
+
+    @property
+    def action_logits(self) -> tuple[Tensor, ...]:
+        """K × (B, num_actions)"""
+        ...
+
+    @property
+    def value(self) -> tuple[Tensor, ...]:
+        """K × (B,)"""
+        ...
 
 
 @dataclass(frozen=True)
 class Target:
-    """A scalar per batch element, read at one simulated step."""
+    """A scalar per batch element, read at one step."""
 
     name: str
-    compute: Callable[[SimulatedSteps, int], Tensor]
-    """(steps, target step) → (B,)"""
+    compute: Callable[[AgentSteps, int, int], Tensor]
+    """(steps, target step, copies of each sample in the batch) → (B,)"""
     first_step: int = 0
     """The earliest step at which it is defined."""
 
@@ -41,8 +62,6 @@ class TargetContext:
     """The part of the agent's state that directions live in."""
     projection: TorchProjection | None
     """Needed for directions only."""
-    num_copies: int
-    """Copies of each sample, adjacent in the batch, the clean one first."""
 
 
 def make_targets(
@@ -58,16 +77,21 @@ def make_targets(
     """
     targets: list[Target] = []
     for kind in kinds:
-        if kind not in TARGET_KINDS:
+        if kind.startswith(LOGIT_PREFIX):
+            targets.append(_logit_target(kind, context))
+        elif kind.startswith(UNIT_PREFIX):
+            targets.append(_unit_target(kind, context))
+        elif kind not in TARGET_KINDS:
             raise UserError(
                 f"--saliency_func_type: unknown target {kind!r}; expected {', '.join(TARGET_KINDS)}"
+                f", {LOGIT_PREFIX}ACTION or {UNIT_PREFIX}NUMBER"
             )
-        if kind == DIRECTION_PREFIX:
+        elif kind == DIRECTION_PREFIX:
             targets += _direction_targets(direction_ids, context)
         elif kind in ACTION_GROUPS:
             targets += _action_group_target(kind, context)
         else:
-            targets.append(_single_target(kind, context))
+            targets.append(_single_target(kind))
     if not targets:
         raise UserError(f"--saliency_func_type {' '.join(kinds)}: no such target is possible here")
     names = [target.name for target in targets]
@@ -77,13 +101,13 @@ def make_targets(
     return targets
 
 
-def _single_target(kind: str, context: TargetContext) -> Target:
+def _single_target(kind: str) -> Target:
     if kind == "value":
-        return Target(kind, lambda steps, t: steps.value[t])
+        return Target(kind, lambda steps, t, _: steps.value[t])
     if kind == "value_delta":
-        return Target(kind, lambda steps, t: steps.value[t] - steps.value[t - 1], first_step=1)
+        return Target(kind, lambda steps, t, _: steps.value[t] - steps.value[t - 1], first_step=1)
     return Target(
-        kind, lambda steps, t: greedy_log_prob(steps.action_logits[t], context.num_copies)
+        kind, lambda steps, t, num_copies: greedy_log_prob(steps.action_logits[t], num_copies)
     )
 
 
@@ -105,10 +129,33 @@ def _action_group_target(kind: str, context: TargetContext) -> list[Target]:
         print(f"target {kind}: the environment has no action called {', '.join(members)}; left out")
         return []
 
-    def mean_log_prob(steps: SimulatedSteps, t: int) -> Tensor:
+    def mean_log_prob(steps: AgentSteps, t: int, _: int) -> Tensor:
         return steps.action_logits[t].log_softmax(dim=-1)[:, chosen].mean(dim=-1)
 
     return [Target(kind, mean_log_prob)]
+
+
+def _logit_target(kind: str, context: TargetContext) -> Target:
+    wanted, names = kind.removeprefix(LOGIT_PREFIX), context.action_names
+    found = [
+        i for i, name in enumerate(names) if wanted == str(i) or _plain(wanted) == _plain(name)
+    ]
+    if len(found) != 1:
+        raise UserError(
+            f"--saliency_func_type {kind}: {len(found)} actions are called {wanted!r}; expected an "
+            f"index below {len(names)}, or one of {', '.join(names)}"
+        )
+    return Target(kind, lambda steps, t, _: steps.action_logits[t][:, found[0]])
+
+
+def _unit_target(kind: str, context: TargetContext) -> Target:
+    word, hidden = kind.removeprefix(UNIT_PREFIX), context.hidden_slice
+    num_units = hidden.stop - hidden.start
+    if not word.isdecimal() or int(word) >= num_units:
+        raise UserError(
+            f"--saliency_func_type {kind}: expected {UNIT_PREFIX}0 to {UNIT_PREFIX}{num_units - 1}"
+        )
+    return Target(kind, lambda steps, t, _: steps.agent_state[t][:, hidden.start + int(word)])
 
 
 def _plain(action_name: str) -> str:
@@ -130,12 +177,17 @@ def _direction_targets(direction_ids: Sequence[int], context: TargetContext) -> 
 
 
 def _direction_target(direction: int, projection: TorchProjection, hidden_slice: slice) -> Target:
-    def coordinate(steps: SimulatedSteps, t: int) -> Tensor:
+    def coordinate(steps: AgentSteps, t: int, _: int) -> Tensor:
         return projection.transform(steps.agent_state[t][:, hidden_slice])[:, direction]
 
     return Target(f"{DIRECTION_PREFIX}_{direction}", coordinate)
 
 
-def evaluate_targets(targets: Sequence[Target], steps: SimulatedSteps, t: int) -> Tensor:
-    """(Q, B) all targets at step t."""
-    return torch.stack([target.compute(steps, t) for target in targets])
+def evaluate_targets(
+    targets: Sequence[Target], steps: AgentSteps, t: int, num_copies: int
+) -> Tensor:
+    """(Q, B) all targets at step t.
+
+    Copies of a sample, `num_copies` of each, are adjacent in the batch, the clean one first.
+    """
+    return torch.stack([target.compute(steps, t, num_copies) for target in targets])

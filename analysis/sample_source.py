@@ -107,6 +107,17 @@ class SampleBatch:
             return None
         return torch.from_numpy(self.actions.repeat(num_copies, axis=0).T).to(self.latent.device)
 
+    def only(self, index: int) -> "SampleBatch":
+        """The batch of one of its samples."""
+        at = slice(index, index + 1)
+        return SampleBatch(
+            ids=self.ids[at],
+            latent=self.latent[at],
+            recorded_frames=None if self.recorded_frames is None else self.recorded_frames[at],
+            intervention=self.intervention,
+            actions=None if self.actions is None else self.actions[at],
+        )
+
 
 def open_simulated_rollouts(folder: Path) -> RolloutDataset:
     """Open `--generated_data_dir`.

@@ -20,6 +20,8 @@ from generative.trust import COMPARED, AverageErrors, RealityScores
 from rollouts.store import RolloutDataset
 
 SAMPLE_TRUST_NAME = "sample_trust.nc"
+POOR_TRUST = 0.5
+"""Below it, a sample is further from reality than the averages of the real rollouts are."""
 BASELINES = tuple(name for name in COMPARED if name != "sample")
 
 

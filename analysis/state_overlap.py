@@ -97,7 +97,7 @@ def _separability(
     told = fit_linear(scores, targets, fold).predict(scores, fold)[:, 0]
     _, number = np.unique(episode, return_inverse=True)
     weights = resample_weights(int(number.max()) + 1, num_resamples, seed)
-    areas = [float(roc_auc_score(answer, told, sample_weight=w[number])) for w in weights]
+    areas = np.array([roc_auc_score(answer, told, sample_weight=w[number]) for w in weights])
     lower, upper = np.percentile(areas, INTERVAL_PERCENTILES)
     return Separability(float(roc_auc_score(answer, told)), float(lower), float(upper))
 

@@ -26,6 +26,7 @@ from agents.protocol import Agent
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform
 from generative.bottleneck import BottleneckKind, LatentDistribution, make_bottleneck
+from generative.gradient_edges import GradientEdges
 from generative.networks import (
     LARGEST_DECODER_BASE,
     DecoderKind,
@@ -373,6 +374,7 @@ class Simulator(nn.Module):
         noise: SimulationNoise | None = None,
         intervention: Intervention | None = None,
         cut_environment_gradient: bool = False,
+        edges: GradientEdges | None = None,
     ) -> SimulatedSteps:
         """Roll environment and agent forward together, differentiably.
 
@@ -388,6 +390,8 @@ class Simulator(nn.Module):
             cut_environment_gradient: stop gradients on the edge from an action to the next
                 environment state, and nowhere else: the reward and terminal heads still see
                 through the action.
+            edges: switches of that edge, and of the agent's memory, to be moved between backward
+                passes.
         """
         if noise is None and "sample" in (latents, agent_actions if actions is None else "mode"):
             raise ValueError("sampling needs `noise`")
@@ -395,13 +399,16 @@ class Simulator(nn.Module):
         rows: list[_Row] = []
         for step in range(num_steps):
             drive = action.detach() if cut_environment_gradient else action
+            memory = agent_state
+            if edges is not None:
+                drive, memory = edges.action(drive), edges.memory(memory)
             deter = self.rssm.transition(state, drive)
             draws = noise and noise.latents(step, self.config.num_categoricals)
             stoch = onehot_from_logits(self.rssm.prior_logits(deter), latents, draws)
             state = EnvironmentState(deter, stoch)
             image = self.as_recorded(self.image_decoder(state.features))
-            proposed = self.agent.advance(self.agent.embed(image), agent_state)
-            agent_state = intervention(agent_state, proposed, step) if intervention else proposed
+            proposed = self.agent.advance(self.agent.embed(image), memory)
+            agent_state = intervention(memory, proposed, step) if intervention else proposed
             readout = self.agent.read_out(agent_state)
             if actions is not None:
                 action = self.one_hot_actions(actions[step])

@@ -6,7 +6,14 @@ multiples of 1/255. The more usual `carrier + (value − carrier).detach()` is o
 error, so that what is stored would differ from what the agent saw. The gradient is the
 carrier's (Bengio et al., "Estimating or Propagating Gradients Through Stochastic Neurons", 2013);
 it is not the derivative of the discrete program.
+
+It is the derivative of another function: the one in which every site adds, to its carrier, the
+offset `value − carrier` that it had in one run. `StraightThroughOffsets` computes that function.
 """
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +21,78 @@ from torch import Tensor
 
 from generative.types import LatentChoice
 
+_Site = Callable[[Tensor, Tensor], Tensor]
+_SITE: ContextVar[_Site | None] = ContextVar("straight-through site", default=None)
+"""What sites do in place of their usual work, in this thread."""
+
+
+class StraightThroughOffsets:
+    """The offsets of one run, in which others can then be frozen.
+
+        offsets = StraightThroughOffsets()
+        with offsets.recorded():
+            run(point)
+        with offsets.frozen():
+            run(elsewhere)
+
+    With frozen offsets a run is continuous in its input, equals the recorded one at the recorded
+    point up to rounding, and has autograd's gradients as its derivatives.
+    """
+
+    def __init__(self) -> None:
+        self._offsets: list[Tensor] = []
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Keep the offsets of the run inside, in place of earlier ones."""
+        self._offsets.clear()
+
+        def record(value: Tensor, carrier: Tensor) -> Tensor:
+            self._offsets.append((value - carrier).detach())
+            return _exact(value, carrier)
+
+        with _sites_do(record):
+            yield
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the run inside add these offsets, site by site.
+
+        Its batch may be m times as large as the recorded one, with m adjacent elements per
+        recorded one.
+
+        Raises:
+            RuntimeError: the run has another number of sites.
+        """
+        remaining = iter(self._offsets)
+
+        def freeze(value: Tensor, carrier: Tensor) -> Tensor:
+            offset = next(remaining, None)
+            if offset is None:
+                raise RuntimeError("the run has more straight-through sites than the recorded one")
+            return carrier + offset.repeat_interleave(len(carrier) // len(offset), dim=0)
+
+        with _sites_do(freeze):
+            yield
+        if next(remaining, None) is not None:
+            raise RuntimeError("the run has fewer straight-through sites than the recorded one")
+
+
+@contextmanager
+def _sites_do(site: _Site) -> Iterator[None]:
+    token = _SITE.set(site)
+    try:
+        yield
+    finally:
+        _SITE.reset(token)
+
 
 def straight_through(value: Tensor, carrier: Tensor) -> Tensor:
     """Exactly `value` forward, the gradient of `carrier` backward; same shapes."""
+    return (_SITE.get() or _exact)(value, carrier)
+
+
+def _exact(value: Tensor, carrier: Tensor) -> Tensor:
     return value.detach() + (carrier - carrier.detach())
 
 

@@ -148,13 +148,13 @@ def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
 
 
 def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
-    @arrays_route(application, "/api/datasets/{item_id}/episodes")
+    @_arrays_route(application, "/api/datasets/{item_id}/episodes")
     def episode_table(request: Request, item_id: ItemId) -> Response:
         """Container of arrays, one entry per episode."""
         source = catalogue.open_as(item_id, RolloutSource)
         return _answer(request, catalogue.item(item_id), source.content_hash, source.episode_table)
 
-    @arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/steps")
+    @_arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/steps")
     def steps(request: Request, item_id: ItemId, episode_id: EpisodeId) -> Response:
         """Container of arrays, one row per step of the episode."""
         source = catalogue.open_as(item_id, RolloutSource)
@@ -162,7 +162,7 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
             request, catalogue.item(item_id), source.content_hash, lambda: source.steps(episode_id)
         )
 
-    @arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/frames")
+    @_arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/frames")
     def frames(
         request: Request,
         item_id: ItemId,
@@ -181,21 +181,21 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
 
 
 def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
-    @arrays_route(application, "/api/fidelity/{item_id}/{measure}")
+    @_arrays_route(application, "/api/fidelity/{item_id}/{measure}")
     def fidelity(request: Request, item_id: ItemId, measure: str) -> Response:
         """Container with the curves of one measure over the horizon."""
         source = catalogue.open_as(item_id, FidelitySource)
         item = catalogue.item(item_id)
         return _answer(request, item, source.content_hash, lambda: source.curves(measure))
 
-    @arrays_route(application, "/api/training/{item_id}")
+    @_arrays_route(application, "/api/training/{item_id}")
     def training(request: Request, item_id: ItemId) -> Response:
         """Container with every numeric column of a training log."""
         source = catalogue.open_as(item_id, TrainingSource)
         item = catalogue.item(item_id)
         return _answer(request, item, source.content_hash, source.curves)
 
-    @arrays_route(application, "/api/analyses/{item_id}/columns/{name}")
+    @_arrays_route(application, "/api/analyses/{item_id}/columns/{name}")
     def column(
         request: Request, item_id: ItemId, name: str, component: int | None = None
     ) -> Response:
@@ -208,7 +208,7 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
             lambda: {"values": source.column(name, component)},
         )
 
-    @arrays_route(application, "/api/analyses/{item_id}/episodes/{source_name}/{episode_id}")
+    @_arrays_route(application, "/api/analyses/{item_id}/episodes/{source_name}/{episode_id}")
     def analysed_episode(
         request: Request, item_id: ItemId, source_name: str, episode_id: EpisodeId
     ) -> Response:
@@ -221,7 +221,7 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
             lambda: source.episode(source_name, episode_id),
         )
 
-    @arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
+    @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
     def components(
         request: Request,
         item_id: ItemId,
@@ -240,7 +240,7 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
             lambda: source.components(sample_id, view),
         )
 
-    @arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")
+    @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")
     def saliency(
         request: Request,
         item_id: ItemId,
@@ -260,7 +260,7 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
         )
 
 
-def arrays_route(application: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
+def _arrays_route(application: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
     """Decorator for a route that answers with a container of arrays."""
     return application.get(path, response_class=ArraysAnswer, responses=ARRAY_ANSWERS)
 

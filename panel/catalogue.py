@@ -15,11 +15,11 @@ from panel.analysis_source import AnalysisSource
 from panel.card_source import CardSource
 from panel.fidelity_source import FidelitySource
 from panel.fingerprint import fingerprint
-from panel.hdf5_safety import SHARD_SUFFIX, require_harmless
 from panel.linking import link_datasets, match_dataset
 from panel.rollout_source import RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.training_source import TrainingSource
+from rollouts.hdf5_safety import SHARD_SUFFIX, require_harmless
 
 DATASET_FILE = "dataset.json"
 ANALYSIS_FILE = "hidden_analysis.nc"
@@ -128,6 +128,9 @@ class Catalogue:
                 content = self.open(item.id).describe()
             except DamagedItemError as error:
                 errors.append({"label": item.label, "error": str(error)})
+                continue
+            except READ_ERRORS as error:
+                errors.append({"label": item.label, "error": describe_damage(item, error)})
                 continue
             described[item.path.name].append({"id": item.id, "label": item.label, **content})
         self._link(described)

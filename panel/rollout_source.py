@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from experiment.errors import UserError
 from generative.recording_identity import recording_identity
+from rollouts.schema import DatasetMetadata
 from rollouts.store import RolloutDataset
 
 MAX_FRAMES_PER_REQUEST = 512
@@ -66,6 +67,7 @@ class RolloutSource:
         self._dataset = RolloutDataset(folder)
         self.content_hash: str = self._dataset.hash
         self.is_simulated = self._dataset.metadata.simulated is not None
+        self.kinship = _kinship(self._dataset.metadata)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -87,18 +89,6 @@ class RolloutSource:
             "agent_hash": metadata.agent_hash,
             "initialisations": list(INITIALISATIONS),
         }
-
-    @property
-    def kinship(self) -> Kinship:
-        """What other datasets are to this one."""
-        provenance = self._dataset.metadata.provenance
-        inputs = provenance.get("inputs", {})
-        return Kinship(
-            identity=recording_identity(self._dataset.metadata),
-            twin_name=str(provenance.get("config", {}).get("twin_dataset", "")),
-            source_hash=str(inputs.get("dataset", "")),
-            replayed_identity=str(inputs.get("samples", "")),
-        )
 
     def episode_table(self) -> dict[str, NDArray]:
         """One entry per episode, column by column; see `TABLE_COLUMNS` and `INITIALISATIONS`."""
@@ -152,6 +142,16 @@ class RolloutSource:
         if len(values) != stop - start:
             raise UserError(f"{name}: {len(values)} rows found, {stop - start} expected")
         return values
+
+
+def _kinship(metadata: DatasetMetadata) -> Kinship:
+    config, inputs = (metadata.provenance.get(name, {}) for name in ("config", "inputs"))
+    return Kinship(
+        identity=recording_identity(metadata),
+        twin_name=str(config.get("twin_dataset", "")),
+        source_hash=str(inputs.get("dataset", "")),
+        replayed_identity=str(inputs.get("samples", "")),
+    )
 
 
 def _initialisation_codes(episodes: pd.DataFrame) -> NDArray[np.uint8]:

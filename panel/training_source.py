@@ -24,8 +24,7 @@ class TrainingSource:
         self._folder = path.parent
         if path.stat().st_size > MAX_LOG_BYTES:
             raise UserError(f"{path.name}: larger than {MAX_LOG_BYTES} bytes")
-        table = pd.read_csv(path)
-        self._table = table[table.columns[table.dtypes.map(pd.api.types.is_numeric_dtype)]]
+        self._table = pd.read_csv(path).select_dtypes("number")
         steps = [name for name in STEP_COLUMNS if name in self._table]
         if not steps:
             raise UserError(f"{path.name}: no column {' or '.join(STEP_COLUMNS)}")
@@ -48,7 +47,5 @@ class TrainingSource:
 
     def curves(self) -> dict[str, NDArray]:
         """Every numeric column, (rows,); NaN where a row has no value."""
-        return {
-            str(name): self._table[name].to_numpy(float, na_value=float("nan"))
-            for name in self._table.columns
-        }
+        values = self._table.to_numpy(dtype=float, na_value=float("nan"))
+        return {str(name): values[:, column] for column, name in enumerate(self._table.columns)}

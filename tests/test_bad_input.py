@@ -128,6 +128,8 @@ SCRIPTS = (
 SCRIPTS_WITHOUT_PRESET = (
     "analysis/sample_trust_precompute.py",
     "analysis/sample_trust_plotting.py",
+    "analysis/saliency_trust_precompute.py",
+    "analysis/saliency_trust_plotting.py",
 )
 
 

@@ -6,8 +6,10 @@ import { onThemeChange } from "./colours.js";
 import { episodePath } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
 import { Components } from "./components.js";
+import { addExport } from "./export.js";
 import { FilesView } from "./files_view.js";
 import { FilterView } from "./filter_view.js";
+import { Gallery } from "./gallery.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
@@ -17,9 +19,11 @@ import { SimulatorView } from "./simulator_view.js";
 import { Tabs } from "./tabs.js";
 import { Traces } from "./traces.js";
 import { ViewState } from "./view_state.js";
-import { count } from "./words.js";
+import { count, plural } from "./words.js";
 
 const element = (id) => document.getElementById(id);
+const MAX_LASSO_THUMBNAILS = 32;
+
 class Page {
   constructor() {
     this.view = new ViewState();
@@ -33,6 +37,10 @@ class Page {
     });
     this.traces = new Traces((step) => this.view.update({ step }));
     this.scatter = new Scatter((point) => this.openPoint(point));
+    this.lassoed = new Gallery(element("lasso-gallery"), (entry, step) => this.openEntry(entry, step));
+    this.scatter.onLasso = (lasso) => this.view.update({ lasso });
+    element("lasso").addEventListener("click", () => this.toggleLasso());
+    element("clear-lasso").addEventListener("click", () => this.view.update({ lasso: undefined }));
     this.scatter.onHover = (point, event) => this.showHover(point, event);
     this.components = new Components((step) => this.view.update({ step }));
     this.saliency = new SaliencyView(this.view, this.player);
@@ -47,10 +55,36 @@ class Page {
     this.files = new FilesView((action) => this.guard(action));
     this.tabs = new Tabs(this.view, () => this.guard(() =>
       Promise.all([this.components.redraw(), this.simulator.redraw()])));
+    this.#addExports();
     this.view.addEventListener("change", ({ detail }) => this.act(() => this.follow(detail)));
     document.addEventListener("keydown", (event) => this.pressKey(event));
     onThemeChange(() => this.guard(() =>
       Promise.all([this.traces, this.scatter, this.components, this.simulator].map((plot) => plot.redraw()))));
+  }
+
+  #addExports() {
+    const rollout = () => `${this.current?.dataset.kind}-${this.current?.episodeId}`;
+    const { traces, components, scatter, simulator } = this;
+    addExport(element("traces"), {
+      label: "traces", name: () => `traces-${rollout()}`, plot: traces.plot, table: () => traces.table(),
+    });
+    addExport(element("bars-head"), {
+      label: "bars", name: () => `components-${rollout()}-step-${components.step}`,
+      plot: components.bars, table: () => components.table(),
+    });
+    addExport(element("map-head"), {
+      label: "map", name: () => `components-${rollout()}`, plot: components.map,
+      table: () => components.table(),
+    });
+    addExport(element("scatter-foot"), {
+      label: "scatter", name: () => "hidden-states", plot: scatter.plot, table: () => scatter.tableOfPoints(),
+      layers: () => [scatter.canvas, scatter.pathCanvas],
+    });
+    for (const name of ["fidelity", "training"]) {
+      addExport(element(`${name}-head`), {
+        label: name, name: () => name, plot: element(`${name}-plot`), table: () => simulator.tables[name],
+      });
+    }
   }
 
   async start() {
@@ -223,6 +257,7 @@ class Page {
       this.fillAxisControls();
       await this.drawScatter();
     }
+    if (changed.has("lasso") && this.analysis) this.showSelection();
     if (changed.has("view")) this.tabs.show();
     if (this.filter.isConcerned(changed)) await this.filter.show();
     if (this.simulator.isConcerned(changed)) await this.simulator.redraw();
@@ -339,6 +374,31 @@ class Page {
 
   async drawScatter() {
     await this.scatter.draw(this.axes());
+    this.showSelection();
+  }
+
+  toggleLasso() {
+    const button = element("lasso");
+    const isActive = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(isActive));
+    this.scatter.lasso.setActive(isActive);
+  }
+
+  /** Frames of steps within the lasso, spread evenly over them all. */
+  showSelection() {
+    const points = this.scatter.setSelection(this.view.get("lasso"));
+    element("selection").hidden = points === null;
+    if (points === null) return;
+    const rollouts = new Set(points.map(({ source, episodeId }) => `${source} ${episodeId}`)).size;
+    const stride = Math.max(1, Math.ceil(points.length / MAX_LASSO_THUMBNAILS));
+    const items = points.filter((_, index) => index % stride === 0).flatMap((point) => {
+      const entry = this.entryOf(point);
+      return entry ? [{ entry, step: point.step, caption: `${point.colour} ${point.value}` }] : [];
+    });
+    element("selection-count").textContent =
+      `${plural(points.length, "step")} of ${plural(rollouts, "rollout")} inside` +
+      (stride > 1 ? `; ${items.length} of them:` : "");
+    this.lassoed.show(items);
   }
 
   showSample() {

@@ -28,8 +28,7 @@ function polygon(context, corners, scale) {
 export function pointStyle(total) {
   if (total <= 2_000) return { size: 7, opacity: 0.85 };
   if (total <= 20_000) return { size: 5, opacity: 0.75 };
-  if (total <= 200_000) return { size: 3, opacity: 0.6 };
-  return { size: 2, opacity: 0.45 };
+  return { size: 3, opacity: 0.6 };
 }
 
 /** Coverage (0 … 1) of each pixel of one mark. */
@@ -83,6 +82,42 @@ export function paintPoints(image, positions, codes, palette, symbols, { size, o
       data[at] += (red - data[at]) * weight;
       data[at + 1] += (green - data[at + 1]) * weight;
       data[at + 2] += (blue - data[at + 2]) * weight;
+    }
+  }
+}
+
+/** More points than this are drawn as a density: single marks would only hide each other. */
+export const DENSITY_FROM = 200_000;
+const FAINTEST = 0.25;
+
+/**
+ * Paints how many points lie in each cell of `cell` pixels: opacity grows with the logarithm of the
+ * number, colour is the mean of the points' colours. Arguments as for `paintPoints`.
+ */
+export function paintDensity(image, positions, codes, palette, cell) {
+  const { width, height, data } = image;
+  const columns = Math.ceil(width / cell);
+  const sums = new Float32Array(4 * columns * Math.ceil(height / cell));
+  let most = 0;
+  for (let point = 0; point < codes.length; point += 1) {
+    const [x, y] = [positions[2 * point], positions[2 * point + 1]];
+    if (!(x >= 0 && y >= 0 && x < width && y < height)) continue;
+    const at = 4 * (Math.floor(y / cell) * columns + Math.floor(x / cell));
+    const colour = palette[codes[point]];
+    for (let channel = 0; channel < 3; channel += 1) sums[at + channel] += colour[channel];
+    sums[at + 3] += 1;
+    most = Math.max(most, sums[at + 3]);
+  }
+  for (let y = 0; y < height; y += 1) {
+    for (let x = 0; x < width; x += 1) {
+      const from = 4 * (Math.floor(y / cell) * columns + Math.floor(x / cell));
+      const number = sums[from + 3];
+      if (number === 0) continue;
+      const weight = FAINTEST + (1 - FAINTEST) * (Math.log1p(number) / Math.log1p(most));
+      const to = 4 * (y * width + x);
+      for (let channel = 0; channel < 3; channel += 1) {
+        data[to + channel] += (sums[from + channel] / number - data[to + channel]) * weight;
+      }
     }
   }
 }

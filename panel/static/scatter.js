@@ -6,7 +6,8 @@ import {
   categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
 } from "./colours.js";
 import { plotly } from "./plotting.js";
-import { nearestPoint, paintPoints, pointStyle, rgb } from "./point_layer.js";
+import { Lasso, formatCorners, parseCorners, rowsInside } from "./lasso.js";
+import { DENSITY_FROM, nearestPoint, paintDensity, paintPoints, pointStyle, rgb } from "./point_layer.js";
 import { scaled } from "./traces.js";
 import { number, plural, textScale } from "./words.js";
 
@@ -16,6 +17,7 @@ const SHADES = 64;
 const CLICK_REACH = 12;
 const DRAG_THRESHOLD = 4;
 const TAIL_STEPS = 8;
+const DENSITY_CELL = 2;
 
 /** Choices of colour: every variable that a row has a value of. */
 export function colourChoices(analysis) {
@@ -30,6 +32,8 @@ export class Scatter {
   constructor(onPick) {
     this.onPick = onPick;
     this.onHover = () => {};
+    this.onLasso = () => {};
+    this.lasso = new Lasso(document.getElementById("scatter"), (corners) => this.#lassoed(corners));
     this.box = document.getElementById("scatter");
     this.canvas = Object.assign(document.createElement("canvas"), { className: "points" });
     this.pathCanvas = Object.assign(document.createElement("canvas"), { className: "points" });
@@ -69,12 +73,35 @@ export class Scatter {
     this.counter.textContent = plural(this.rows.length, "step");
   }
 
+  /** Steps inside a polygon that `onLasso` gave, `[{source, episodeId, step, value}]`; null for none. */
+  setSelection(text) {
+    this.corners = parseCorners(text);
+    if (!this.request) return null;
+    this.show(this.step);
+    if (!this.corners) return null;
+    const { xs, ys } = this.values;
+    return Array.from(rowsInside(this.corners, this.rows, xs, ys), (row) => this.#point(row));
+  }
+
   /** Highlights a rollout, `{source, episodeId}`, or none, without drawing the points anew. */
   setSample(sample) {
     this.sample = sample;
     if (!this.request) return;
     this.path = this.#findPath();
     this.show(this.step);
+  }
+
+  /** Columns for a table: one row per point that is drawn. */
+  tableOfPoints() {
+    const { xs, ys, colours, sources, episodes, steps } = this.values;
+    const { x, y, colour } = this.request;
+    const column = (values) => Array.from(this.rows, (row) => values[row]);
+    const named = CATEGORICAL.has(colour)
+      ? Array.from(this.rows, (row) => this.table.categoryName(colour, colours[row])) : column(colours);
+    return {
+      source: Array.from(this.rows, (row) => this.analysis.source_names[sources[row]]),
+      episode_id: column(episodes), [x]: column(xs), [y]: column(ys), [colour]: named, step: column(steps),
+    };
   }
 
   /** Moves the mark of the current step. */
@@ -100,7 +127,10 @@ export class Scatter {
     if (!this.request || this.box.clientWidth === 0) return;
     const Plotly = await plotly;
     const isFirst = !this.plot.isConnected;
-    if (isFirst) this.box.replaceChildren(this.canvas, this.pathCanvas, this.plot, this.marker);
+    if (isFirst) {
+      this.box.replaceChildren(
+        this.canvas, this.pathCanvas, this.plot, this.marker, this.lasso.canvas);
+    }
     // Plotly wants a trace; this one is never seen.
     const trace = { type: "scatter", x: [null], y: [null], hoverinfo: "skip" };
     await Plotly.react(this.plot, [trace], this.#layout(), {
@@ -112,6 +142,12 @@ export class Scatter {
       }
     }
     this.#paint();
+  }
+
+  #lassoed(corners) {
+    const { xaxis, yaxis } = this.plot._fullLayout;
+    this.onLasso(formatCorners(corners.map(([x, y]) =>
+      [xaxis.p2l(x - xaxis._offset), yaxis.p2l(y - yaxis._offset)])));
   }
 
   #chooseRows(shown) {
@@ -185,7 +221,12 @@ export class Scatter {
     const pixels = density === 1 ? this.positions : this.positions.map((at) => at * density);
     const { width, height } = this.canvas;
     const image = context.getImageData(0, 0, width, height);
-    paintPoints(image, pixels, codes, palette, symbols, { size: size * density * textScale(), opacity });
+    if (this.rows.length > DENSITY_FROM) {
+      paintDensity(image, pixels, codes, palette, Math.round(DENSITY_CELL * density));
+    } else {
+      const scaledSize = size * density * textScale();
+      paintPoints(image, pixels, codes, palette, symbols, { size: scaledSize, opacity });
+    }
     context.putImageData(image, 0, 0);
   }
 
@@ -197,6 +238,7 @@ export class Scatter {
     const density = window.devicePixelRatio || 1;
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, xaxis._length, yaxis._length);
+    if (this.corners) strokeCorners(context, this.corners, xaxis, yaxis, theme.accent);
     if (this.path.length === 0) return;
     const positions = this.#project(this.path, xaxis, yaxis);
     const { steps } = this.values;
@@ -299,6 +341,15 @@ export class Scatter {
   #resize() {
     if (this.box.clientWidth > 0) this.redraw();
   }
+}
+
+function strokeCorners(context, corners, xaxis, yaxis, colour) {
+  context.strokeStyle = colour;
+  context.lineWidth = 2;
+  context.beginPath();
+  for (const [x, y] of corners) context.lineTo(xaxis.l2p(x), yaxis.l2p(y));
+  context.closePath();
+  context.stroke();
 }
 
 function strokePath(context, positions, first, last, colour, width, opacity) {

@@ -58,3 +58,10 @@ def test_groups_that_all_episodes_share_are_stable():
     stability = measure_stability(rows, episode, lambda part: fit_clusters(part, 3, 10), 3, 0)
     assert stability.adjusted_rand > 0.99
     assert stability.control < 0.7
+
+
+def test_a_single_cluster_is_no_stable_one():
+    rows = np.random.default_rng(4).uniform(size=(80, 6)).astype(np.float32)
+    episode = np.repeat(np.arange(20), 4)
+    stability = measure_stability(rows, episode, lambda part: fit_dense_clusters(part, 30), 2, 0)
+    assert stability.adjusted_rand == stability.control == 0.0

@@ -4,11 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.saliency import CopySettings, attribute, perturbed_copies, resimulate
+from analysis.saliency import (
+    MIXED,
+    PATHS,
+    Attributions,
+    CopySettings,
+    GradientMethod,
+    attribute,
+    attribute_paths,
+    perturbed_copies,
+    resimulate,
+)
 from analysis.saliency import SimulationChoices as Choices
 from analysis.saliency_targets import TargetContext, greedy_log_prob, make_targets
 from experiment.errors import UserError
 from generative.bottleneck import SphereBottleneck
+from generative.gradient_edges import GradientEdges
 from generative.types import EnvironmentState, InitialState, SimulatedSteps
 from projections.hidden import HiddenProjection, TorchProjection
 
@@ -41,15 +52,16 @@ class LinearSimulator:
         state = latent @ self.initial_state.T
         return InitialState(EnvironmentState(deter, stoch), state, state @ self.F.T)
 
-    def simulate(self, initial, num_steps, *, cut_environment_gradient=False, **_):
+    def simulate(self, initial, num_steps, *, cut_environment_gradient=False, edges=None, **_):
+        edges = GradientEdges() if edges is None else edges
         deter, state, action = initial.environment.deter, initial.agent_state, initial.action
         rows = []
         for _ in range(num_steps):
-            drive = action.detach() if cut_environment_gradient else action
+            drive = edges.action(action.detach() if cut_environment_gradient else action)
             deter = deter @ self.A.T + drive @ self.B.T
             stoch = deter[:, None, :2] * 1.0
             image = (deter @ self.C.T).reshape(-1, 3, 2, 2)
-            state = state @ self.D.T + image.flatten(1) @ self.E.T
+            state = edges.memory(state) @ self.D.T + image.flatten(1) @ self.E.T
             action = state @ self.F.T
             rows.append(
                 {
@@ -66,8 +78,11 @@ class LinearSimulator:
             )
         return SimulatedSteps(**{name: tuple(row[name] for row in rows) for name in rows[0]})
 
-    def state_gradients(self, row, t, cut):
-        """d (row · state_t) / d state_k, deter_k and image_k for k = 0..t, by hand."""
+    def state_gradients(self, row, t, cut, forget=False):
+        """d (row · state_t) / d state_k, deter_k and image_k for k = 0..t, by hand.
+
+        `cut` takes the edge from action to environment away, `forget` the agent's memory.
+        """
         onto_state, onto_deter = row, torch.zeros(DETER, dtype=row.dtype)
         found = []
         for _ in range(t + 1):
@@ -75,7 +90,8 @@ class LinearSimulator:
             total_deter = onto_deter + image @ self.C
             found.append((onto_state, total_deter, image))
             back = torch.zeros_like(onto_state) if cut else total_deter @ self.B @ self.F
-            onto_state = onto_state @ self.D + back
+            remembered = torch.zeros_like(onto_state) if forget else onto_state @ self.D
+            onto_state = remembered + back
             onto_deter = total_deter @ self.A
         return found[::-1]
 
@@ -93,9 +109,9 @@ def projection():
     return HiddenProjection("ica", STATE, tol=1e-4).fit(states)
 
 
-def context(projection=None, num_copies=1):
+def context(projection=None):
     torch_copy = None if projection is None else TorchProjection(projection, torch.float64)
-    return TargetContext(ACTION_NAMES, slice(0, STATE), torch_copy, num_copies)
+    return TargetContext(ACTION_NAMES, slice(0, STATE), torch_copy)
 
 
 def latents(num_samples, num_copies=1, scale=0.0, seed=0):
@@ -118,7 +134,7 @@ def gradients(simulator, latent, kinds, target_steps=(3,), num_copies=1, cut=Fal
         Choices(),
         cut_environment_gradient=cut,
     )
-    made = make_targets(kinds, [0, 1, 2], context(options.pop("projection", None), num_copies))
+    made = make_targets(kinds, [0, 1, 2], context(options.pop("projection", None)))
     return attribute(steps, latent, made, target_steps, num_copies, **options)
 
 
@@ -133,6 +149,64 @@ def test_value_gradients_equal_the_closed_form(linear, cut, method):
             torch.testing.assert_close(found.agent_state[row], state)
             torch.testing.assert_close(found.env_deter[row], deter)
             torch.testing.assert_close(found.images[row].flatten(), image)
+
+
+CLOSED_EDGES = {"passed": (0, 0), "cut": (1, 0), "only": (0, 1), "neither": (1, 1)}
+"""By path: whether the action no longer reaches the environment, whether the agent forgets."""
+
+
+def path_gradients(simulator, paths, method: GradientMethod = "loop"):
+    latent, edges = latents(2), GradientEdges()
+    steps = resimulate(simulator, latent, np.arange(2), NUM_STEPS, Choices(), edges=edges)
+    targets = make_targets(["value"], [], context())
+    found = attribute_paths(
+        edges, paths, lambda: attribute(steps, latent, targets, (3,), 1, method)
+    )
+    return dict(zip(paths, found, strict=True))
+
+
+@pytest.mark.parametrize("method", ["loop", "batched"])
+def test_every_path_has_its_closed_form_on_one_simulation(linear, method):
+    found = path_gradients(linear, (*PATHS, MIXED), method)
+    expected = {
+        path: linear.state_gradients(linear.w, 3, *closed) for path, closed in CLOSED_EDGES.items()
+    }
+    for step in range(4):
+        for position, name in enumerate(("agent_state", "env_deter", "images")):
+            by_hand = {path: rows[step][position] for path, rows in expected.items()}
+            by_hand[MIXED] = by_hand["passed"] - by_hand["cut"] - by_hand["only"]
+            for path, gradient in by_hand.items():
+                got = getattr(found[path], name)[1, 0, 0, step].flatten()
+                torch.testing.assert_close(got, gradient)
+    # Through both edges: what is mixed, without the direct part that was subtracted twice.
+    through_both = found[MIXED].agent_state + found["neither"].agent_state
+    assert through_both[0, 0, 0, 0].abs().max() > 1e-3
+    assert through_both[0, 0, 0, 2:].abs().max() < 1e-12
+
+
+def test_paths_can_be_asked_for_alone_and_leave_the_edges_open(linear):
+    everything = path_gradients(linear, (*PATHS, MIXED))
+    for path in (*PATHS, MIXED):
+        alone = path_gradients(linear, (path,))[path]
+        torch.testing.assert_close(alone.images, everything[path].images)
+    edges = GradientEdges()
+
+    def fail() -> Attributions:
+        raise ArithmeticError("no gradient")
+
+    with pytest.raises(ArithmeticError):
+        attribute_paths(edges, ("neither",), fail)
+    assert edges == GradientEdges(True, True)
+
+
+def test_rows_that_were_not_simulated_are_zero(linear):
+    targets, latent = make_targets(["value"], [], context()), latents(1)
+    found = []
+    for num_steps in (4, NUM_STEPS):
+        steps = resimulate(linear, latent, np.arange(1), num_steps, Choices())
+        found.append(attribute(steps, latent, targets, (3,), 1, num_rows=NUM_STEPS))
+    short, whole = found
+    torch.testing.assert_close(short.images, whole.images, rtol=0, atol=0)
 
 
 def test_rows_after_the_target_step_are_exactly_zero(linear):
@@ -196,6 +270,20 @@ def test_action_groups_go_by_name(linear, capsys):
     torch.testing.assert_close(found.target_values[0, 1, 0], log_probs[2].detach())
     assert make_targets(["value", "jumping_right"], [], context())[0].name == "value"
     assert "no action called upright" in capsys.readouterr().out
+
+
+def test_single_actions_and_units_are_targets(linear):
+    kinds = ["logit_up", "logit_3", "hidden_unit_1"]
+    found = gradients(linear, latents(1), kinds, target_steps=(3,))
+    at_target = found.agent_state[0, :, 0, 3]
+    expected = torch.stack([linear.F[2], linear.F[3], torch.eye(STATE, dtype=torch.float64)[1]])
+    torch.testing.assert_close(at_target, expected)
+
+
+@pytest.mark.parametrize("kind", ["logit_fly", "logit_4", "hidden_unit_3", "hidden_unit_-1"])
+def test_unknown_actions_and_units_are_refused(kind):
+    with pytest.raises(UserError, match=f"--saliency_func_type {kind}: .*expected"):
+        make_targets([kind], [], context())
 
 
 def test_impossible_targets_are_refused(projection, capsys):

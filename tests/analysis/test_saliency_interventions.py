@@ -25,6 +25,7 @@ from projections.interventions import DirectionIntervention, Swap
 from rollouts.store import RolloutDataset, RolloutWriter
 
 NUM_STEPS = 8
+BATCH_SIZE = 4
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,10 @@ def swapped_chain(simulated_chain, tmp_path_factory):
     simulator = Simulator(apply_values(SimulatorConfig, sizes, "tiny"), agent.policy)
     save_simulator(folder / "simulator", simulator, untrained.environment, agent.hash, {}, 0)
     loaded = load_simulator(folder / "simulator", agent)
-    config = SamplingConfig(6, NUM_STEPS, latents="sample", agent_actions="sample", seed=3)
+    # Batches as large as in the simulation again: rounding in matrix products depends on them.
+    config = SamplingConfig(
+        6, NUM_STEPS, BATCH_SIZE, latents="sample", agent_actions="sample", seed=3
+    )
     plan = SamplingPlan(loaded, agent, RandomStarts(3), config)
     hidden_slice = agent.policy.hidden_slice
     choice = DirectionChoice("pca", str(folder / "projection"))
@@ -69,7 +73,7 @@ def swapped_config(swapped_chain, tmp_path):
             saliency_func_type=("value",), target_steps=(3,), num_sim_steps=NUM_STEPS
         ),
         saliency_batch_size=2,
-        batch_size=4,
+        batch_size=BATCH_SIZE,
         drawing=DrawingSettings(num_drawn_samples=0),
         device="cpu",
     )

@@ -5,12 +5,15 @@ import pytest
 from PIL import Image
 
 from analysis.results import input_hashes, read_results
+from analysis.saliency import PATHS
 from analysis.saliency_config import (
     DrawingSettings,
+    IntegrationFlags,
     SaliencyConfig,
     TargetSettings,
     parse_ids,
 )
+from analysis.saliency_pictures import gradient_times_input, trust_mark
 from analysis.saliency_plan import make_plan
 from analysis.saliency_recording import record_saliency
 from experiment.errors import UserError
@@ -98,6 +101,65 @@ def test_the_cut_changes_steps_before_the_target_only(saliency):
     assert np.abs(passed - cut).isel(step=slice(0, 3)).max() > 0
 
 
+def test_paths_are_split_on_one_simulation(saliency, saliency_config, tmp_path):
+    dataset, _ = saliency
+    settings = replace(saliency_config.targets, both_env_grads=False, split_paths=True)
+    split, _ = run(saliency_config, targets=settings, output_dir=tmp_path)
+    paths = {str(name): split.sel(environment_gradient=name) for name in PATHS} | {
+        "mixed": split.sel(environment_gradient="mixed")
+    }
+    for name in ("passed", "cut"):
+        np.testing.assert_array_equal(
+            paths[name].gradient_frame, dataset.gradient_frame.sel(environment_gradient=name)
+        )
+    for name in ("gradient_frame", "gradient_agent_state", "gradient_latent"):
+        sum_of_parts = sum(paths[path][name] for path in ("cut", "only", "mixed"))
+        np.testing.assert_allclose(paths["passed"][name], sum_of_parts, atol=1e-6)
+    before = paths["neither"].gradient_agent_state.sel(target="value", target_step=3)
+    assert np.count_nonzero(before.isel(step=slice(0, 3))) == 0
+
+
+def test_integrated_gradients_sum_to_what_the_target_changed_by(
+    saliency_config, saliency, tmp_path
+):
+    flags = IntegrationFlags(("frames", "latent"), ("black", "mean"), max_integration_nodes=128)
+    targets = replace(
+        saliency_config.targets, saliency_func_type=("value", "value_delta"), both_env_grads=False
+    )
+    dataset, report = run(
+        saliency_config, integration=flags, targets=targets, output_dir=tmp_path, batch_size=3
+    )
+    assert dataset.baseline.values.tolist() == ["black", "mean"]
+    for name in ("integrated_frame", "integrated_latent"):
+        at = dataset[name].sel(target="value", target_step=3)
+        kept = ("sample", "baseline") if "baseline" in at.dims else ("sample",)
+        sums = at.astype(float).sum([dim for dim in at.dims if dim not in kept])
+        difference, delta = (
+            dataset[f"{name}_{what}"].sel(target="value", target_step=3)
+            for what in ("difference", "delta")
+        )
+        np.testing.assert_allclose(sums, difference + delta, atol=1e-5)
+        assert (np.abs(delta) <= 0.01 * np.abs(difference)).all()
+        assert np.isnan(dataset[name].sel(target="value_delta", target_step=0)).all()
+        assert report.metrics[f"{name}_median_delta"] < 0.01
+
+
+def test_drawn_attributions_can_be_times_the_input():
+    gradient, frames = np.full((2, 1, 1, 3), 2.0), np.full((2, 1, 1, 3), 51, np.uint8)
+    np.testing.assert_allclose(gradient_times_input(gradient, frames), 0.4, rtol=1e-6)
+
+
+def test_trust_of_samples_is_stored_and_marked(saliency, saliency_config):
+    dataset, _ = saliency
+    assert np.isnan(dataset.simulator_trust).all()
+    plan = make_plan(saliency_config)
+    measured = replace(plan, trust=plan.trust.where(plan.trust.index != 4, 0.25))
+    np.testing.assert_array_equal(measured.trust_of(np.array([4, 1]), False), [0.25, np.nan])
+    assert trust_mark(0.25) == "; simulator trust 0.25 (POOR)"
+    assert trust_mark(0.75) == "; simulator trust 0.75"
+    assert trust_mark(float("nan")) == ""
+
+
 def test_value_delta_is_undefined_at_step_zero(saliency):
     dataset, _ = saliency
     values = dataset.target_value.sel(target="value_delta")
@@ -161,6 +223,15 @@ def test_pictures_and_provenance(saliency, saliency_config, simulated_chain):
         (
             {"targets": TargetSettings(saliency_func_type=("value", "value"))},
             r"--saliency_func_type value value: value is named twice",
+        ),
+        ({"integration": IntegrationFlags(("pixels",))}, r"--integrate pixels: expected some of"),
+        (
+            {"integration": IntegrationFlags(("frames",), ())},
+            r"--integration_baselines: --integrate frames needs at least one",
+        ),
+        (
+            {"integration": IntegrationFlags(max_integration_nodes=8)},
+            r"--max_integration_nodes 8: must be at least 16",
         ),
         (
             {"targets": TargetSettings(target_steps=(3, 3))},

@@ -45,7 +45,7 @@ def _check_operation(operation: Any, ids: st.SearchStrategy[str], cookie: str) -
         derandomize=True,
         database=None,
         phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much),
     )
     @given(case=operation.as_strategy(), item_id=ids, is_known=st.booleans())
     def check(case: Any, item_id: str, is_known: bool) -> None:

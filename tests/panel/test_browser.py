@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import uvicorn
 import xarray as xr
+from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from scipy.ndimage import gaussian_filter
@@ -623,6 +624,107 @@ def test_filters_leave_what_a_direct_computation_leaves(
     page.select_option("select[name=complete]", "yes")
     complete = int(panel_data.real.episodes["level_complete"].sum())
     assert page.locator(".row").count() == complete
+
+
+def test_lasso_selects_the_points_inside(open_page: Callable[..., Page], panel_client: Any) -> None:
+    corners = [(-0.5, -1.0), (1.0, -0.5), (0.2, 0.1), (0.8, 1.2), (-0.7, 0.9)]
+    text = ";".join(f"{x},{y}" for x, y in corners)
+    page = open_page(
+        f"#{urlencode({'x': 'pca.0', 'y': 'pca.1', 'colour': 'value', 'lasso': text})}"
+    )
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    columns = f"/api/analyses/{entry['id']}/columns"
+    points = np.stack(
+        [panel_client.arrays(f"{columns}/pca?component={axis}")["values"] for axis in (0, 1)],
+        axis=1,
+    )
+    inside = MatplotlibPath(corners).contains_points(points)
+    names = [
+        panel_client.arrays(f"{columns}/{name}")["values"] for name in ("source", "episode_id")
+    ]
+    rollouts = len(set(zip(*(values[inside].tolist() for values in names), strict=True)))
+    shown = page.inner_text("#selection-count")
+    assert shown.startswith(f"{inside.sum()} steps of {rollouts} rollouts inside")
+    assert page.locator("#lasso-gallery .thumbnail").count() >= 16
+
+
+def test_lasso_is_drawn_with_the_pointer(open_page: Callable[..., Page]) -> None:
+    page = open_page("#x=pca.0&y=pca.1")
+    page.click("#lasso")
+    box = page.locator("#scatter").bounding_box()
+    assert box is not None
+    centre = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.move(centre[0] - 60, centre[1] - 60)
+    page.mouse.down()
+    for across, down in ((60, -60), (60, 60), (-60, 60)):
+        page.mouse.move(centre[0] + across, centre[1] + down, steps=4)
+    page.mouse.up()
+    page.wait_for_selector("#selection:not([hidden])")
+    assert "inside" in page.inner_text("#selection-count")
+    page.click("#lasso")
+    page.click("#clear-lasso")
+    page.wait_for_selector("#selection", state="hidden")
+
+
+DENSITY = """async () => {
+  const { paintDensity } = await import('./static/point_layer.js');
+  const image = new ImageData(4, 4);
+  image.data.fill(255);
+  const positions = [0, 0, 1, 1, 1.5, 0.5, 3, 3, NaN, 1, -1, 2, 9, 9];
+  paintDensity(image, positions, [0, 0, 1, 1, 0, 0, 0], [[0, 0, 0], [90, 90, 90]], 2);
+  return [...image.data].filter((_, at) => at % 4 === 0);
+}"""
+
+
+def test_density_counts_points_and_averages_colours(open_page: Callable[..., Page]) -> None:
+    shown = np.array(open_page().evaluate(DENSITY)).reshape(4, 4)
+    full = 30.0
+    half = 255 + (90 - 255) * (0.25 + 0.75 * np.log(2) / np.log(4))
+    expected = np.full((4, 4), 255.0)
+    expected[:2, :2], expected[2:, 2:] = full, half
+    np.testing.assert_allclose(shown, expected, atol=1)
+
+
+def save_plot(page: Page, box: str, form: str) -> bytes:
+    page.click(f"{box} .export summary")
+    with page.expect_download() as waiting:
+        page.click(f"{box} .export button:text-is('{form}')")
+    assert waiting.value.suggested_filename.endswith(f".{form.lower()}")
+    return Path(waiting.value.path()).read_bytes()
+
+
+def test_traces_are_saved_as_table_picture_and_drawing(
+    open_page: Callable[..., Page], panel_data: Any, ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1")
+    rollout = panel_data.simulated.read_episode(0)
+    table = pd.read_csv(io.BytesIO(save_plot(page, "#traces", "CSV")))
+    np.testing.assert_allclose(table["value"], rollout.value, rtol=1e-6)
+    np.testing.assert_allclose(table["terminal_prob"], rollout.terminal_prob, rtol=1e-6)
+    probabilities = softmax(rollout.action_logits, axis=1)
+    np.testing.assert_allclose(table["probability fire"], probabilities[:, 4], rtol=1e-4)
+    size = page.evaluate(
+        "(({width, height}) => [width, height])(window.dreamscope.traces.plot._fullLayout)"
+    )
+    picture = Image.open(io.BytesIO(save_plot(page, "#traces", "PNG")))
+    assert list(picture.size) == [2 * side for side in size]
+    pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 20
+    assert b"<svg" in save_plot(page, "#traces", "SVG")
+
+
+def test_scatter_is_saved_with_its_points(
+    open_page: Callable[..., Page], panel_client: Any
+) -> None:
+    page = open_page("#x=pca.0&y=pca.1&colour=action")
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    column = f"/api/analyses/{entry['id']}/columns/pca?component=1"
+    content = io.BytesIO(save_plot(page, "#scatter-foot", "CSV"))
+    table = pd.read_csv(content, keep_default_na=False)
+    np.testing.assert_allclose(table["pca.1"], panel_client.arrays(column)["values"], rtol=1e-5)
+    assert set(table["action"]) == {"left", "null", "right", "upleft", "fire"}
+    drawing = save_plot(page, "#scatter-foot", "SVG").decode()
+    assert drawing.count("data:image/png") == 2
 
 
 def analysed(panel_data: Any) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Files that are damaged, or made to harm: an error in words, and the rest stays readable."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from experiment.errors import UserError
-from panel.hdf5_safety import MAX_OBJECTS, require_harmless
+from experiment.files import read_json
+from rollouts.hdf5_safety import MAX_OBJECTS, require_harmless
 
 
 def make_file(path: Path, fill: Callable[[h5py.File], object]) -> Path:
@@ -97,3 +99,17 @@ def test_flipped_bytes_never_make_the_server_fail(
         for tail in ("episodes", "episodes/1/steps", "episodes/1/frames?stop=40"):
             response = client.request(f"/api/datasets/{entry['id']}/{tail}")
             assert response.status_code in (200, 404, 422)
+
+
+@pytest.mark.parametrize("provenance", [{"inputs": [1]}, {"config": "a"}, {"inputs": None}])
+def test_provenance_of_another_shape_leaves_the_rest_readable(
+    provenance: dict[str, Any], tmp_path: Path, client_maker: Any, dataset_writer: Any
+) -> None:
+    dataset_writer(tmp_path / "good", (4,), False)
+    dataset_writer(tmp_path / "odd", (4,), False)
+    description = tmp_path / "odd" / "dataset.json"
+    content = {**read_json(description), "provenance": provenance}
+    description.write_text(json.dumps(content))
+    catalogue = client_maker(tmp_path).json("/api/catalogue")
+    assert [entry["label"].rpartition("/")[2] for entry in catalogue["datasets"]] == ["good"]
+    assert len(catalogue["errors"]) == 1

@@ -70,7 +70,7 @@ def test_training_log_comes_column_by_column(tmp_path: Path, client_maker: Any) 
     ("name", "content"),
     [
         ("log.csv", "a,b\n1,2\n"),
-        ("log.csv", "step\n1,2,3\n4,5\n"),
+        ("log.csv", "step\n1\n2,3\n"),
         ("curve.csv", ""),
         ("card.json", "[1]"),
         ("card.json", '{"value": NaN}'),

@@ -1,7 +1,7 @@
 """What an HDF5 file must not ask of its reader.
 
 The format can point into other files: external links, virtual datasets, and raw storage in files
-of any name. A file that someone else made could so have the panel read and show any file of its
+of any name. A file that someone else made could so have a viewer read and show any file of its
 user. It can also declare arrays larger than any memory at the cost of a few bytes.
 """
 

@@ -1,0 +1,272 @@
+"""How quickly the panel answers, and in how much memory.
+
+`python benchmarks/panel.py` generates samples of 10 to 200 steps and analyses of many rows, serves
+them with `python -m panel` in a process of its own, and asks as the page does: the list and the
+first frame, the columns that a scatter needs, one sample after another, and all of that from many
+readers at once. It prints seconds (the median where there are several), the slowest answer, errors
+and the server's memory. Frames are generated noise in blocks, which compresses worse than a game's;
+what the browser does with the answers is not part of it.
+"""
+
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import xarray as xr
+from tqdm import tqdm
+
+from analysis.results import HIDDEN_ANALYSIS_NAME, flag_attributes, write_results
+from environments.protocol import EnvironmentSpec
+from experiment.command_line import parse_flags
+from experiment.errors import require_at_least, run_entry_point
+from experiment.provenance import collect_provenance
+from rollouts.schema import DatasetMetadata, SimulatedDims
+from rollouts.store import RolloutDataset, RolloutWriter
+from rollouts.types import EpisodeInfo, Rollout
+
+SEED = 0
+FRAME_SIZE, BLOCK_SIZE, NUM_ACTIONS, STATE_DIM, NUM_COMPONENTS = 64, 8, 15, 64, 16
+LENGTHS = (10, 200)
+SCATTER_COLUMNS = (
+    "embedding?component=0",
+    "embedding?component=1",
+    "value",
+    "source",
+    "episode_id",
+    "step",
+)
+OPENED_SAMPLES = 50
+PROJECT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Size of the benchmark."""
+
+    num_samples: int = 4000
+    """Simulated samples of 10 to 200 steps."""
+    num_points: tuple[int, ...] = (100_000, 1_000_000)
+    """Rows of the analyses, one analysis each."""
+    num_readers: int = 50
+    """Readers at once, each with a connection of its own."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A running server."""
+
+    client: httpx.Client
+    """Has the cookie already."""
+    process_id: int
+    seconds_to_ready: float
+
+
+def main() -> None:
+    """Entry point."""
+    config = parse_flags(Config, "Measure how quickly the panel answers, and in how much memory.")
+    require_at_least(config, "num_samples", "num_readers")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        samples = write_samples(folder / "samples", config.num_samples)
+        for num_points in config.num_points:
+            write_analysis(folder / f"points_{num_points}", samples, num_points)
+        with serve(folder) as panel:
+            measure(panel, config)
+
+
+def measure(panel: Panel, config: Config) -> None:
+    """Ask as the page does and print what it took."""
+    report("server ready", panel.seconds_to_ready)
+    start = time.perf_counter()
+    catalogue = panel.client.get("api/catalogue").json()
+    [dataset] = catalogue["datasets"]
+    base = f"api/datasets/{dataset['id']}/episodes"
+    fetch(panel.client, base)
+    fetch(panel.client, f"{base}/0/frames?start=0&stop=1")
+    report("list and first frame", time.perf_counter() - start)
+    for entry in sorted(catalogue["analyses"], key=lambda entry: entry["num_rows"]):
+        start = time.perf_counter()
+        for column in SCATTER_COLUMNS:
+            fetch(panel.client, f"api/analyses/{entry['id']}/columns/{column}")
+        report(f"columns of {entry['num_rows']:,} points", time.perf_counter() - start)
+    chosen = np.random.default_rng(SEED).integers(0, config.num_samples, OPENED_SAMPLES)
+    seconds = [time_sample(panel.client, base, sample) for sample in chosen]
+    report("sample opened, median", statistics.median(seconds))
+    report("sample opened, slowest", max(seconds))
+    measure_readers(panel, base, config)
+    print(f"{'memory of the server':<32}{peak_memory(panel.process_id):8.0f} MiB at the peak")
+
+
+def time_sample(client: httpx.Client, base: str, sample: int) -> float:
+    """Seconds until steps and frames of a sample have arrived."""
+    start = time.perf_counter()
+    fetch(client, f"{base}/{sample}/steps")
+    fetch(client, f"{base}/{sample}/frames?start=0&stop=256")
+    return time.perf_counter() - start
+
+
+def measure_readers(panel: Panel, base: str, config: Config) -> None:
+    """Many readers open ten samples each, at once; any answer but 200 is an error."""
+
+    def read(reader: int) -> list[float]:
+        chosen = np.random.default_rng([SEED, reader]).integers(0, config.num_samples, 10)
+        with httpx.Client(
+            base_url=panel.client.base_url, cookies=panel.client.cookies, timeout=120
+        ) as client:
+            return [time_sample(client, base, sample) for sample in chosen]
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(config.num_readers) as threads:
+        waiting = [threads.submit(read, reader) for reader in range(config.num_readers)]
+        errors = sum(future.exception() is not None for future in waiting)
+        seconds = [
+            value for future in waiting if not future.exception() for value in future.result()
+        ]
+    name = f"{config.num_readers} readers at once"
+    report(f"{name}, all", time.perf_counter() - start)
+    if seconds:
+        report(f"{name}, sample, median", statistics.median(seconds))
+    print(f"{name + ', with errors':<32}{errors:8d}")
+
+
+def fetch(client: httpx.Client, path: str) -> bytes:
+    """The answer's content; raises `httpx.HTTPStatusError` unless it is a success."""
+    return client.get(path).raise_for_status().content
+
+
+def report(name: str, seconds: float) -> None:
+    """Print one line."""
+    print(f"{name:<32}{seconds:8.3f} s", flush=True)
+
+
+@contextmanager
+def serve(folder: Path) -> Iterator[Panel]:
+    """Start `python -m panel` and open it with its token."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "panel", str(folder), "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+    )
+    try:
+        assert process.stdout is not None
+        address = next(line.split()[1] for line in process.stdout if line.startswith("open"))
+        base = address.partition("?")[0]
+        with httpx.Client(base_url=base, follow_redirects=True, timeout=120) as client:
+            client.get(address).raise_for_status()
+            yield Panel(client, process.pid, time.perf_counter() - start)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def peak_memory(process_id: int) -> float:
+    """Highest resident memory of a process so far, in MiB."""
+    status = Path(f"/proc/{process_id}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+
+
+def write_samples(folder: Path, num_samples: int) -> RolloutDataset:
+    """Simulated samples of generated content."""
+    environment = EnvironmentSpec(
+        adapter="fake",
+        name="generated",
+        obs_shape=(FRAME_SIZE, FRAME_SIZE, 3),
+        num_actions=NUM_ACTIONS,
+        action_names=tuple(f"action{action}" for action in range(NUM_ACTIONS)),
+        null_action=0,
+        time_limit=None,
+    )
+    metadata = DatasetMetadata(
+        environment=environment,
+        agent_hash="0" * 64,
+        agent_file="generated",
+        state_dim=STATE_DIM,
+        hidden_slice=(0, STATE_DIM),
+        num_actions=NUM_ACTIONS,
+        simulated=SimulatedDims(deter_dim=16, num_categoricals=4, num_classes=8, latent_dim=8),
+    )
+    with RolloutWriter(folder, metadata) as writer:
+        for sample in tqdm(range(num_samples), desc="samples", unit="sample", disable=None):
+            writer.write(make_sample(sample))
+    return RolloutDataset(folder)
+
+
+def make_sample(sample: int) -> Rollout:
+    """One sample; its content is drawn from its number."""
+    rng = np.random.default_rng([SEED, sample])
+    length = int(rng.integers(LENGTHS[0], LENGTHS[1] + 1))
+    blocks = rng.integers(
+        0, 256, (length, FRAME_SIZE // BLOCK_SIZE, FRAME_SIZE // BLOCK_SIZE, 3), np.uint8
+    )
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=(length, *shape)).astype(np.float32)
+
+    return Rollout(
+        obs=blocks.repeat(BLOCK_SIZE, axis=1).repeat(BLOCK_SIZE, axis=2),
+        agent_hidden=draw(STATE_DIM),
+        action_logits=draw(NUM_ACTIONS),
+        value=draw(),
+        action=rng.integers(0, NUM_ACTIONS, length).astype(np.int32),
+        behaviour_log_prob=-np.abs(draw()),
+        reward=draw(),
+        done=np.zeros(length, np.bool_),
+        info=EpisodeInfo(
+            episode_id=sample,
+            agent_hash="0" * 64,
+            agent_initial_state=np.zeros(STATE_DIM, np.float32),
+            initialisation="random",
+            simulator_hash="0" * 64,
+            latent=rng.normal(size=8).astype(np.float32),
+        ),
+        env_deter=draw(16),
+        env_stoch=rng.integers(0, 8, (length, 4)).astype(np.uint8),
+        terminal_prob=rng.random(length).astype(np.float32),
+    )
+
+
+def write_analysis(folder: Path, samples: RolloutDataset, num_points: int) -> None:
+    """An analysis of so many rows; beyond the samples' own rows episode ids go on."""
+    rng = np.random.default_rng(SEED)
+    lengths = samples.episodes["length"].to_numpy()
+    repetitions = -(-num_points // int(lengths.sum()))
+    lengths = np.tile(lengths, repetitions)
+    episode_id = np.repeat(np.arange(len(lengths)), lengths)[:num_points]
+    step = np.concatenate([np.arange(length) for length in lengths])[:num_points]
+    values = {name: rng.normal(size=num_points).astype(np.float32) for name in ("value", "entropy")}
+    content = xr.Dataset(
+        {
+            "source": (
+                "row",
+                np.ones(num_points, np.int8),
+                flag_attributes(("real", "simulated"), "source"),
+            ),
+            "episode_id": ("row", episode_id),
+            "step": ("row", step.astype(np.int32)),
+            **{name: ("row", column) for name, column in values.items()},
+            "embedding": (("row", "axis"), rng.normal(size=(num_points, 2)).astype(np.float32)),
+            "ica": (
+                ("row", "component"),
+                rng.normal(size=(num_points, NUM_COMPONENTS)).astype(np.float32),
+            ),
+        }
+    )
+    folder.mkdir()
+    provenance = collect_provenance({}, SEED, {"generated_dataset": samples.hash})
+    write_results(folder / HIDDEN_ANALYSIS_NAME, content, provenance, "hidden_analysis")
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,252 @@
+"""Trust in saliency: planted maps that are right or wrong, and the commands on a small chain."""
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.results import read_results
+from analysis.saliency_trust import (
+    FRACTIONS,
+    MAPS,
+    MODES,
+    NOISE_SCALES,
+    STEP_SIZES,
+    FiniteChanges,
+    RealRow,
+    TrustSettings,
+    perturbation_curves,
+)
+from analysis.saliency_trust_figures import SaliencyTrustPlottingConfig, plot_saliency_trust
+from analysis.saliency_trust_file import (
+    AGREEMENTS,
+    SIMULATORS,
+    TrustMeasurement,
+    curve_areas,
+    sample_agreements,
+    to_dataset,
+)
+from analysis.saliency_trust_precompute import SaliencyTrustCommand, precompute
+from analysis.sample_trust_precompute import SampleTrustCommand
+from analysis.sample_trust_precompute import precompute as measure_sample_trust
+from experiment.errors import UserError
+from experiment.report import StageReport
+
+SIZE = 32
+PATCH = (slice(4, 12), slice(4, 12))
+SETTINGS = TrustSettings(num_random_maps=8)
+
+
+class PatchAgent:
+    """Its value is the sum of the pixels of a patch, plus its state."""
+
+    def embed(self, images):
+        return images[(slice(None), slice(None), *PATCH)].sum(dim=(1, 2, 3))[:, None]
+
+    def advance(self, embedding, state, first=None):
+        return embedding + state
+
+    def read_out(self, state):
+        return SimpleNamespace(value=state[:, 0])
+
+
+def patch_row():
+    generator = torch.Generator().manual_seed(0)
+    frame = torch.rand(3, SIZE, SIZE, generator=generator)
+    frame[(slice(None), *PATCH)] = 1.0
+    return RealRow(frame, torch.tensor([5.0]), step=2, intervention=None)
+
+
+def planted_map(patch):
+    gradient = np.zeros((SIZE, SIZE, 3))
+    gradient[patch] = -1.0
+    return gradient
+
+
+def curves_of(patch):
+    agent = cast("Any", PatchAgent())
+    found = perturbation_curves(agent, patch_row(), planted_map(patch), 3, SETTINGS)
+    return {
+        (name, mode): found[i, j] for i, name in enumerate(MAPS) for j, mode in enumerate(MODES)
+    }
+
+
+def test_a_map_that_is_right_beats_noise_and_one_that_is_wrong_does_not():
+    right, wrong = (
+        {key: curve_areas(curve) for key, curve in curves_of(patch).items()}
+        for patch in (PATCH, (slice(20, 28), slice(20, 28)))
+    )
+    assert right["simulator", "deletion"] > 1.3 * right["random", "deletion"]
+    assert wrong["simulator", "deletion"] < right["random", "deletion"]
+    assert right["simulator", "insertion"] < 0.7 * right["random", "insertion"]
+    assert wrong["simulator", "insertion"] > right["random", "insertion"]
+    # The gradient on the real frame is the planted map.
+    assert right["real_gradient", "deletion"] == pytest.approx(
+        right["simulator", "deletion"], rel=1e-3
+    )
+
+
+def test_deletion_and_insertion_begin_and_end_where_they_must():
+    curves = curves_of(PATCH)
+    everything = curves["simulator", "deletion"][-1]
+    assert everything > 1.0
+    for name in MAPS:
+        deletion, insertion = curves[name, "deletion"], curves[name, "insertion"]
+        assert deletion[0] == pytest.approx(0, abs=1e-4)
+        assert insertion[-1] == pytest.approx(0, abs=1e-4)
+        assert deletion[-1] == pytest.approx(everything)
+        assert insertion[0] == pytest.approx(everything)
+    # A fifth of the pixels hold the whole patch and what blurring put around it.
+    assert curves["simulator", "deletion"][FRACTIONS.index(0.2)] == pytest.approx(everything)
+
+
+def test_interventions_act_on_the_real_agent_too():
+    row = replace(patch_row(), intervention=cast("Any", lambda before, after, step: step * after))
+    agent = cast("Any", PatchAgent())
+    doubled = perturbation_curves(agent, row, planted_map(PATCH), 3, SETTINGS)
+    plain = perturbation_curves(agent, patch_row(), planted_map(PATCH), 3, SETTINGS)
+    np.testing.assert_allclose(doubled, 2 * plain, rtol=1e-4, atol=1e-3)
+
+
+def planted_changes(num_samples=6, num_directions=200):
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=(num_samples, len(STEP_SIZES), num_directions))
+    return FiniteChanges(predicted, -2.0 * predicted, predicted)
+
+
+def test_agreement_of_changes_is_known():
+    found = sample_agreements(planted_changes()).mean(axis=(0, 3))
+    table = {
+        (measure, simulator): found[i, j]
+        for i, measure in enumerate(AGREEMENTS)
+        for j, simulator in enumerate(SIMULATORS)
+    }
+    assert table["correlation", "frozen"] == pytest.approx(1.0)
+    assert table["sign_agreement", "frozen"] == 1.0
+    assert table["relative_error", "frozen"] == 0.0
+    assert table["correlation", "discrete"] == pytest.approx(-1.0)
+    assert table["sign_agreement", "discrete"] == 0.0
+    assert table["relative_error", "discrete"] == pytest.approx(1.5)
+    assert abs(table["correlation", "shuffled"]) < 0.1
+    assert table["sign_agreement", "shuffled"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_changes_that_never_come_are_not_predicted():
+    changes = planted_changes()
+    nothing = replace(changes, discrete=np.zeros_like(changes.discrete))
+    found = sample_agreements(nothing)[:, :, list(SIMULATORS).index("discrete")]
+    assert (found[:, :2] == 0).all()
+    assert np.isnan(found[:, 2]).all()
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Samples of which the trusted have good maps and the poor have bad ones."""
+
+    trust = np.array([0.9, 0.8, 0.7, 0.2, 0.1, np.nan], np.float32)
+
+    def measurement(self):
+        count = len(self.trust)
+        curves = np.ones((count, len(MAPS), len(MODES), len(FRACTIONS)))
+        curves[:3, 0, 0], curves[3:5, 0, 0] = 3.0, 0.5
+        curves[5] = np.nan
+        likeness = np.full((count, len(NOISE_SCALES)), 0.75)
+        return TrustMeasurement(
+            sample_id=np.arange(count),
+            unit=np.array([0, 0, 1, 2, 3, -6]),
+            trust=self.trust,
+            changes=planted_changes(count, 4),
+            clean_maps=np.eye(count, dtype=np.float32),
+            to_clean=likeness,
+            halves=likeness,
+            curves=curves,
+        )
+
+
+def test_the_file_tells_trusted_samples_from_poor_ones():
+    results = to_dataset(Planted().measurement(), num_resamples=100, seed=0)
+    assert results["group_size"].values.tolist() == [5, 3, 2]
+    difference = results["area_difference"].sel(map="simulator", baseline="random", mode="deletion")
+    assert float(difference.sel(group="trusted")) == pytest.approx(2.0)
+    assert float(difference.sel(group="poor")) == pytest.approx(-0.5)
+    assert float(difference.sel(group="all")) == pytest.approx((3 * 2.0 - 2 * 0.5) / 5)
+    bounds = results["area_difference_interval"].sel(
+        map="simulator", baseline="random", mode="deletion", group="all"
+    )
+    assert float(bounds.sel(bound="lower")) < 1.0 < float(bounds.sel(bound="upper"))
+    assert np.allclose(results["likeness"].sel(compared="other_sample"), 0.0)
+    assert np.isnan(results["area"].isel(sample=5)).all()
+    assert results.attrs["num_episodes"] == 5
+
+
+@pytest.fixture(scope="module")
+def trust_command(fake_chain, tmp_path_factory):
+    samples = fake_chain.record("saliency_trust", max_samples=4)
+    command = SampleTrustCommand(
+        generated_data_dir=samples,
+        data_dir=fake_chain.data,
+        num_envs=2,
+        num_threads=0,
+        num_resamples=20,
+        device="cpu",
+    )
+    measure_sample_trust(command, StageReport("sample_trust"))
+    return SaliencyTrustCommand(
+        model_file=fake_chain.folder / "simulator",
+        generated_data_dir=samples,
+        output_dir=tmp_path_factory.mktemp("saliency_trust"),
+        sample_ids=("0", "to", "4"),
+        target_step=1,
+        saliency_batch_size=3,
+        num_directions=8,
+        num_random_maps=2,
+        num_resamples=20,
+        device="cpu",
+    )
+
+
+@pytest.mark.medium
+def test_the_commands_measure_and_draw(trust_command, tmp_path):
+    report = StageReport("saliency_trust")
+    path = precompute(trust_command, report)
+    with read_results(path) as results:
+        assert results.sizes["sample"] == 4
+        curve = results["curve"]
+        assert np.allclose(curve.sel(mode="deletion", fraction=0.0), 0.0, atol=1e-5)
+        agreement = results["agreement"].sel(measure="correlation", simulator="frozen")
+        assert float(agreement.sel(step_size=0.01)) > 0.95
+        likeness = results["likeness"].sel(compared="to_clean")
+        assert float(likeness.isel(noise_scale=0)) > 0.9
+        assert np.isfinite(results["simulator_trust"]).any()
+    assert report.metrics["samples_with_a_real_row"] >= 2
+    config = SaliencyTrustPlottingConfig(path, tmp_path, dpi=50)
+    pictures = plot_saliency_trust(config, StageReport("saliency_trust_figures"))
+    assert [picture.name for picture in pictures] == [
+        "saliency_finite_changes.png",
+        "saliency_stability.png",
+        "saliency_reality.png",
+    ]
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"saliency_batch_size": 2}, r"--saliency_batch_size 2: must be at least 3"),
+        ({"num_directions": 1}, r"--num_directions 1: must be at least 2"),
+        ({"target_step": -1}, r"--target_step -1: must be at least 0"),
+        ({"sample_ids": ("77",)}, r"--sample_ids 77"),
+    ],
+)
+def test_bad_input_is_refused_before_work(trust_command, changes, message):
+    with pytest.raises(UserError, match=message):
+        precompute(replace(trust_command, **changes), StageReport("saliency_trust"))
+
+
+@pytest.mark.medium
+def test_missing_replays_name_the_command(trust_command, tmp_path):
+    with pytest.raises(UserError, match=r"--replay_dir .*sample_trust_precompute\.py"):
+        precompute(replace(trust_command, replay_dir=tmp_path), StageReport("saliency_trust"))

@@ -1,0 +1,103 @@
+"""Analyses of vectors that samples carry: planted clusters, shared axes, alignment of rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from analysis.hidden_states import ClusterSettings, EmbeddingSettings
+from analysis.results import read_results
+from analysis.rollout_rows import select_episodes
+from analysis.vector_analysis import (
+    VectorAnalysisConfig,
+    VectorTable,
+    analyse_vectors,
+    environment_states,
+    latents,
+    loop_states,
+    open_samples,
+    write_vector_analysis,
+)
+from analysis.vector_figures import VARIABLES, draw_coloured, read_vector_table
+from experiment.errors import UserError
+from experiment.report import StageReport
+
+CONFIG = VectorAnalysisConfig(
+    clusters=ClusterSettings(num_clusters=3, num_cluster_neighbours=5),
+    layout=EmbeddingSettings("pca"),
+    num_pca=4,
+)
+
+
+@pytest.fixture
+def rows(planted_datasets):
+    return open_samples(planted_datasets.simulated, 4, "--generated_data_dir")
+
+
+def planted_table(shift=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 3, 60)
+    centres = 8 * np.random.default_rng(1).normal(size=(3, 6))
+    vectors = (centres[label] + rng.normal(size=(60, 6)) + shift).astype(np.float32)
+    return VectorTable(vectors, {"label": label, "sample_id": np.arange(len(label))})
+
+
+def test_planted_clusters_are_found_and_shuffled_ones_are_not() -> None:
+    table = planted_table()
+    results = analyse_vectors([table], CONFIG)
+    assert adjusted_rand_score(table.variables["label"], results["cluster"]) > 0.95
+    shuffled = np.random.default_rng(2).permuted(table.vectors, axis=0)
+    control = analyse_vectors([VectorTable(shuffled, table.variables)], CONFIG)
+    assert adjusted_rand_score(table.variables["label"], control["cluster"]) < 0.3
+
+
+def test_second_table_keeps_its_shift_on_the_axes_of_the_first() -> None:
+    first, second = planted_table(), planted_table(shift=5.0)
+    results = analyse_vectors([first, second], CONFIG)
+    pca, source = results["pca"].values, results["source"].values
+    alone = analyse_vectors([first], CONFIG)
+    np.testing.assert_array_equal(pca[source == 0], alone["pca"].values)
+    assert np.linalg.norm(pca[source == 1].mean(0) - pca[source == 0].mean(0)) > 1
+
+
+def test_vectors_of_a_row_are_those_of_its_step(rows) -> None:
+    states, loop = environment_states(rows), loop_states(rows, with_change=True)
+    sample = rows.dataset.read_episode(2)
+    at = rows.episode_index == 2
+    np.testing.assert_array_equal(states.vectors[at], sample.env_deter)
+    np.testing.assert_array_equal(states.variables["step"][at], np.arange(len(sample)))
+    half = loop.vectors.shape[1] // 2
+    value, change = loop.vectors[at][:, :half], loop.vectors[at][:, half:]
+    np.testing.assert_array_equal(value[:, 4:16], sample.agent_hidden)
+    np.testing.assert_array_equal(value[:, -6:], np.broadcast_to(sample.info.latent, (10, 6)))
+    assert not change[0].any()
+    np.testing.assert_allclose(change[1:], np.diff(value, axis=0))
+
+
+def test_figures_of_a_sample_are_over_all_its_steps(rows) -> None:
+    table = latents(rows)
+    sample = rows.dataset.read_episode(1)
+    assert table.variables["mean_value"][1] == pytest.approx(sample.value.mean(), rel=1e-5)
+    assert table.variables["sample_return"][1] == pytest.approx(sample.reward.sum())
+    assert table.variables["ever_done"].tolist() == [1, 1, 1, 1]
+    assert table.vectors.shape == (4, 6)
+
+
+def test_result_is_written_and_drawn(rows, tmp_path: Path) -> None:
+    results = analyse_vectors([environment_states(rows)], CONFIG)
+    path = tmp_path / "env_h_analysis.nc"
+    write_vector_analysis(results, [rows], ["informed"], path, CONFIG, StageReport("x"))
+    with read_results(path) as found:
+        variables = [v for v in VARIABLES if v.name in found]
+        table = read_vector_table(found, variables, 20, 0)
+    assert len(table.rows) == 20
+    assert len(draw_coloured(table, "pca", variables, "states").axes) >= len(variables)
+
+
+def test_real_rollouts_and_too_few_vectors_are_refused(planted_datasets, rows) -> None:
+    with pytest.raises(UserError, match="holds real rollouts"):
+        open_samples(planted_datasets.real, 4, "--generated_data_dir")
+    few = select_episodes(rows.dataset, 4, "samples", "--num_samples")
+    with pytest.raises(UserError, match="at least 10"):
+        analyse_vectors([latents(few)], CONFIG)
