@@ -156,7 +156,7 @@ def analyse_consistency(
     report.outputs += [str(path), str(folder / STATEMENTS_NAME)]
     report.metrics |= {
         "statements": len(statements),
-        "best_score": int(statements["score"].max()) if len(statements) else 0,
+        "best_score": int(statements["score"].to_numpy().max()) if len(statements) else 0,
         "largest_possible_score": len(EVIDENCE),
     }
     return path

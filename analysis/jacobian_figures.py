@@ -100,17 +100,20 @@ def _draw_sizes(axis: Axes, results: xr.Dataset) -> None:
 
 
 def _draw_pushes(axis: Axes, results: xr.Dataset) -> None:
-    """Gradient against the effect of a finite push, a point per sample, pair and step."""
+    """How well the gradient predicts a finite push, actions free and held."""
     start = int(results.attrs["grad_timestep"])
-    chosen = results.sel(environment_gradient="passed", target_step=slice(start + 1, None))
-    predicted = chosen["jacobian"].sel(source_step=start).values
-    found = chosen["push_effect"].values
-    cosines = push_cosines(predicted, found)
-    for colour, quantile in zip(OKABE_ITO, (0.25, 0.5, 0.75), strict=False):
-        axis.plot(
-            np.arange(1, cosines.shape[1] + 1), np.nanquantile(cosines, quantile, axis=0), "-o",
-            ms=3, color=colour, label=f"{quantile:.0%} of the samples below",
-        )  # fmt: skip
+    later = results.sel(target_step=slice(start + 1, None))
+    lags = np.arange(1, later.sizes["target_step"] + 1)
+    for colour, (variant, label) in zip(
+        OKABE_ITO, {"passed": "actions free", "cut": "actions held"}.items(), strict=False
+    ):
+        chosen = later.sel(environment_gradient=variant)
+        cosines = push_cosines(
+            chosen["jacobian"].sel(source_step=start).values, chosen["push_effect"].values
+        )
+        low, median, high = np.nanquantile(cosines, (0.25, 0.5, 0.75), axis=0)
+        axis.plot(lags, median, "-o", ms=3, color=colour, label=f"{label}: median, quartiles")
+        axis.fill_between(lags, low, high, color=colour, alpha=0.2, linewidth=0)
     axis.axhline(0, color="black", lw=0.6)
     axis.set(xlabel="lag", ylabel="cosine", ylim=(-0.3, 1.02))
     axis.set_title(f"Jacobian against a push of ± {results.attrs['push_size']:g} at step {start}")
@@ -165,9 +168,9 @@ def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     for c, axis in zip(range(count), axes.flat, strict=False):
-        image = draw_matrix(axis, means[c], max(limit, 1e-6), order)
+        draw_matrix(axis, means[c], max(limit, 1e-6), order)
         axis.set_title(f"cluster {c} (n = {int(np.sum(cluster == c))})")
-    figure.colorbar(image, ax=axes, pad=0.02)
+    figure.colorbar(axes[0, 0].images[0], ax=axes, pad=0.02)
     figure.supxlabel(f"component at step {step + 1}")
     figure.supylabel(f"component at step {step}")
     figure.suptitle(f"Mean Jacobian from step {step} to {step + 1}, by cluster")
