@@ -15,6 +15,7 @@ from tqdm import tqdm
 from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import (
     MEASURES,
+    Agreement,
     compare_with_null,
     deal_labels,
     permute_components,
@@ -178,7 +179,7 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
                 rng = np.random.default_rng([settings.seed, g, lag])
                 where = {"group": group, "lag": lag, "environment_gradient": variant}
                 found = _compare(plan, per_sample[:, k], where, rng)
-                for (n, d), one in np.ndenumerate(found):
+                for (n, d), one in found.items():
                     place = n, d, v, g, k
                     observed[place], null_mean[place] = one.observed, one.null_mean
                     p_value[place] = one.p_value
@@ -220,8 +221,8 @@ def _compare(
     per_sample: NDArray[np.float64],
     where: dict[str, Any],
     rng: np.random.Generator,
-) -> NDArray[np.object_]:
-    """(num_nulls, num_dynamics) agreement of one group at one lag, each an `Agreement`."""
+) -> dict[tuple[int, int], Agreement]:
+    """Agreement of one group at one lag, by number of the null and of the dynamics."""
     num_permutations, group = plan.settings.num_mantel_permutations, where["group"]
     gradients = plan.cross["causation"].sel(where).values
     at_lag = plan.cross.sel(group=group, lag=where["lag"])
@@ -232,17 +233,17 @@ def _compare(
     dealt = np.concatenate(labelled) if is_labelled else np.zeros(0, np.int64)
     size = len(plan.members[group])
     regrouped = deal_labels(per_sample, dealt, size, num_permutations, rng)
-    found = np.empty((len(NULLS), len(DYNAMICS)), object)
-    for (n, null), (d, matrix) in product(enumerate((permuted, regrouped)), enumerate(dynamics)):
-        found[n, d] = compare_with_null(matrix, gradients, null)
-    return found
+    return {
+        (n, d): compare_with_null(matrix, gradients, null)
+        for (n, null), (d, matrix) in product(enumerate((permuted, regrouped)), enumerate(dynamics))
+    }
 
 
 def _statement_variables(statements: pd.DataFrame) -> xr.Dataset:
     """The table as variables along `statement`, prefixed so that no name is taken."""
     variables = {
-        f"statement_{name}": ("statement", _plain_column(statements[name]))
-        for name in statements.columns
+        f"statement_{name}": ("statement", _plain_column(column))
+        for name, column in statements.items()
     }
     return xr.Dataset(variables)
 
