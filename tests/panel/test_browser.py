@@ -756,7 +756,7 @@ def test_conditions_leave_what_a_direct_computation_leaves(
     expected = f"{matching.sum()} of {len(matching)} analysed rollouts match."
     assert page.inner_text("#filter-count") == expected
     assert page.locator(".row").count() == matching.sum()
-    assert page.locator(".thumbnail").count() == matching.sum()
+    assert page.locator("#filter-gallery .thumbnail").count() == matching.sum()
     assert page.locator("#conditions li").count() == 3
     page.click("#conditions li:last-child button")
     wait_until(page, "document.getElementById('filter-text').value.endsWith('action = right')")
@@ -770,7 +770,7 @@ def test_a_match_opens_at_the_step_where_it_matches(
     row = table[(table["source"] == 1) & (table["value"] >= threshold)].iloc[0]
     text = f"source = simulated and value >= {threshold:.7f}"
     page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
-    page.click(".thumbnail")
+    page.click("#filter-gallery .thumbnail")
     wait_for_step(page, int(row["step"]))
     index = panel_data.simulated.index_of(int(row["episode_id"]))
     assert shows_frame(page, panel_data.simulated.read_episode(index).obs[int(row["step"])])
@@ -782,7 +782,7 @@ def test_extremes_are_those_of_a_direct_computation(
     page = open_page("#view=filter")
     page.select_option("#extreme-variable", "ica.1")
     page.click("[data-extreme=high]")
-    wait_until(page, "document.querySelectorAll('.thumbnail').length === 5")
+    wait_until(page, "document.querySelectorAll('#filter-gallery .thumbnail').length === 5")
     table = analysed(panel_data)
     best = table.loc[table.groupby(["source", "episode_id"])["ic"].idxmax()]
     best = best.sort_values("ic", ascending=False)
@@ -791,7 +791,7 @@ def test_extremes_are_those_of_a_direct_computation(
         f"{kinds[source]} {episode}, step {step}"
         for source, episode, step in best[["source", "episode_id", "step"]].itertuples(index=False)
     ]
-    assert page.locator(".thumbnail > :nth-child(2)").all_inner_texts() == expected
+    assert page.locator("#filter-gallery .thumbnail > :nth-child(2)").all_inner_texts() == expected
     assert "extreme=ica.1.high" in page.evaluate("window.dreamscope.view.address()")
 
 
@@ -833,6 +833,7 @@ def test_without_data_the_page_names_the_commands(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(scheme: Any, browser: Browser, address: str) -> None:
     page = browser.new_page(color_scheme=scheme)
+    page.set_default_timeout(PATIENCE_SECONDS * 1000)
     page.goto(address)
     page.wait_for_selector("body[data-ready]")
     for selector in ("h2", "#list-count", ".row", "#value-figure", ".key", "select"):
