@@ -111,7 +111,8 @@ def _balanced_folds(
     other, and the area of states that are alike would fall below one half.
     """
     fold = np.empty(len(answer), np.int64)
-    splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
+    groups = min(len(np.unique(episode[answer == which])) for which in (True, False))
+    splitter = StratifiedGroupKFold(max(2, min(NUM_FOLDS, groups)), shuffle=True, random_state=seed)
     for number, (_, rows) in enumerate(splitter.split(answer, answer, groups=episode)):
         fold[rows] = number
     return fold

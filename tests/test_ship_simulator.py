@@ -25,8 +25,10 @@ def training(finished_chain: Path) -> Path:
 @pytest.mark.medium
 @pytest.mark.timeout(600)
 def test_an_asset_is_the_simulator_its_card_its_curve_and_its_fidelity(
-    finished_chain: Path, training: Path, tmp_path: Path
+    finished_chain: Path, training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Where the chain ran, which its paths start from.
+    monkeypatch.chdir(finished_chain)
     results, asset = finished_chain / "results", tmp_path / "assets" / "small"
     ship(ShipConfig(training, results / "fidelity", asset, machine="an abacus"))
     agent = load_agent(results / "agent")

@@ -132,7 +132,11 @@ def test_a_simulator_learns_vectors_and_its_samples_replay(workplace):
         (train, ("--env_name", CART_POLE), "training an agent: needs .* images"),
         (record, ("--model_file", "pole_agent:make_agent", "--env_name", CART_POLE, *VIDEO), NO),
         (record_gen_samples, ("--model_file", "sim", *VIDEO), NO),
-        (saliency_experiments, ("--model_file", "sim"), "saliency: needs .* vectors of 4 numbers"),
+        (
+            saliency_experiments,
+            ("--model_file", "sim"),
+            "samples again: needs .* vectors of 4 numbers",
+        ),
     ],
     ids=["train", "record", "sample", "saliency"],
 )
