@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from agents.checkpoint import load_agent, require_recurrent_policy, save_agent
 from experiment.errors import USER_ERROR_EXIT_CODE, run_entry_point
 from rollouts.store import RolloutDataset, RolloutWriter
 
@@ -80,15 +80,12 @@ def results(finished_chain: Path) -> Path:
 @pytest.fixture
 def other_agent(results: Path, tmp_path: Path) -> Path:
     """The chain's agent with one weight changed: another agent."""
-    from safetensors.torch import load_file, save_file
-
-    folder = shutil.copytree(results / "agent", tmp_path / "other_agent")
-    (weights,) = folder.glob("*.safetensors")
-    tensors = load_file(weights)
-    name = sorted(tensors)[0]
-    tensors[name] = tensors[name] + 1.0
-    save_file(tensors, weights)
-    return folder
+    loaded = load_agent(results / "agent")
+    assert loaded.environment is not None
+    policy = require_recurrent_policy(loaded, "--agent_file")
+    policy.value_head.bias.data += 1.0
+    save_agent(tmp_path / "other_agent", policy, loaded.environment, {}, loaded.env_steps)
+    return tmp_path / "other_agent"
 
 
 @pytest.fixture
