@@ -168,9 +168,9 @@ def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     for c, axis in zip(range(count), axes.flat, strict=False):
-        image = draw_matrix(axis, means[c], max(limit, 1e-6), order)
+        draw_matrix(axis, means[c], max(limit, 1e-6), order)
         axis.set_title(f"cluster {c} (n = {int(np.sum(cluster == c))})")
-    figure.colorbar(image, ax=axes, pad=0.02)
+    figure.colorbar(axes[0, 0].images[0], ax=axes, pad=0.02)
     figure.supxlabel(f"component at step {step + 1}")
     figure.supylabel(f"component at step {step}")
     figure.suptitle(f"Mean Jacobian from step {step} to {step + 1}, by cluster")
