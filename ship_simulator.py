@@ -38,7 +38,7 @@ which tells how it was trained and how it predicts held-out levels beside the ba
 MAX_BYTES = 17_000_000
 """An asset is part of every clone: 16 MB of weights, and figures."""
 FIDELITY_FILE = "simulator_fidelity.nc"
-FIGURES = ("fidelity.png", "fidelity_differences.png")
+FIGURES = ("fidelity_summary.png", "fidelity_differences.png")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def ship(config: ShipConfig) -> dict[str, Any]:
             file.rename(temporary / file.name)
         (temporary / "simulator").rmdir()
         log = read_log(config.run_dir)
-        write_curve(temporary, log.loc[log["step"] <= card.training_steps, :])
+        write_curve(temporary, log.loc[log["step"] <= read_description(folder)["step"], :])
         _draw_fidelity(config.fidelity_dir, temporary)
         write_json(temporary / "card.json", card.to_dict())
         (temporary / "README.md").write_text(render_card(config.out.absolute().name, card))
@@ -85,23 +85,20 @@ def ship(config: ShipConfig) -> dict[str, Any]:
 def make_card(config: ShipConfig, folder: Path) -> SimulatorCard:
     """Gather what the card of the simulator `folder` tells."""
     description, environment = read_description(folder), read_environment(folder)
-    log = read_log(config.run_dir)
     fidelity = read_results(config.fidelity_dir / FIDELITY_FILE)
-    begun = read_json(config.run_dir / PROVENANCE_FILE)[0]
+    trainings = _trainings(folder)
     datasets = [
         RolloutDataset(description["provenance"]["config"][name])
         for name in ("data_dir", "heldout_data_dir")
     ]
     recorded = [dataset.metadata.provenance["command"] for dataset in datasets]
     options = ", ".join(f"{key} {value}" for key, value in environment.options.items())
-    seconds = log.loc[log["step"] <= description["step"], "seconds"].iloc[-1]
+    begun = [read_json(training.parent / PROVENANCE_FILE)[0]["command"] for training in trainings]
     return SimulatorCard(
-        commands=tuple(
-            shlex.join(["python", *command]) for command in (*recorded, begun["command"])
-        ),
-        training_steps=description["step"],
+        commands=tuple(shlex.join(["python", *command]) for command in (*recorded, *begun)),
+        training_steps=sum(read_description(training)["step"] for training in trainings),
         seed=description["provenance"]["seed"],
-        wall_hours=round(float(seconds) / 3600, 2),
+        wall_hours=round(sum(map(_seconds, trainings)) / 3600, 2),
         machine=config.machine,
         environment=f"{environment.name} ({options})",
         num_parameters=read_num_parameters(folder),
@@ -113,6 +110,18 @@ def make_card(config: ShipConfig, folder: Path) -> SimulatorCard:
         advantages=read_advantages(fidelity),
         scores=read_scores(fidelity),
     )
+
+
+def _trainings(folder: Path) -> list[Path]:
+    """A simulator and, before it, those whose weights its trainings began with."""
+    began_with = read_description(folder)["provenance"]["config"]["model_file"]
+    return [*([] if began_with is None else _trainings(Path(began_with))), folder]
+
+
+def _seconds(folder: Path) -> float:
+    """Of the training that a simulator comes from, up to it."""
+    log = read_log(folder.parent)
+    return float(log.loc[log["step"] <= read_description(folder)["step"], "seconds"].iloc[-1])
 
 
 def _simulator_of_run(run: Path, measured_hash: str, fidelity_file: Path) -> Path:

@@ -82,7 +82,7 @@ def draw_effects(results: xr.Dataset) -> Figure:
     worlds = results["world"].values.tolist()
     heights = [0.2 * len(measures) * len(worlds) + 1.0, 2.3 * len(worlds) + 0.4, 3.2]
     figure = Figure(figsize=(13, sum(heights) + 0.3), layout="constrained")
-    table, curves, bars = figure.subfigures(3, 1, height_ratios=heights)
+    table, curves, bars = list(figure.subfigures(3, 1, height_ratios=heights))
     _draw_table(table.subplots(), results, measures)
     panels = curves.subplots(len(worlds), len(by_row), squeeze=False)
     for axes, world in zip(panels, worlds, strict=True):
@@ -153,7 +153,7 @@ def _members(results: xr.Dataset, prefix: str) -> list[str]:
 def _draw_bars(axis: Axes, results: xr.Dataset, prefix: str) -> None:
     """Effects of a family of measures, the largest of many, beside what controls do."""
     members = _members(results, prefix)
-    size = np.abs(results["effect"].sel(variant=TESTED, measure=members)).values.max(axis=0)
+    size = np.abs(results["effect"].sel(variant=TESTED, measure=members).values).max(axis=0)
     kept = np.sort(np.argsort(-size)[:MAX_BARS])
     members = [members[index] for index in kept]
     places = np.arange(len(members))

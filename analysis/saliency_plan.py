@@ -139,8 +139,10 @@ def _check_integration(flags: IntegrationFlags) -> None:
 
 def _load_projection(config: SaliencyConfig, agent: LoadedAgent) -> HiddenProjection | None:
     needed = DIRECTION_PREFIX in config.targets.saliency_func_type
-    if not needed and not has_projection(config.projection):
+    if not needed and (config.projection is None or not has_projection(config.projection)):
         return None
+    if config.projection is None:
+        raise UserError("--projection None: the target hx_direction needs a projection")
     hidden = agent.policy.hidden_slice
     return load_projection(config.projection, hidden.stop - hidden.start)
 

@@ -1,6 +1,5 @@
 """Figures of how far saliency can be believed, drawn from their result file alone."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ MODE_TITLES = {
     "deletion": "strongest pixels blurred: higher is better",
     "insertion": "all but the strongest blurred: lower is better",
 }
-_Choice = dict[Hashable, Any]
+_Choice = dict[str, Any]
 """Labels by dim."""
 
 GROUP_TITLES = {"all": "all", "trusted": "trust ≥ ½", "poor": "trust < ½"}

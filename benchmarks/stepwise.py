@@ -67,13 +67,13 @@ class _Steps:
         for step in range(len(windows.valid)):
             previous, (observed, kl_terms) = observed, self._observe(observed, action, step)
             terms = kl_terms | self._environment_terms(previous, observed, step)
-            image = self.simulator.image_decoder(observed.features)
+            image = self.simulator.decode_images(observed.features)
             terms["image"] = self._image_loss(image, step)
             agent_state = self._watch(image, agent_state)
             terms |= self._agent_terms(agent_state, step)
             if weights.imagined_image:
                 imagined = self._imagine(imagined, action, step)
-                image = self.simulator.image_decoder(imagined.features)
+                image = self.simulator.decode_images(imagined.features)
                 terms["imagined_image"] = self._image_loss(image, step)
             if weights.imagined_agent_hidden or weights.imagined_action_log_prob:
                 imagined_agent_state = self._watch(image, imagined_agent_state)
@@ -96,7 +96,9 @@ class _Steps:
         """The next posterior state, and its divergence from the prior."""
         rssm = self.simulator.rssm
         deter = rssm.transition(state, action)
-        embedding = rssm.project_embedding(self.simulator.frame_encoder(self._frame(step)))
+        simulator = self.simulator
+        embedded = simulator.convolve(simulator.frame_encoder, self._frame(step))
+        embedding = rssm.project_embedding(embedded)
         posterior = rssm.posterior_logits(deter, embedding)
         stoch = onehot_from_logits(
             posterior, self.config.training_latents, self.noise.posterior[step]
@@ -118,7 +120,8 @@ class _Steps:
 
     def _watch(self, image: Tensor, agent_state: Tensor) -> Tensor:
         agent = self.simulator.agent
-        return agent.advance(agent.embed(clamp_to_image(image)), agent_state)
+        embedding = self.simulator.convolve(agent.embed, clamp_to_image(image))
+        return agent.advance(embedding, agent_state)
 
     def _image_loss(self, image: Tensor, step: int) -> Tensor:
         return losses.image_loss(image[None], self._frame(step)[None], self._valid(step))

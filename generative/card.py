@@ -146,7 +146,7 @@ def render_card(name: str, card: SimulatorCard) -> str:
             *head,
             *(_row(name, values) for name, values in card.scores.items()),
             "",
-            "![Fidelity over the horizon](fidelity.png)",
+            "![Fidelity over the horizon](fidelity_summary.png)",
             "",
             "![Loss during training](curve.png)",
             "",

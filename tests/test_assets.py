@@ -1,5 +1,6 @@
 """What ships with the project is whole, and is what its card says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +10,57 @@ import torch
 from agents.checkpoint import load_agent
 from agents.evaluation import evaluate, held_out_levels
 from environments.factory import make_environment_from_spec
-from experiment.command_line import load_preset
+from experiment.command_line import apply_values, load_preset
 from experiment.files import read_json
+from generative.card import Advantage
+from generative.checkpoint import (
+    WEIGHTS_NAME,
+    load_simulator,
+    read_description,
+    read_num_parameters,
+    simulator_hash,
+)
+from generative.fidelity import BASELINES
+from generative.simulator import SimulatorConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 AGENTS = sorted((ROOT / "assets" / "agents").iterdir())
+SIMULATORS = sorted((ROOT / "assets" / "simulators").iterdir())
 
 
 def test_the_demo_takes_a_shipped_agent():
     assert ROOT / load_preset("chains.yml", "demo")["agent"] in AGENTS
+
+
+def test_the_demo_goes_on_from_a_shipped_simulator_of_its_agent():
+    chain = load_preset("chains.yml", "demo")
+    assert ROOT / chain["simulator"] in SIMULATORS
+    agent = load_agent(ROOT / chain["agent"])
+    sizes = load_preset("simulator.yml", chain["finetuning_params_name"])["training"]["simulator"]
+    shipped = load_simulator(ROOT / chain["simulator"], agent).simulator.config
+    assert apply_values(SimulatorConfig, sizes, "finetuning") == shipped
+
+
+@pytest.mark.parametrize("folder", SIMULATORS, ids=lambda folder: folder.name)
+def test_the_card_is_of_the_simulator_beside_it(folder):
+    card, description = read_json(folder / "card.json"), read_description(folder)
+    assert simulator_hash(folder) == card["simulator_hash"]
+    assert read_num_parameters(folder) == card["num_parameters"]
+    assert description["agent_hash"] == card["agent_hash"]
+    assert card["agent_hash"] in [load_agent(agent).hash for agent in AGENTS]
+    assert (folder / WEIGHTS_NAME).stat().st_size <= 16_000_000
+
+
+@pytest.mark.parametrize("folder", SIMULATORS, ids=lambda folder: folder.name)
+def test_a_shipped_simulator_predicts_better_than_its_baselines(folder):
+    advantages = [Advantage(**values) for values in read_json(folder / "card.json")["advantages"]]
+    assert {a.baseline for a in advantages} == set(BASELINES)
+    for advantage in advantages:
+        assert len(advantage.mean) >= 10
+        assert max(advantage.difference) < 0, advantage
+        # At horizon 1 a frame that is repeated misleads the agent hardly more than a blurred one.
+        from_horizon_2 = replace(advantage, high=advantage.high[1:])
+        assert from_horizon_2.is_clear, advantage
 
 
 @pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)

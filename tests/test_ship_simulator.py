@@ -52,7 +52,7 @@ def test_an_asset_is_the_simulator_its_card_its_curve_and_its_fidelity(
     text = (asset / "README.md").read_text()
     assert "# small" in text
     assert "an abacus" in text
-    for name in ("curve.png", "fidelity.png", "fidelity_differences.png"):
+    for name in ("curve.png", "fidelity_summary.png", "fidelity_differences.png"):
         assert (asset / name).stat().st_size > 1000
 
 

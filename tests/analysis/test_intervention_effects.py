@@ -18,12 +18,19 @@ from analysis.effect_predictions import differentiate
 from analysis.effect_recording import (
     EffectInputs,
     EffectRecordingConfig,
+    World,
     check_variants,
     record_variants,
     sampling_plan,
 )
 from analysis.effect_verdict import find
-from analysis.intervention_effects import Measuring, false_discovery, measure_world, to_dataset
+from analysis.intervention_effects import (
+    Measuring,
+    WorldEffects,
+    false_discovery,
+    measure_world,
+    to_dataset,
+)
 from analysis.paired_rows import ActionGroups, MeasureNames, read_pair_rows
 from analysis.results import write_results
 from environments.fake import fake_spec
@@ -56,6 +63,7 @@ def planted_policy():
     policy.value_head.weight.data[0, READ] = WEIGHT
     policy.policy_head.weight.data *= 100
     policy.policy_head.weight.data[:, UNREAD] = 0
+    assert policy.gru is not None
     policy.gru.weight_hh.data[:, UNREAD] = 0
     return policy.requires_grad_(False).eval()
 
@@ -112,7 +120,7 @@ def effects_of(inputs) -> xr.Dataset:
     levels = np.arange(inputs.recording.num_starts)
     bootstrap = LevelBootstrap(levels, 200, 0)
     plans = {"simulated": sampling_plan(inputs, "twin"), "real": None}
-    effects = {
+    effects: dict[World, WorldEffects] = {
         world: measure_world(found, measuring, bootstrap, world, plans[world])
         for world, found in recordings.items()
     }
@@ -166,19 +174,24 @@ def test_forward_derivative_equals_reverse_mode(chain) -> None:
     inputs = inputs_of(chain, "none", swap_directions_from=(READ,), swap_directions_to=(2,))
     plan = sampling_plan(inputs, "twin")
     tested = inputs.make_variant("simulated", "tested")
+    assert tested is not None
     tangents = differentiate(plan, tested)
     initial = simulate_samples(plan, np.arange(6)).initial
     strength = torch.zeros(6, 1, requires_grad=True)
 
-    def weak(previous, proposed, step):
-        return proposed + strength * (tested(previous, proposed, step) - proposed)
+    class Weak:
+        def __call__(self, previous, proposed, step):
+            return proposed + strength * (tested(previous, proposed, step) - proposed)
+
+        def describe(self):
+            return {}
 
     steps = plan.simulator.simulator.simulate(
         initial,
         4,
         agent_actions="sample",
         noise=SimulationNoise(0, torch.arange(6)),
-        intervention=weak,
+        intervention=Weak(),
     )
     for k in range(4):
         (expected,) = torch.autograd.grad(steps.value[k].sum(), strength, retain_graph=True)

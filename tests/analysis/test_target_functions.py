@@ -1,6 +1,7 @@
 """Searching latents: the accept rule, the constraint, the control."""
 
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from analysis.target_functions import (
 from analysis.target_functions_precompute import to_dataset
 from experiment.errors import UserError
 from generative.bottleneck import SphereBottleneck
+from generative.simulator import Simulator
 from generative.types import SimulatedSteps
 
 DIM = 4
@@ -48,7 +50,7 @@ class LinearSimulator(torch.nn.Module):
 
 def climb(target, **settings):
     config = AscentConfig(num_copies=5, num_sim_steps=4, target_step=2, **settings)
-    return LatentAscent(LinearSimulator(), target, config, 0).run()
+    return LatentAscent(cast(Simulator, LinearSimulator()), target, config, 0).run()
 
 
 def targets(*names):
@@ -81,7 +83,9 @@ def test_without_temperature_no_copy_ever_falls() -> None:
 
 def test_temperature_keeps_worse_latents_as_often_as_metropolis() -> None:
     config = AscentConfig(num_copies=20_000)
-    ascent = LatentAscent(LinearSimulator(), targets("increase_value")[0], config, 0)
+    ascent = LatentAscent(
+        cast(Simulator, LinearSimulator()), targets("increase_value")[0], config, 0
+    )
     losses = torch.full((20_000,), -1.0)
     assert ascent._is_kept(losses, 2.0, 1).float().mean() == pytest.approx(np.exp(-0.5), abs=0.01)
     assert ascent._is_kept(-losses, 2.0, 1).all()
