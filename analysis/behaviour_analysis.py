@@ -82,6 +82,9 @@ class BehaviourConfig:
     groups: Annotated[BehaviourGroups, tyro.conf.arg(name="")] = field(
         default_factory=BehaviourGroups
     )
+    heed_ends: bool = True
+    """Whether steps after the predicted end of a sample are left out; not to heed ends is for
+    simulators that predict them badly."""
     num_exemplars: int = 4
     """Samples nearest to the centre of each cluster whose frames are kept."""
     embedding: EmbeddingMethod = "tsne"
@@ -149,7 +152,7 @@ def _check_numbers(config: BehaviourConfig) -> None:
 
 
 def _read_states(rows: RolloutRows, config: BehaviourConfig) -> JointStates:
-    length = lengths_until_done(rows)
+    length = lengths_until_done(rows, config.heed_ends)
     last_lag = max(config.features.feature_lags, default=0)
     # Neighbourhoods and variances need a few rows.
     if np.maximum(length - last_lag, 0).sum() < 10:

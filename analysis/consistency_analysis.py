@@ -157,7 +157,7 @@ def analyse_consistency(
     report.outputs += [str(path), str(folder / STATEMENTS_NAME)]
     report.metrics |= {
         "statements": len(statements),
-        "best_score": int(statements["score"].to_numpy().max()) if len(statements) else 0,
+        "best_score": int(statements["score"].to_numpy().max(initial=0)),
         "largest_possible_score": len(EVIDENCE),
     }
     return path
@@ -179,8 +179,8 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
                 rng = np.random.default_rng([settings.seed, g, lag])
                 where = {"group": group, "lag": lag, "environment_gradient": variant}
                 found = _compare(plan, per_sample[:, k], where, rng)
-                for (n, d), one in found.items():
-                    place = n, d, v, g, k
+                for (null, dynamics), one in found.items():
+                    place = list(NULLS).index(null), DYNAMICS.index(dynamics), v, g, k
                     observed[place], null_mean[place] = one.observed, one.null_mean
                     p_value[place] = one.p_value
             progress.update()
@@ -221,32 +221,34 @@ def _compare(
     per_sample: NDArray[np.float64],
     where: dict[str, Any],
     rng: np.random.Generator,
-) -> dict[tuple[int, int], Agreement]:
-    """Agreement of one group at one lag, by number of the null and of the dynamics."""
+) -> dict[tuple[str, str], Agreement]:
+    """Agreement of one group at one lag, by null and dynamics."""
     num_permutations, group = plan.settings.num_mantel_permutations, where["group"]
     gradients = plan.cross["causation"].sel(where).values
     at_lag = plan.cross.sel(group=group, lag=where["lag"])
-    dynamics = [at_lag[name].values for name in DYNAMICS]
+    dynamics = {name: at_lag[name].values for name in DYNAMICS}
     permuted = permute_components(gradients, num_permutations, rng)
     labelled = [m for name, m in plan.members.items() if name != ALL]
     is_labelled = group != ALL and len(labelled) > 1
     dealt = np.concatenate(labelled) if is_labelled else np.zeros(0, np.int64)
     size = len(plan.members[group])
     regrouped = deal_labels(per_sample, dealt, size, num_permutations, rng)
+    nulls = {"components": permuted, "labels": regrouped}
     return {
-        (n, d): compare_with_null(matrix, gradients, null)
-        for (n, null), (d, matrix) in product(enumerate((permuted, regrouped)), enumerate(dynamics))
+        (null, name): compare_with_null(matrix, gradients, nulls[null])
+        for null, (name, matrix) in product(nulls, dynamics.items())
     }
 
 
 def _statement_variables(statements: pd.DataFrame) -> xr.Dataset:
     """The table as variables along `statement`, prefixed so that no name is taken."""
     variables = {
-        f"statement_{name}": ("statement", _plain_column(column))
+        f"statement_{name}": ("statement", _plain(column.to_numpy()))
         for name, column in statements.items()
     }
     return xr.Dataset(variables)
 
 
-def _plain_column(column: pd.Series) -> NDArray:
-    return column.to_numpy(str) if column.dtype.kind not in "iufb" else column.to_numpy()
+def _plain(values: NDArray) -> NDArray:
+    """Words as fixed-width strings, which a result file can hold."""
+    return values if values.dtype.kind in "iufb" else values.astype(str)

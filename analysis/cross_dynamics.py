@@ -79,6 +79,9 @@ class CrossSettings:
     """Leading components of the projection."""
     max_lag: int = 20
     """Longest lag, in steps."""
+    heed_ends: bool = True
+    """Whether steps after the predicted end of a sample are left out; not to heed ends is for
+    simulators that predict them badly."""
     ridge: float = 0.01
     """Penalty of the regression of later components on earlier ones, as a share of their mean
     variance."""
@@ -140,7 +143,9 @@ def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
     rows = select_episodes(dataset, settings.num_samples, source, "--num_samples")
     first, last = dataset.metadata.hidden_slice
     projection = load_projection(inputs.projection, last - first)
-    stack = _leading(stack_coordinates(rows, projection), settings.num_components)
+    stack = _leading(
+        stack_coordinates(rows, projection, settings.heed_ends), settings.num_components
+    )
     return CrossPlan(
         settings=settings,
         stack=clip_coordinates(stack, settings.clip),

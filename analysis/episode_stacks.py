@@ -36,23 +36,27 @@ def stack_rows(rows: RolloutRows, values: NDArray) -> NDArray:
     return stacked
 
 
-def lengths_until_done(rows: RolloutRows) -> NDArray[np.int64]:
+def lengths_until_done(rows: RolloutRows, heed_ends: bool = True) -> NDArray[np.int64]:
     """(num_episodes,) rows until the first at which the episode ends, that one included.
 
     A simulated rollout goes on to the length that was asked for, though its episode is predicted
-    to have ended; what comes after is no behaviour.
+    to have ended; what comes after is no behaviour. Unless `heed_ends`, it counts all the same.
     """
+    if not heed_ends:
+        return rows.episode_lengths
     done = stack_rows(rows, rows.read("done", 0, rows.num_rows))
     return np.where(done.any(axis=1), done.argmax(axis=1) + 1, rows.episode_lengths)
 
 
-def stack_coordinates(rows: RolloutRows, projection: HiddenProjection) -> CoordinateStack:
-    """Component coordinates of the hidden states of all episodes."""
+def stack_coordinates(
+    rows: RolloutRows, projection: HiddenProjection, heed_ends: bool = True
+) -> CoordinateStack:
+    """Component coordinates of the hidden states of all episodes, up to their ends."""
     parts = [
         np.asarray(projection.transform(rows.read_hidden(chunk.start, chunk.stop)), np.float32)
         for chunk in rows.chunks(ROWS_PER_CHUNK)
     ]
-    length = lengths_until_done(rows)
+    length = lengths_until_done(rows, heed_ends)
     values = stack_rows(rows, np.concatenate(parts))
     values[np.arange(values.shape[1]) >= length[:, None]] = 0.0
     return CoordinateStack(values, length, rows.episode_ids)

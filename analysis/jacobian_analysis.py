@@ -90,6 +90,9 @@ class JacobianConfig:
     """Leading components of the projection."""
     num_sim_steps: int = 10
     """Steps to simulate."""
+    heed_ends: bool = True
+    """Whether steps after the predicted end of a sample are left out; not to heed ends is for
+    simulators that predict them badly."""
     num_copies: int = 9
     """Copies of each sample over which Jacobians are averaged; the first is clean."""
     perturbation_scale: float = 1.25e-4
@@ -238,7 +241,7 @@ def _compute(plan: JacobianPlan, batch: SampleBatch) -> dict[str, NDArray]:
     values = {
         "sample_id": batch.ids,
         "component": _coordinates(plan, clean),
-        "length": _lengths(clean),
+        "length": _lengths(clean, plan.config.heed_ends),
         "frames_reproduced": _share_reproduced(clean, batch),
         "jacobian": _both(plan, batch, _jacobians),
     }
@@ -323,8 +326,10 @@ def _coordinates(plan: JacobianPlan, steps: SimulatedSteps) -> NDArray[np.float3
     return np.asarray(transformed[..., : plan.num_components], np.float32)
 
 
-def _lengths(steps: SimulatedSteps) -> NDArray[np.int64]:
-    """(S,) steps until the episode is predicted to end, that one included."""
+def _lengths(steps: SimulatedSteps, heed_ends: bool) -> NDArray[np.int64]:
+    """(S,) steps until the episode is predicted to end, that one included; or else all steps."""
+    if not heed_ends:
+        return np.full(len(steps.terminal_logit[0]), len(steps.terminal_logit))
     done = torch.stack(steps.terminal_logit, dim=1).detach().cpu().numpy() > 0
     return np.where(done.any(axis=1), done.argmax(axis=1) + 1, done.shape[1])
 

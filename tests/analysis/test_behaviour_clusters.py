@@ -171,9 +171,15 @@ def test_figures_and_videos_are_drawn_from_the_file_alone(config, tmp_path):
     assert len(list((tmp_path / "videos").glob("*.mp4"))) >= 1
 
 
-def test_steps_after_a_predicted_end_are_no_behaviour(planted_datasets):
+def test_steps_after_a_predicted_end_are_no_behaviour(planted_datasets, monkeypatch):
     rows = RolloutRows(RolloutDataset(planted_datasets.simulated), 4)
     assert lengths_until_done(rows).tolist() == [10] * 4
+    done = np.zeros(40, bool)
+    done[[3, 5, 12]] = True
+    monkeypatch.setattr(RolloutRows, "read", lambda self, *_: done)
+    assert lengths_until_done(rows).tolist() == [4, 3, 10, 10]
+    assert lengths_until_done(rows, heed_ends=False).tolist() == [10] * 4
+    monkeypatch.undo()
     real = RolloutRows(RolloutDataset(planted_datasets.real), 5)
     assert lengths_until_done(real).tolist() == real.episode_lengths.tolist()
     values = stack_rows(real, real.read("value", 0, real.num_rows))
