@@ -95,6 +95,10 @@ def _separability(
     targets = ProbeTargets(("answer",), ("",), answer[:, None].astype(float), np.array([True]))
     fold = _balanced_folds(answer, episode, seed)
     told = fit_linear(scores, targets, fold).predict(scores, fold)[:, 0]
+    if not np.isfinite(told).all():
+        raise UserError(
+            "too few episodes to tell real from simulated states apart: at least 3 of each are needed"
+        )
     _, number = np.unique(episode, return_inverse=True)
     weights = resample_weights(int(number.max()) + 1, num_resamples, seed)
     areas = np.array([roc_auc_score(answer, told, sample_weight=w[number]) for w in weights])

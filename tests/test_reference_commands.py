@@ -199,6 +199,7 @@ def test_hidden_analysis(session, hidden_analysis):
     assert list((session.folder / "analysis/hx_plots").rglob("*.png"))
 
 
+@pytest.mark.slow
 def test_overlap_of_hidden_states(session, hidden_analysis):
     session.type("analysis/show_hx_overlap.py --interpreting_params_name tiny")
     plots = session.folder / "analysis/hx_plots"
