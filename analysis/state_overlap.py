@@ -97,7 +97,7 @@ def _separability(
     told = fit_linear(scores, targets, fold).predict(scores, fold)[:, 0]
     if not np.isfinite(told).all():
         raise UserError(
-            "too few episodes to tell real from simulated states apart: at least 3 of each are needed"
+            "too few episodes to tell real from simulated states apart: expected at least 3 of each"
         )
     _, number = np.unique(episode, return_inverse=True)
     weights = resample_weights(int(number.max()) + 1, num_resamples, seed)
