@@ -1,5 +1,6 @@
 """Make an asset of a trained simulator: weights, card, curve, figures of its fidelity."""
 
+import json
 import shlex
 import shutil
 import tempfile
@@ -86,16 +87,17 @@ def make_card(config: ShipConfig, folder: Path) -> SimulatorCard:
     """Gather what the card of the simulator `folder` tells."""
     description, environment = read_description(folder), read_environment(folder)
     fidelity = read_results(config.fidelity_dir / FIDELITY_FILE)
+    measured = json.loads(fidelity.attrs["provenance"])
     trainings = _trainings(folder)
-    datasets = [
-        RolloutDataset(description["provenance"]["config"][name])
-        for name in ("data_dir", "heldout_data_dir")
-    ]
-    recorded = [dataset.metadata.provenance["command"] for dataset in datasets]
+    folders = [description["provenance"]["config"][key] for key in ("data_dir", "heldout_data_dir")]
+    datasets = dict.fromkeys([*folders, measured["config"]["data_dir"]])
+    recorded = [RolloutDataset(data).metadata.provenance["command"] for data in datasets]
     options = ", ".join(f"{key} {value}" for key, value in environment.options.items())
     begun = [read_json(training.parent / PROVENANCE_FILE)[0]["command"] for training in trainings]
     return SimulatorCard(
-        commands=tuple(shlex.join(["python", *command]) for command in (*recorded, *begun)),
+        commands=tuple(
+            shlex.join(["python", *command]) for command in (*recorded, *begun, measured["command"])
+        ),
         training_steps=sum(read_description(training)["step"] for training in trainings),
         seed=description["provenance"]["seed"],
         wall_hours=round(sum(map(_seconds, trainings)) / 3600, 2),
@@ -104,7 +106,8 @@ def make_card(config: ShipConfig, folder: Path) -> SimulatorCard:
         num_parameters=read_num_parameters(folder),
         agent_hash=description["agent_hash"],
         simulator_hash=simulator_hash(folder),
-        dataset_hashes=description["provenance"]["inputs"],
+        dataset_hashes=description["provenance"]["inputs"]
+        | {"fidelity_dataset": measured["inputs"]["dataset"]},
         num_windows=fidelity.sizes["window"],
         num_levels=len(set(fidelity["level"].to_numpy().tolist())),
         advantages=read_advantages(fidelity),

@@ -42,6 +42,7 @@ from experiment.runs import (
     load_training_state,
     open_run,
     save_training_state,
+    seconds_left,
     share_done,
     share_request,
     stop_on_signals,
@@ -179,7 +180,8 @@ class Trainer:
         clock = SaveClock(self.config.save_every_seconds)
         if self.random_return is None and self.config.eval_episodes > 0:
             self.random_return = float(self._evaluate(None).returns.mean())
-        with Progress(self.num_updates, "update", self.iteration) as progress:
+        time_left = seconds_left(self.seconds, self.config.max_minutes)
+        with Progress(self.num_updates, "update", self.iteration, time_left) as progress:
             while not self.is_finished:
                 row = self._update()
                 progress.advance(self._describe(row))

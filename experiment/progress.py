@@ -1,5 +1,6 @@
 """How far a long stage has come: a bar on a terminal, a plain line now and then elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -53,11 +54,22 @@ class Progress:
         total: units that there are in all.
         unit: what is counted, in the singular.
         done: units done by earlier processes.
+        seconds_left: after so many the work stops, even if units are left.
     """
 
-    def __init__(self, total: int, unit: str, done: int = 0) -> None:
+    def __init__(
+        self, total: int, unit: str, done: int = 0, seconds_left: float | None = None
+    ) -> None:
         self._total, self._unit, self._done = total, unit, done
-        self._bar = tqdm(total=total, initial=done, unit=unit, disable=not sys.stderr.isatty())
+        self._seconds_left = math.inf if seconds_left is None else seconds_left
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit=unit,
+            disable=not sys.stderr.isatty(),
+            # The time that tqdm expects knows of the units alone.
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]",
+        )
         self._done_before = done
         self._start = self._last_line = time.monotonic()
 
@@ -70,14 +82,15 @@ class Progress:
     def advance(self, shown: str) -> None:
         """One unit is done; `shown` tells what else is worth knowing."""
         self._done += 1
-        self._bar.set_postfix_str(shown, refresh=False)
-        self._bar.update()
         now = time.monotonic()
+        told = f"{self._minutes_left(now):.0f} min left, {shown}"
+        self._bar.set_postfix_str(told, refresh=False)
+        self._bar.update()
         if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = f"{self._minutes_left(now):.0f} min left"
-            print(f"{self._unit} {self._done} of {self._total}, {left}, {shown}", flush=True)
+            print(f"{self._unit} {self._done} of {self._total}, {told}", flush=True)
 
     def _minutes_left(self, now: float) -> float:
-        seconds_each = (now - self._start) / (self._done - self._done_before)
-        return seconds_each * (self._total - self._done) / 60
+        elapsed = now - self._start
+        for_units = elapsed / (self._done - self._done_before) * (self._total - self._done)
+        return max(min(for_units, self._seconds_left - elapsed), 0.0) / 60

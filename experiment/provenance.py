@@ -19,7 +19,7 @@ class Provenance:
     """Everything that must be known to make an artefact again."""
 
     command: list[str]
-    """The command line, as typed."""
+    """What follows `python` on the command line, from the project's root."""
     config: dict[str, Any]
     """The resolved configuration, presets and flags applied."""
     seed: int
@@ -35,7 +35,7 @@ class Provenance:
 def collect_provenance(config: Any, seed: int, inputs: dict[str, str]) -> Provenance:
     """Describe the running process; `config` is a dataclass or a mapping."""
     return Provenance(
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=[*_program(), *sys.argv[1:]],
         config=to_plain(config),
         seed=seed,
         code_version=code_version(),
@@ -44,6 +44,13 @@ def collect_provenance(config: Any, seed: int, inputs: dict[str, str]) -> Proven
         python=platform.python_version(),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _program() -> list[str]:
+    program, root = Path(sys.argv[0]).absolute(), Path(__file__).parent.parent
+    if program.name == "__main__.py":
+        return ["-m", program.parent.name]
+    return [str(program.relative_to(root) if root in program.parents else program.name)]
 
 
 def to_plain(value: Any) -> Any:

@@ -150,6 +150,11 @@ def share_done(done: int, total: int, seconds: float, max_minutes: float | None)
     return min(1.0, max(done / total, by_time))
 
 
+def seconds_left(seconds: float, max_minutes: float | None) -> float | None:
+    """Of the time that a training may take, after so many; `None` where there is no limit."""
+    return max(60 * max_minutes - seconds, 0.0) if max_minutes else None
+
+
 def _defaults(config: Any) -> dict[str, Any]:
     """What the settings of a dataclass are when nobody gives them; a mapping has no defaults."""
     if not dataclasses.is_dataclass(config) or isinstance(config, type):

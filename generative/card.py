@@ -53,7 +53,7 @@ class SimulatorCard:
     """What is to be known of a trained simulator."""
 
     commands: tuple[str, ...]
-    """That recorded the data and trained."""
+    """That recorded the data, trained, and measured."""
     training_steps: int
     seed: int
     wall_hours: float

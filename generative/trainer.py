@@ -41,6 +41,7 @@ from experiment.runs import (
     open_run,
     read_run_config,
     save_training_state,
+    seconds_left,
     share_done,
     share_request,
     stop_on_signals,
@@ -354,7 +355,8 @@ class SimulatorTrainer:
         if self.is_finished:
             return self._simulator_folder()
         clock = SaveClock(self.config.save_every_seconds)
-        with Progress(self.num_steps, "step", self.step) as progress:
+        time_left = seconds_left(self.seconds, self.config.optimiser.max_minutes)
+        with Progress(self.num_steps, "step", self.step, time_left) as progress:
             batches = self.sampler.prefetch(self.step, self.num_steps)
             for batch in self.waiting.over(batches):
                 self._update(to_window_tensors(batch, self.device))

@@ -41,6 +41,7 @@ def test_an_asset_is_the_simulator_its_card_its_curve_and_its_fidelity(
         "record.py",
         "record.py",
         "train_gen_model.py",
+        "simulator_fidelity_precompute.py",
     ]
     fidelity = xr.load_dataset(results / "fidelity" / "simulator_fidelity.nc")
     found = {(a["measure"], a["baseline"]): a for a in card["advantages"]}

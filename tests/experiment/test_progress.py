@@ -14,6 +14,17 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys):
     assert capsys.readouterr().out == "episode 6 of 10, 4 min left, 7 rows\n"
 
 
+def test_work_that_stops_at_a_time_is_expected_to_last_until_then(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(1000, "step", seconds_left=600.0) as counted:
+        for now[0] in (120.0, 700.0):
+            counted.advance("a loss")
+    assert capsys.readouterr().out == (
+        "step 1 of 1000, 8 min left, a loss\nstep 2 of 1000, 0 min left, a loss\n"
+    )
+
+
 def test_the_share_of_waiting_is_that_of_the_time_until_items_are_there(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])

@@ -9,6 +9,8 @@ from experiment.errors import UserError
 from experiment.provenance import collect_provenance, to_plain
 from experiment.report import stage_report
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def test_a_report_is_written_at_the_end(tmp_path, capsys):
     path = tmp_path / "reports" / "train.json"
@@ -65,3 +67,19 @@ def test_provenance_names_what_made_an_artefact():
     assert provenance.packages["numpy"] == np.__version__
     assert provenance.command
     assert provenance.code_version
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        (ROOT / "record.py", ["record.py"]),
+        (ROOT / "analysis" / "sml_analysis_precompute.py", ["analysis/sml_analysis_precompute.py"]),
+        (ROOT / "rollouts" / "__main__.py", ["-m", "rollouts"]),
+        (Path("/elsewhere/bin/tool"), ["tool"]),
+    ],
+)
+def test_the_command_can_be_typed_again_after_python(
+    monkeypatch: pytest.MonkeyPatch, program: Path, command: list[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [str(program), "--seed", "3"])
+    assert collect_provenance({}, seed=3, inputs={}).command == [*command, "--seed", "3"]
