@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figure_style import save_figure
+from analysis.figure_style import figure_text, save_figures
 from analysis.hidden_figures import category_colours
 from analysis.results import BEHAVIOUR_NAME, read_results
 from experiment.errors import UserError, require_at_least
@@ -56,18 +55,16 @@ def plot_behaviour(config: BehaviourPlottingConfig, report: StageReport) -> list
     folder = require_writable_folder(config.output_dir, "--output_dir")
     with (
         read_results(config.input_dir / BEHAVIOUR_NAME) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+        figure_text(),
     ):
         figures = {
             "behaviour_clusters": draw_overview(results),
             "behaviour_exemplars": draw_exemplars(results, config.max_drawn_clusters),
         }
-        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
+        pictures = save_figures(figures.items(), folder, config.dpi, report)
         if config.videos:
             write_exemplar_videos(results, folder / "videos", config.fps)
             report.outputs.append(str(folder / "videos"))
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
     return pictures
 
 

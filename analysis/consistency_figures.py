@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.causal_statements import EVIDENCE
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.results import CONSISTENCY_NAME, read_results
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -42,16 +41,13 @@ def plot_consistency(
     folder = require_writable_folder(output_dir, "--output_dir")
     with (
         read_results(input_dir / CONSISTENCY_NAME) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+        figure_text(),
     ):
         figures = {
             "consistency": draw_agreement(results),
             "causal_statements": draw_statements(results, drawing.num_drawn_statements),
         }
-        pictures = [save_figure(f, folder / name, drawing.dpi) for name, f in figures.items()]
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
-    return pictures
+        return save_figures(figures.items(), folder, drawing.dpi, report)
 
 
 def draw_agreement(results: xr.Dataset) -> Figure:

@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figure_style import save_figure
-from analysis.hidden_figures import contact_sheet
+from analysis.figure_style import figure_text, save_figures
 from analysis.results import CROSS_NAME, read_results
 from experiment.errors import UserError, require_at_least
-from experiment.files import atomic_file, require_writable_folder
+from experiment.files import require_writable_folder
 from experiment.report import StageReport
 
 COLOUR_MAP = "RdBu_r"
@@ -48,7 +47,7 @@ def check_drawing(drawing: CrossDrawing) -> None:
 def plot_cross_dynamics(
     input_dir: Path, output_dir: Path, drawing: CrossDrawing, report: StageReport
 ) -> list[Path]:
-    """Draw all figures and the contact sheet; returns the PNGs, the contact sheet last.
+    """Draw all figures and a contact sheet; returns the PNGs.
 
     Raises:
         UserError: no result file, a foreign one, or an output folder that cannot be written.
@@ -56,18 +55,9 @@ def plot_cross_dynamics(
     folder = require_writable_folder(output_dir, "--output_dir")
     with (
         read_results(input_dir / CROSS_NAME) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+        figure_text(title_size=8),
     ):
-        pictures = [
-            save_figure(figure, folder / name, drawing.dpi)
-            for name, figure in _figures(results, drawing)
-        ]
-    sheet = folder / "contact_sheet.png"
-    with atomic_file(sheet) as path:
-        contact_sheet(pictures, columns=2).save(path)
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
-    return [*pictures, sheet]
+        return save_figures(_figures(results, drawing), folder, drawing.dpi, report, columns=2)
 
 
 def _figures(results: xr.Dataset, drawing: CrossDrawing) -> Iterator[tuple[str, Figure]]:

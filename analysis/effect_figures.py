@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -22,7 +21,7 @@ from analysis.effect_verdict import (
     strength_lines,
 )
 from analysis.fidelity_curves import open_axis
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figure
 from analysis.paired_rows import ACTION_PREFIX, CLUSTER_PREFIX, COMPONENT_PREFIX
 from analysis.results import INTERVENTION_EFFECTS_NAME, read_results
 from experiment.errors import require_at_least
@@ -58,7 +57,7 @@ def plot_effects(config: EffectPlottingConfig, report: StageReport) -> Path:
     require_at_least(config, "dpi")
     with (
         read_results(config.results_dir / INTERVENTION_EFFECTS_NAME) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+        figure_text(title_size=8),
     ):
         results.load()
         folder = config.output_dir or config.results_dir / "plots"

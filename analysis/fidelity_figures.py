@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis.fidelity_curves import LINES, draw_line, open_axis, select_curve
 from analysis.fidelity_summary import draw_summary
-from analysis.figure_style import save_figure
+from analysis.figure_style import figure_text, save_figures
 from analysis.results import read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
@@ -62,18 +61,13 @@ def plot_fidelity(config: FidelityPlottingConfig, report: StageReport) -> list[P
         trust = None
         if config.sample_trust is not None:
             trust = opened.enter_context(read_results(config.sample_trust, "sample_trust"))
-        opened.enter_context(
-            mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42})
-        )
+        opened.enter_context(figure_text())
         figures = {
             "fidelity_summary": draw_summary(results, trust),
             "fidelity_scores": draw_scores(results),
             "fidelity_differences": draw_differences(results),
         }
-        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
-    return pictures
+        return save_figures(figures.items(), folder, config.dpi, report)
 
 
 def draw_scores(results: xr.Dataset) -> Figure:

@@ -14,12 +14,11 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, hsv_to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from PIL import Image
 
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, read_results
 from experiment.errors import require_at_least
-from experiment.files import atomic_file, require_writable_folder
+from experiment.files import require_writable_folder
 from experiment.report import StageReport
 
 BACKGROUND = "0.82"
@@ -129,27 +128,18 @@ class PlotTable:
 
 
 def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Path]:
-    """Draw all figures and the contact sheet; returns the PNGs, the contact sheet last.
+    """Draw all figures and a contact sheet; returns the PNGs.
 
     Raises:
         UserError: no result file, a foreign one, or an output folder that cannot be written.
     """
     require_at_least(config, "max_points", "num_trajectories", "clusters_per_page", "dpi")
     folder = require_writable_folder(config.output_dir, "--output_dir")
-    pictures = []
-    # Fonts as text keep PDFs small and searchable.
     with (
         read_results(config.input_dir / HIDDEN_ANALYSIS_NAME, "hidden_analysis") as dataset,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+        figure_text(),
     ):
-        for name, figure in _figures(dataset, config):
-            pictures.append(save_figure(figure, folder / name, config.dpi))
-    sheet = folder / "contact_sheet.png"
-    with atomic_file(sheet) as path:
-        contact_sheet(pictures).save(path)
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
-    return [*pictures, sheet]
+        return save_figures(_figures(dataset, config), folder, config.dpi, report)
 
 
 def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str, Figure]]:
@@ -460,19 +450,3 @@ def _label(axis: Axes, space: str, title: str, pair: Sequence[int] = (0, 1)) -> 
     axis.set_title(title)
     axis.set_xticks([])
     axis.set_yticks([])
-
-
-def contact_sheet(pictures: Sequence[Path], columns: int = 3, width: int = 640) -> Image.Image:
-    """All pictures on one sheet, scaled to one width."""
-    thumbnails = []
-    for path in pictures:
-        with Image.open(path) as picture:
-            height = round(picture.height * width / picture.width)
-            thumbnails.append(picture.convert("RGB").resize((width, height)))
-    rows = [thumbnails[i : i + columns] for i in range(0, len(thumbnails), columns)]
-    heights = [max(thumbnail.height for thumbnail in row) for row in rows]
-    sheet = Image.new("RGB", (columns * width, sum(heights)), "white")
-    for row, top in zip(rows, np.cumsum([0, *heights[:-1]]).tolist(), strict=True):
-        for column, thumbnail in enumerate(row):
-            sheet.paste(thumbnail, (column * width, top))
-    return sheet

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.cross_causation import lag_means, summarise_effects
 from analysis.cross_figures import draw_matrix
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.hidden_figures import category_colours
 from analysis.results import JACOBIAN_NAME, read_results
 from experiment.errors import require_at_least
@@ -51,16 +50,13 @@ def plot_jacobians(config: JacobianPlottingConfig, report: StageReport) -> list[
     folder = require_writable_folder(config.output_dir, "--output_dir")
     with (
         read_results(config.input_dir / JACOBIAN_NAME) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+        figure_text(),
     ):
         figures = {
             "jacobians": draw_overview(results),
             "jacobian_clusters": draw_clusters(results, config.max_drawn_clusters),
         }
-        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
-    return pictures
+        return save_figures(figures.items(), folder, config.dpi, report)
 
 
 def draw_overview(results: xr.Dataset) -> Figure:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.results import PROBE_ANALYSIS_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
@@ -77,7 +76,7 @@ def plot_probes(config: ProbePlottingConfig, report: StageReport) -> list[Path]:
     folder = require_writable_folder(config.output_dir, "--output_dir")
     with (
         read_results(config.input_dir / PROBE_ANALYSIS_NAME, "probe_analysis") as file,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 9, "pdf.fonttype": 42}),
+        figure_text(),
     ):
         # Small, and read in hundreds of pieces.
         results = file.load()
@@ -88,10 +87,7 @@ def plot_probes(config: ProbePlottingConfig, report: StageReport) -> list[Path]:
         if "reading_score" in results:
             figures["simulated_reading"] = draw_reading(results)
             figures["simulator_scores"] = draw_scores(results, SIMULATOR_MARKS, "simulator_")
-        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
-    return pictures
+        return save_figures(figures.items(), folder, config.dpi, report)
 
 
 def draw_scores(results: xr.Dataset, marks: Sequence[Mark], prefix: str) -> Figure:

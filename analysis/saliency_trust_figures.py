@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.fidelity_curves import Line, open_axis, select_curve
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.results import SALIENCY_TRUST_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
@@ -73,21 +72,16 @@ def plot_saliency_trust(config: SaliencyTrustPlottingConfig, report: StageReport
     require_at_least(config, "dpi")
     with (
         read_results(config.saliency_trust, "saliency_trust") as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+        figure_text(title_size=8),
     ):
         folder = require_writable_folder(config.output_dir, "--output_dir")
         figures = {
-            "finite_changes": draw_finite_changes(results),
-            "stability": draw_stability(results),
+            "saliency_finite_changes": draw_finite_changes(results),
+            "saliency_stability": draw_stability(results),
         }
         if int(results["group_size"].sel(group="all")):
-            figures["reality"] = draw_reality(results)
-        pictures = [
-            save_figure(figure, folder / f"saliency_{name}", config.dpi)
-            for name, figure in figures.items()
-        ]
-    report.outputs.append(str(folder))
-    return pictures
+            figures["saliency_reality"] = draw_reality(results)
+        return save_figures(figures.items(), folder, config.dpi, report)
 
 
 def draw_finite_changes(results: xr.Dataset) -> Figure:

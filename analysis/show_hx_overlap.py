@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
-
-from analysis.figure_style import save_figure
+from analysis.figure_style import figure_text, save_figure
 from analysis.results import HIDDEN_ANALYSIS_NAME, OVERLAP_NAME, read_results, write_results
 from analysis.state_overlap import (
     NUM_FIGURES,
@@ -67,12 +65,13 @@ def show_overlap(config: OverlapConfig, report: StageReport) -> list[Path]:
     path = folder / OVERLAP_NAME
     provenance = collect_provenance(config, config.seed, {"hidden_analysis": hash_file(source)})
     write_results(path, overlap_dataset(states, found, control), provenance)
-    pictures = []
-    with read_results(path) as written, mpl.rc_context({"font.size": 8, "pdf.fonttype": 42}):
+    with read_results(path) as written, figure_text():
         results = written.load()
-        for first in range(min(NUM_FIGURES, results.sizes["pca_component"] - 1)):
-            figure = draw_overlap(results, first)
-            pictures.append(save_figure(figure, folder / f"agent_h_overlap_{first}", config.dpi))
+        # No contact sheet: the folder's is that of the hidden states.
+        pictures = [
+            save_figure(draw_overlap(results, i), folder / f"agent_h_overlap_{i}", config.dpi)
+            for i in range(min(NUM_FIGURES, results.sizes["pca_component"] - 1))
+        ]
     report.outputs += [str(path), str(folder)]
     report.metrics |= {"roc_area": found.area, "roc_area_of_halves": control.area}
     return pictures

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.fidelity_curves import open_axis
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figure
 from analysis.results import TARGET_FUNCTIONS_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
@@ -42,7 +41,7 @@ def plot_target_functions(config: TargetPlottingConfig, report: StageReport) -> 
     require_at_least(config, "dpi")
     with (
         read_results(config.results_dir / TARGET_FUNCTIONS_NAME) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+        figure_text(title_size=8),
     ):
         folder = require_writable_folder(config.output_dir, "--output_dir")
         figure = draw_target_functions(results)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
@@ -17,7 +16,7 @@ from analysis.fidelity_curves import (
     title_of,
 )
 from analysis.fidelity_summary import draw_trust_histogram, kind_of_levels
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figure
 from analysis.results import read_results
 from analysis.sample_trust import SAMPLE_TRUST_NAME
 from experiment.errors import UserError, require_at_least
@@ -56,7 +55,7 @@ def plot_trust(config: TrustPlottingConfig, report: StageReport) -> Path:
     path = config.generated_data_dir / SAMPLE_TRUST_NAME
     with (
         read_results(path) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+        figure_text(title_size=8),
     ):
         if not np.isfinite(results["trust"]).any():
             raise UserError(f"{path}: no sample has a trust score, so there is nothing to draw")

@@ -4,19 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.figure_style import save_figure
+from analysis.figure_style import figure_text, save_figures
 from analysis.hidden_figures import (
     PlotTable,
     Trajectory,
     Variable,
     colour_limits,
-    contact_sheet,
     draw_clusters,
     draw_coloured,
     draw_explained_variance,
@@ -24,7 +22,7 @@ from analysis.hidden_figures import (
 )
 from analysis.results import read_results
 from experiment.errors import require_at_least
-from experiment.files import atomic_file, require_writable_folder
+from experiment.files import require_writable_folder
 from experiment.report import StageReport
 
 VARIABLES = (
@@ -84,18 +82,13 @@ def plot_vectors(
         UserError: no result file, or a folder that cannot be written.
     """
     require_at_least(config, "max_points", "num_trajectories", "clusters_per_page", "dpi")
-    pictures = []
     with (
         read_results(config.input_dir / name) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+        figure_text(title_size=8),
     ):
         folder = require_writable_folder(config.output_dir, "--output_dir")
-        for stem, figure in _figures(results.load(), config, what):
-            pictures.append(save_figure(figure, folder / stem, config.dpi))
-    with atomic_file(folder / "contact_sheet.png") as path:
-        contact_sheet(pictures).save(path, format="png")
-    report.outputs.append(str(folder))
-    return pictures
+        figures = _figures(results.load(), config, what)
+        return save_figures(figures, folder, config.dpi, report)
 
 
 def _figures(
