@@ -23,6 +23,8 @@ from rollouts.types import Rollout
 
 NUM_KILLS = int(os.environ.get("NUM_KILLS", "30"))
 EPISODES_PER_KILL = 16
+FAR_MORE_EPISODES = 640 * NUM_KILLS
+"""Than are recorded before the last kill."""
 MOST_EPISODES_BEFORE_A_KILL = 24
 """A shard is sealed after about 8."""
 LONGEST_DELAY = 0.1
@@ -188,20 +190,25 @@ def test_a_recording_survives_kills_at_random_moments(recorders: Recorders) -> N
 @pytest.mark.timeout(1800)
 def test_two_shards_survive_kills_while_the_other_goes_on(recorders: Recorders) -> None:
     rng = np.random.default_rng(1)
-    flags = [
-        ("--max_episodes", 2 * EPISODES_PER_KILL * NUM_KILLS, "--num_shards", 2, "--shard_index", i)
-        for i in range(2)
-    ]
     losses = Losses(recorders.data)
-    running = [recorders.start(*flags[index]) for index in range(2)]
+    running = [recorders.start(*shard(index, FAR_MORE_EPISODES)) for index in range(2)]
     for _ in range(NUM_KILLS):
         index = int(rng.integers(2))
         recorders.kill_at_random(running[index], rng)
         losses.check(running[index])
-        running[index] = recorders.start(*flags[index])
+        running[index] = recorders.start(*shard(index, FAR_MORE_EPISODES))
     losses.report()
+    for recorder in running:
+        recorders.kill_at_random(recorder, rng)
+    # How far the shard came that was not being killed depends on the machine.
+    num_episodes = max(sealed_episodes(recorders.data)) + EPISODES_PER_KILL
+    running = [recorders.start(*shard(index, num_episodes)) for index in range(2)]
     assert [recorders.wait(recorder) for recorder in running] == [0, 0]
     assert verify_command(recorders.data).returncode == 0
-    flags_of_one = ("--max_episodes", 2 * EPISODES_PER_KILL * NUM_KILLS, "--num_envs", 16)
+    flags_of_one = ("--max_episodes", num_episodes, "--num_envs", 16)
     assert recorders.wait(recorders.start(*flags_of_one, data="never_killed")) == 0
     assert_same_episodes(recorders.data, recorders.folder / "never_killed")
+
+
+def shard(index: int, num_episodes: int) -> tuple[object, ...]:
+    return ("--max_episodes", num_episodes, "--num_shards", 2, "--shard_index", index)
