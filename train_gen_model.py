@@ -1,10 +1,16 @@
 """Train a simulator of an agent's environment."""
 
-from experiment.command_line import parse_command_line
+from experiment.command_line import parse_command_line, parse_flags
 from experiment.distributed import launched_ranks, only_main_speaks
 from experiment.errors import run_entry_point
 from experiment.report import stage_report
-from generative.trainer import SimulatorTrainingConfig, train_simulator
+from experiment.runs import continued
+from generative.trainer import (
+    OPERATIONAL,
+    SimulatorTrainingConfig,
+    settings_of_run,
+    train_simulator,
+)
 
 DESCRIPTION = """Train a simulator: a model that, from a few frames, sets up an environment state
 and an agent state and rolls both forward, the frozen agent acting on the simulator's own images.
@@ -25,6 +31,10 @@ def main() -> None:
         "simulator.yml",
         "training",
     )
+    if config.resume is not None:
+        saved = settings_of_run(config, config.resume)
+        config = parse_flags(SimulatorTrainingConfig, DESCRIPTION, saved)
+        config = continued(config, saved.run_dir, OPERATIONAL)
     ranks = launched_ranks()
     report_file = config.report if ranks.is_main else None
     with only_main_speaks(ranks), stage_report("train_simulator", report_file) as report:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from agents.checkpoint import LoadedAgent
 from agents.episode_slots import Branch, BranchPoint, EpisodeStart
 from agents.intervening import UNTOUCHED, Intervening
-from agents.player import BehaviourConfig, Player
+from agents.player import Player
 from agents.recorder import (
     RecordingSummary,
     dataset_metadata,
@@ -42,6 +42,7 @@ from agents.replay import SourceRow, restore_points
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError, require_at_least
 from experiment.files import hash_bytes
+from experiment.provenance import to_plain
 from rollouts.schema import DatasetMetadata
 from rollouts.store import RolloutDataset, RolloutWriter
 
@@ -189,6 +190,16 @@ def _check_point(dataset: RolloutDataset, point: SourceRow) -> None:
         )
 
 
+def _tell_of_interventions(plan: BranchPlan) -> None:
+    changed = plan.dataset.episodes.set_index("episode_id")["interventions"] != "[]"
+    episodes = sorted({p.episode_id for p in plan.config.points if changed[p.episode_id]})
+    if episodes:
+        print(
+            f"recorded under an intervention: {', '.join(map(str, episodes))}. Branches have only "
+            "the one that is asked for now, counted from their first row"
+        )
+
+
 def record_branches(
     plan: BranchPlan, folder: Path | str, device: torch.device | str = "cpu"
 ) -> RecordingSummary:
@@ -200,6 +211,7 @@ def record_branches(
     """
     folder, recording = Path(folder), plan.recording
     check_branches(plan, folder)
+    _tell_of_interventions(plan)
     metadata = _metadata(plan)
     missing = _missing_episodes(plan, folder)
     require_space(folder, metadata, _estimate_rows(plan, missing))
@@ -207,7 +219,7 @@ def record_branches(
     starts = _episode_starts(plan, missing)
     # An episode that does not happen again is to be found before anything is written.
     starts = chain([next(starts)], starts) if missing else starts
-    behaviour = BehaviourConfig(recording.greedy, recording.action_noise, recording.seed)
+    behaviour = recording.behaviour_in(plan.environment)
     player = Player(plan.agent.policy, behaviour, device, plan.intervening.intervention)
     # Levels that follow a branch's end are played by nobody; a step budget is of whole episodes.
     free = replace(recording, start_level=0, num_levels=0, max_steps=None)
@@ -225,6 +237,7 @@ def _metadata(plan: BranchPlan) -> DatasetMetadata:
     settings = {
         **asdict(plan.config),
         **{name: getattr(recording, name) for name in ("seed", "greedy", "action_noise")},
+        "behaviour": to_plain(recording.behaviour_in(plan.environment)),
         "num_envs": recording.num_envs,
         **plan.intervening.settings,
     }

@@ -156,15 +156,14 @@ def _without_flags(command: list[str], settings: tuple[str, ...]) -> list[str]:
 def render_card(name: str, card: AgentCard) -> str:
     """The card as Markdown; beside it lie `curve.png` and `curve.csv`."""
     options = ", ".join(f"{key} {value}" for key, value in card.environment.options.items())
-    mode = card.environment.options.get("distribution_mode", "")
     rows = [
         f"| {record.policy} | {record.mean_return} "
         f"| {record.difference or ''} | {record.mean_length:.0f} |"
         for record in card.records
     ]
-    if card.environment.name == "coinrun" and mode in PUBLISHED_RETURNS:
-        published = f"published PPO agent, trained with backgrounds (Cobbe et al. 2020), {mode}"
-        rows.append(f"| {published} | {PUBLISHED_RETURNS[mode]} | | |")
+    if card.environment.name == "coinrun":
+        published = "published PPO agent, trained with backgrounds (Cobbe et al. 2020)"
+        rows += [f"| {published}, {m} | {told} | | |" for m, told in PUBLISHED_RETURNS.items()]
     return "\n".join(
         [
             f"# {name}",

@@ -14,19 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.action_noise import ActionNoise
 from agents.images import to_float_observations
 from agents.intervening import intervene_at_rows
 from agents.protocol import Agent, AgentOutput
-from experiment.errors import UserError
 from experiment.randomness import keyed_uniform, sample_categorical
 from projections.intervention import Intervention
-
-NUM_PROCGEN_ACTIONS = 15
-NOISE_TEMPERATURE = 0.7
-NOISE_LOGIT_RANGE = (-1.8, 0.8)
-NOISE_SPECIAL_LOGIT = -3.0
-NOISE_RIGHT_LOGIT = 0.1
-_RIGHT = 7
 
 
 @dataclass(frozen=True)
@@ -35,8 +28,8 @@ class BehaviourConfig:
 
     greedy: bool = False
     """Take the most probable action instead of drawing one."""
-    action_noise: bool = False
-    """Explore as the reference's recorder does: flatten the policy, keep `right` probable."""
+    noise: ActionNoise | None = None
+    """Explore by a policy made flatter."""
     seed: int = 0
     """Keys every draw, together with a number of the episode's own and the row."""
 
@@ -87,8 +80,6 @@ class Player:
         device: where the network runs.
         intervention: changes the agent's state at every decision.
 
-    Raises:
-        UserError: a behaviour or an intervention that this agent does not allow.
     """
 
     def __init__(
@@ -98,11 +89,6 @@ class Player:
         device: torch.device | str = "cpu",
         intervention: Intervention | None = None,
     ) -> None:
-        if behaviour.action_noise and policy.num_actions != NUM_PROCGEN_ACTIONS:
-            raise UserError(
-                f"--action_noise: made for Procgen's {NUM_PROCGEN_ACTIONS} actions, "
-                f"the agent has {policy.num_actions}"
-            )
         self.policy = policy
         self.behaviour = behaviour
         self.device = torch.device(device)
@@ -194,28 +180,13 @@ def behaviour_log_probs(
         (..., num_actions); a greedy policy puts all probability on the best action.
     """
     logits = action_logits.astype(np.float64)
-    if behaviour.action_noise:
-        logits = noised_logits(logits)
+    if behaviour.noise is not None:
+        logits = behaviour.noise.apply(logits)
     if behaviour.greedy:
         is_best = np.arange(logits.shape[-1]) == logits.argmax(axis=-1)[..., None]
         return np.where(is_best, 0.0, -np.inf)
     logits = logits - logits.max(axis=-1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-
-
-def noised_logits(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The reference's exploration noise: a flatter policy that seldom uses special actions.
-
-    Args:
-        logits: (..., 15) of the clean policy, in Procgen's order of actions.
-
-    Returns:
-        (..., 15)
-    """
-    noised = np.clip(logits * NOISE_TEMPERATURE, *NOISE_LOGIT_RANGE)
-    noised[..., 9:] = NOISE_SPECIAL_LOGIT
-    noised[..., _RIGHT] = NOISE_RIGHT_LOGIT
-    return noised
 
 
 @contextmanager

@@ -333,6 +333,10 @@ def require_usable(config: PPOConfig) -> None:
     for name in ("gamma", "gae_lambda"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"--{name} {getattr(config, name)}: must lie between 0 and 1")
+    require_at_least(config, "learning_rate", "value_coefficient", "entropy_coefficient", least=0)
+    for name in ("clip", "max_grad_norm"):
+        if not getattr(config, name) > 0:
+            raise UserError(f"--{name} {getattr(config, name)}: must be positive")
 
 
 def _draws(count: int, seed: int, key: int) -> NDArray[np.float64]:

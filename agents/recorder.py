@@ -23,7 +23,7 @@ import torch
 from agents.checkpoint import LoadedAgent
 from agents.episode_slots import EpisodeSlots, EpisodeStart
 from agents.intervening import UNTOUCHED, Intervening
-from agents.player import BehaviourConfig, Player
+from agents.player import Player
 from agents.recording_config import RecordingConfig, level_seeds
 from agents.recording_plan import estimate_rows, require_space, what_remains
 from environments.factory import make_environment_from_spec, require_levels
@@ -87,8 +87,9 @@ def record_episodes(
     metadata = _metadata_of_recording(agent, environment, config, intervening)
     if config.with_state and metadata.game is None:
         print(f"only Procgen's games tell their state: recording {environment.name} without it")
-    behaviour = BehaviourConfig(config.greedy, config.action_noise, config.seed)
-    player = Player(agent.policy, behaviour, device, intervening.intervention)
+    player = Player(
+        agent.policy, config.behaviour_in(environment), device, intervening.intervention
+    )
     start = time.perf_counter()
     recorded = recorded_episodes(folder)
     remaining, missing = what_remains(config, recorded)
@@ -123,7 +124,11 @@ def _metadata_of_recording(
     config: RecordingConfig,
     intervening: Intervening,
 ) -> DatasetMetadata:
-    settings = {**asdict(config), **intervening.settings}
+    settings = {
+        **asdict(config),
+        **intervening.settings,
+        "behaviour": to_plain(config.behaviour_in(environment)),
+    }
     metadata = dataset_metadata(
         agent, environment, settings, config.seed, inputs={}, with_state=config.with_state
     )

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.action_noise import noise_of_environment
+from agents.player import BehaviourConfig
 from environments.factory import DEFAULT_NUM_THREADS
-from environments.protocol import TRAINING_LEVELS
+from environments.protocol import TRAINING_LEVELS, EnvironmentSpec
 from experiment.errors import UserError
-from experiment.randomness import keyed_uniform
+from experiment.randomness import keyed_permutation
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,12 @@ class RecordingConfig:
     num_levels: int = 0
     """Number of levels from the first on; 0 means 1000000000."""
     sequential_levels: bool = False
-    """Play the levels in order, each exactly once, instead of drawing one per episode."""
+    """Play the levels in order, each exactly once, instead of in a drawn order, over and over."""
     greedy: bool = False
     """Take the most probable action instead of drawing one."""
     action_noise: bool = False
-    """Explore as the reference's recorder does; logits are recorded without the noise."""
+    """Explore, by a flatter policy; in CoinRun as the reference's recorder does. Logits are
+    recorded without the noise, its parameters with the dataset."""
     max_steps: int | None = None
     """Stop when the dataset has about this many rows in all; running episodes are cut and kept.
     Of several shards each counts the rows of its own episodes, up to its equal part of the total.
@@ -73,6 +76,11 @@ class RecordingConfig:
             raise UserError(f"--num_threads {self.num_threads}: below 0")
         if self.shard_index is not None and self.shard_index < 0:
             raise UserError(f"--shard_index {self.shard_index}: below 0")
+
+    def behaviour_in(self, environment: EnvironmentSpec) -> BehaviourConfig:
+        """How the agent acts there; raises `UserError` where it has no such noise."""
+        noise = noise_of_environment(environment) if self.action_noise else None
+        return BehaviourConfig(self.greedy, noise, self.seed)
 
     @property
     def shard_bytes(self) -> int:
@@ -138,9 +146,12 @@ def apply_slurm_defaults(config: RecordingConfig, environ: Mapping[str, str]) ->
 
 
 def level_seeds(config: RecordingConfig, episode_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) levels of (N,) episodes."""
+    """(N,) levels of (N,) episodes: every level once, in a drawn order, before any comes again.
+
+    So the shards of a dataset share no level, unless it has more episodes than levels.
+    """
     if config.sequential_levels:
         return config.start_level + episode_ids
-    uniform = keyed_uniform(config.seed, "level", episode_ids)[:, 0]
-    offset = np.floor(uniform * (config.num_levels or TRAINING_LEVELS))
-    return config.start_level + offset.astype(np.int64)
+    num_levels = config.num_levels or TRAINING_LEVELS
+    turn, position = np.divmod(episode_ids, num_levels)
+    return config.start_level + keyed_permutation(config.seed, "level", position, num_levels, turn)

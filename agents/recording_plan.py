@@ -10,7 +10,7 @@ from agents.recording_config import RecordingConfig
 from environments.game_trace import typical_num_entities
 from environments.protocol import TRAINING_LEVELS, EnvironmentSpec
 from experiment.errors import UserError
-from experiment.files import require_free_space
+from experiment.files import free_bytes, require_free_space
 from rollouts.schema import DatasetMetadata
 
 EXPECTED_COMPRESSION = 5.0
@@ -85,6 +85,8 @@ def require_space(folder: Path, metadata: DatasetMetadata, estimate: RowEstimate
     print(f"recording {kind} {estimate.rows} rows, {kind} {size / 1e9:.2f} GB in {folder}")
     if not estimate.is_loose:
         require_free_space(folder, size, "--data_dir")
+    elif free_bytes(folder) < size:
+        print(f"only {free_bytes(folder) / 1e9:.2f} GB are free there: that may not suffice")
 
 
 def _expected_row_bytes(metadata: DatasetMetadata) -> float:

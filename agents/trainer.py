@@ -82,11 +82,18 @@ def train(config: TrainingConfig, report: StageReport) -> Path:
     """
     ranks = launched_ranks()
     device = ranks.own_device(resolve_device(config.device, config.gpu_device))
-    with joined(ranks, device):
-        return _train(config, report, ranks, device)
+    # From the first moment: what loads for minutes is asked to stop, too.
+    with stop_on_signals() as stop, joined(ranks, device):
+        return _train(config, report, ranks, device, stop)
 
 
-def _train(config: TrainingConfig, report: StageReport, ranks: Ranks, device: torch.device) -> Path:
+def _train(
+    config: TrainingConfig,
+    report: StageReport,
+    ranks: Ranks,
+    device: torch.device,
+    stop: StopRequest,
+) -> Path:
     config = ranks.from_main(lambda: resolve_settings(config))
     ranks.from_main(lambda: ranks.share(config.ppo.num_envs, "--num_envs"))
     spec = environment_spec(config.environment)
@@ -99,8 +106,7 @@ def _train(config: TrainingConfig, report: StageReport, ranks: Ranks, device: to
     print(f"run folder: {run.path}", flush=True)
     trainer = Trainer(config, run, execution, environments, inputs, ranks)
     try:
-        with stop_on_signals() as stop:
-            agent = trainer.run(stop)
+        agent = trainer.run(stop)
     finally:
         trainer.close()
     report.earlier_seconds = trainer.earlier_seconds

@@ -105,10 +105,10 @@ class TrainingConfig:
 def resolve_settings(config: TrainingConfig) -> TrainingConfig:
     """Settings of the run to go on with, or the given ones with a seed."""
     if config.resume is not None:
-        config = _settings_of_run(config, config.resume)
+        config = settings_of_run(config, config.resume)
     require_usable(config.ppo)
     require_at_least(config, "num_timesteps", "num_checkpoints", "keep_last")
-    require_at_least(config, "eval_every", "eval_episodes", least=0)
+    require_at_least(config, "eval_every", "eval_episodes", "save_every_seconds", least=0)
     _require_training_levels(config.environment)
     if config.max_minutes is not None and config.max_minutes <= 0:
         raise UserError(f"--max_minutes {config.max_minutes}: must be positive")
@@ -125,7 +125,12 @@ def _require_training_levels(environment: EnvironmentConfig) -> None:
         )
 
 
-def _settings_of_run(config: TrainingConfig, folder: Path) -> TrainingConfig:
+def settings_of_run(config: TrainingConfig, folder: Path) -> TrainingConfig:
+    """The settings of the run in `folder`, with what may differ from process to process as given.
+
+    Raises:
+        UserError: no run there, or one with a setting that is unknown.
+    """
     saved = read_run_config(folder, "--resume")
     settings = {name: value for name, value in saved.items() if name not in OPERATIONAL}
     restored = apply_values(TrainingConfig, settings, str(folder))

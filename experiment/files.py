@@ -144,14 +144,19 @@ def require_small(folder: Path, max_bytes: int, flag: str) -> None:
         )
 
 
-def require_free_space(path: Path | str, needed_bytes: int, flag: str) -> None:
-    """Raise `UserError` when the disk that holds `path` has less than `needed_bytes` free."""
+def free_bytes(path: Path | str) -> int:
+    """Free space on the disk that holds `path`, or will hold it."""
     folder = Path(path).absolute()
     while not folder.exists():
         folder = folder.parent
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < needed_bytes:
+    return shutil.disk_usage(folder).free
+
+
+def require_free_space(path: Path | str, needed_bytes: int, flag: str) -> None:
+    """Raise `UserError` when the disk that holds `path` has less than `needed_bytes` free."""
+    found = free_bytes(path)
+    if found < needed_bytes:
         raise UserError(
-            f"{flag}: {path} has {free_bytes / 1e9:.2f} GB free, "
+            f"{flag}: {path} has {found / 1e9:.2f} GB free, "
             f"about {needed_bytes / 1e9:.2f} GB are needed"
         )

@@ -19,6 +19,7 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW_32_BITS = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
+_FEISTEL_ROUNDS = 6
 
 
 def philox4x32(counter: NDArray[np.uint64], key: tuple[int, int]) -> NDArray[np.uint64]:
@@ -83,6 +84,42 @@ def keyed_normal(
     """Standard normal draws; arguments and shapes as for `keyed_uniform`."""
     # Half a step of the 32-bit grid keeps the quantile finite at 0.
     return ndtri(keyed_uniform(seed, stream, ids, t, size) + 2.0**-33)
+
+
+def keyed_permutation(
+    seed: int, stream: str, positions: ArrayLike, size: int, number: ArrayLike = 0
+) -> NDArray[np.int64]:
+    """Where permutations of `range(size)` send some of its elements, without the rest being made.
+
+    A Feistel network over the two halves of an element's bits (Luby and Rackoff, "How to construct
+    pseudorandom permutations from pseudorandom functions", SIAM J. Comput. 1988) with Philox as its
+    rounds; what leaves the range goes through it again until it is back (Black and Rogaway,
+    "Ciphers with arbitrary finite domains", CT-RSA 2002).
+
+    Args:
+        seed: the run's seed.
+        stream: what the permutation is for.
+        positions: (...) elements, at least 0 and below `size`.
+        size: at most 2^32.
+        number: (...) which of the permutations, below 2^31; broadcast against `positions`.
+
+    Returns:
+        (...) their images.
+    """
+    positions, number = np.broadcast_arrays(
+        np.asarray(positions, np.int64), np.asarray(number, np.int64)
+    )
+    half = max(1, -(-int(size - 1).bit_length() // 2))
+    images, outside = positions.copy(), np.ones(positions.shape, bool)
+    while outside.any():
+        left, right = images[outside] >> half, images[outside] & (2**half - 1)
+        for turn in range(_FEISTEL_ROUNDS):
+            ids = number[outside] << 32 | right
+            mask = np.floor(2**half * keyed_uniform(seed, stream, ids, turn)[..., 0])
+            left, right = right, left ^ mask.astype(np.int64)
+        images[outside] = left << half | right
+        outside = images >= size
+    return images
 
 
 def sample_categorical(

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 
@@ -42,6 +42,7 @@ from experiment.provenance import collect_provenance, to_plain
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+Config = TypeVar("Config", bound=Any)
 
 STOPPED_EXIT_CODE = 75
 """Exit code of a training that was asked to stop and saved itself (EX_TEMPFAIL: try again)."""
@@ -113,9 +114,7 @@ def open_run(
     continued = (path / CONFIG_FILE).exists()
     if continued:
         saved = read_run_config(path, "--run_dir")
-        _require_same_settings(
-            path, {**_defaults(config), **_flatten(saved)}, settings, operational
-        )
+        _require_same_settings(f"--run_dir {path}", config, saved, operational)
         remove_leftovers(path)
         (path / STOPPED_FILE).unlink(missing_ok=True)
         settings = saved
@@ -165,19 +164,36 @@ def _defaults(config: Any) -> dict[str, Any]:
         return {}
 
 
+def continued(config: Config, run: Path | None, operational: Collection[str]) -> Config:
+    """The settings with which the run that `--resume` names goes on, named by `run_dir` now.
+
+    Args:
+        config: the run's settings, a dataclass with `run_dir` and `resume`, overridden by the flags
+            that were given.
+        run: the run folder.
+        operational: settings that may differ.
+
+    Raises:
+        UserError: a flag that changes what the run is.
+    """
+    if run is None or config.run_dir != run:
+        raise UserError(f"--run_dir {config.run_dir}: --resume {run} names the run already")
+    saved = read_run_config(run, "--resume")
+    _require_same_settings(f"--resume {run}", config, saved, operational)
+    return dataclasses.replace(config, resume=None)
+
+
 def _require_same_settings(
-    path: Path,
-    saved_flat: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    operational: Collection[str],
+    flag: str, config: Any, saved: Mapping[str, Any], operational: Collection[str]
 ) -> None:
-    given_flat = _flatten(json.loads(json.dumps(settings)))
+    saved_flat = {**_defaults(config), **_flatten(saved)}
+    given_flat = _flatten(json.loads(json.dumps(to_plain(config))))
     for name in sorted(saved_flat.keys() | given_flat.keys()):
         if name.split(".")[0] in operational or name in operational:
             continue
         if saved_flat.get(name) != given_flat.get(name):
             raise UserError(
-                f"--run_dir {path}: holds a run with {name} = {saved_flat.get(name)!r}, "
+                f"{flag}: holds a run with {name} = {saved_flat.get(name)!r}, "
                 f"now {given_flat.get(name)!r}; give the same settings or another folder"
             )
 

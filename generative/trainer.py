@@ -226,12 +226,17 @@ def train_simulator(config: SimulatorTrainingConfig, report: StageReport) -> Pat
     """
     ranks = launched_ranks()
     device = ranks.own_device(resolve_device(config.device, config.gpu_device))
-    with joined(ranks, device):
-        return _train(config, report, ranks, device)
+    # From the first moment: what loads for minutes is asked to stop, too.
+    with stop_on_signals() as stop, joined(ranks, device):
+        return _train(config, report, ranks, device, stop)
 
 
 def _train(
-    config: SimulatorTrainingConfig, report: StageReport, ranks: Ranks, device: torch.device
+    config: SimulatorTrainingConfig,
+    report: StageReport,
+    ranks: Ranks,
+    device: torch.device,
+    stop: StopRequest,
 ) -> Path:
     config = ranks.from_main(lambda: _resolve(config))
     ranks.from_main(lambda: _require_executable(config, ranks, device))
@@ -242,8 +247,7 @@ def _train(
     run = ranks.from_main(lambda: open_run(_run_path(config), config, OPERATIONAL, inputs.hashes))
     print(f"run folder: {run.path}; {simulator.num_parameters} parameters", flush=True)
     with closing(SimulatorTrainer(config, run, simulator, inputs, device, ranks)) as trainer:
-        with stop_on_signals() as stop:
-            folder = trainer.run(stop)
+        folder = trainer.run(stop)
         report.earlier_seconds = trainer.earlier_seconds
         report.metrics.update(trainer.metrics())
     if config.export_dir is not None and ranks.is_main:
@@ -564,7 +568,7 @@ def _describe(row: Mapping[str, float]) -> str:
 def _resolve(config: SimulatorTrainingConfig) -> SimulatorTrainingConfig:
     """Settings of the run to go on with, or the given ones with a seed."""
     if config.resume is not None:
-        config = _settings_of_run(config, config.resume)
+        config = settings_of_run(config, config.resume)
     _require_sensible(config)
     return dataclasses.replace(config, seed=choose_seed(config.seed, config.run_dir))
 
@@ -578,8 +582,10 @@ def _require_sensible(config: SimulatorTrainingConfig) -> None:
     if optimiser.num_training_steps:
         require_at_least(optimiser, "num_training_steps")
     require_at_least(config, "log_interval", "save_interval")
-    if config.num_video_windows < 0:
-        raise UserError(f"--num_video_windows {config.num_video_windows}: must not be negative")
+    require_at_least(config, "num_video_windows", "save_every_seconds", least=0)
+    require_at_least(optimiser, "lr", "warmup_steps", least=0)
+    if not optimiser.max_grad_norm > 0:
+        raise UserError(f"--max_grad_norm {optimiser.max_grad_norm}: must be positive")
     if optimiser.lr_schedule not in ("constant", "cosine"):
         raise UserError(f"--lr_schedule {optimiser.lr_schedule}: constant or cosine is expected")
     if optimiser.max_minutes is not None and optimiser.max_minutes <= 0:
@@ -594,7 +600,12 @@ def _require_executable(
         raise UserError(f"--compile: needs a CUDA device, not {device}")
 
 
-def _settings_of_run(config: SimulatorTrainingConfig, folder: Path) -> SimulatorTrainingConfig:
+def settings_of_run(config: SimulatorTrainingConfig, folder: Path) -> SimulatorTrainingConfig:
+    """The settings of the run in `folder`, with what may differ from process to process as given.
+
+    Raises:
+        UserError: no run there, or one with a setting that is unknown.
+    """
     saved = read_run_config(folder, "--resume")
     paths = ("data_dir", "heldout_data_dir", "model_file")
     artefacts = ("agent_file", *paths)

@@ -58,7 +58,8 @@ def export_minari(dataset: RolloutDataset, out: Path) -> None:
     require_free_space(out, num_bytes, "--out")
     try:
         with atomic_folder(out, replace=False) as temporary:
-            _write_dataset(minari, dataset, dataset_id, temporary / DATA_FOLDER)
+            # Minari joins the path of a relative folder with itself.
+            _write_dataset(minari, dataset, dataset_id, temporary.absolute() / DATA_FOLDER)
     except OSError as error:
         raise storage_error(error, out) from error
 

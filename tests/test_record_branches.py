@@ -48,7 +48,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     states = np.random.default_rng(0).normal(size=(100, HIDDEN_DIM))
     HiddenProjection("pca", 4).fit(states).save(tmp_path / "projection")
     monkeypatch.chdir(tmp_path)
-    command = "--model_file agent --data_dir data --max_episodes 4 --num_envs 2 --seed 3"
+    command = "--model_file agent --data_dir data --max_episodes 4 --num_envs 2 --seed 4"
     assert type_command(monkeypatch, command) == 0
     return tmp_path
 
@@ -103,7 +103,7 @@ def assert_swapped(intervened: Rollout, twin: Rollout, policy: RecurrentPolicy) 
     ("command", "folder"),
     [
         ("--branch_from data --episode 1 --step 2 --branches 3", "branches"),
-        ("--model_file agent --max_episodes 4 --num_envs 2 --seed 3 --data_dir swapped", "swapped"),
+        ("--model_file agent --max_episodes 4 --num_envs 2 --seed 4 --data_dir swapped", "swapped"),
     ],
 )
 def test_intervened_episodes_lie_beside_their_twins(
@@ -166,13 +166,13 @@ def test_a_control_is_recorded_beside_the_same_twin(workplace, monkeypatch) -> N
 def test_the_twin_of_an_ordinary_recording_is_the_ordinary_recording(
     workplace, monkeypatch
 ) -> None:
-    command = "--model_file agent --max_episodes 4 --num_envs 2 --seed 3 --data_dir swapped"
+    command = "--model_file agent --max_episodes 4 --num_envs 2 --seed 4 --data_dir swapped"
     assert type_command(monkeypatch, f"{command} {SWAP}") == 0
     assert RolloutDataset("swapped_twin").hash == RolloutDataset("data").hash
 
 
 def test_an_intervened_recording_is_not_mixed_with_another(workplace, monkeypatch, capsys) -> None:
-    command = "--model_file agent --max_episodes 5 --seed 3 --data_dir data"
+    command = "--model_file agent --max_episodes 5 --seed 4 --data_dir data"
     assert type_command(monkeypatch, f"{command} {SWAP}") == 2
     assert "--swap_directions_from/to" in capsys.readouterr().err
     assert RolloutDataset("data").num_episodes == 4
@@ -230,7 +230,7 @@ def test_an_agent_that_is_gone_is_named(workplace, monkeypatch, capsys) -> None:
 
 
 def test_videos_show_the_first_episodes_and_stay(workplace, monkeypatch) -> None:
-    command = "--model_file agent --data_dir data --max_episodes 4 --num_envs 2 --seed 3"
+    command = "--model_file agent --data_dir data --max_episodes 4 --num_envs 2 --seed 4"
     assert type_command(monkeypatch, f"{command} --num_videos 2") == 0
     videos = sorted(Path("data/videos").iterdir())
     assert [path.name for path in videos] == ["episode_00000000.mp4", "episode_00000001.mp4"]

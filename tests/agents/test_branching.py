@@ -28,7 +28,7 @@ from rollouts.types import Rollout
 FAKE = environment_spec(EnvironmentConfig(env_name="fake"))
 COINRUN = environment_spec(EnvironmentConfig(env_name="coinrun"))
 STARPILOT = environment_spec(EnvironmentConfig(env_name="starpilot"))
-ONE_BY_ONE = RecordingConfig(max_episodes=3, num_envs=1, seed=3, num_threads=0)
+ONE_BY_ONE = RecordingConfig(max_episodes=3, num_envs=1, seed=8, num_threads=0)
 EXACT_FIELDS = ("obs", "action", "reward", "done")
 AGENT_FIELDS = ("agent_hidden", "action_logits", "value", "behaviour_log_prob")
 
@@ -43,8 +43,12 @@ def make_agent(spec: EnvironmentSpec, seed: int = 0) -> LoadedAgent:
     return LoadedAgent(policy, spec, hash_agent(policy), Path("agent"), 0)
 
 
-def record_sources(folder: Path, spec: EnvironmentSpec, **changes: Any) -> Path:
-    record_episodes(make_agent(spec), spec, folder, replace(ONE_BY_ONE, **changes))
+def record_sources(
+    folder: Path, spec: EnvironmentSpec, intervening: Intervening | None = None, **changes: Any
+) -> Path:
+    config = replace(ONE_BY_ONE, **changes)
+    how = intervening or Intervening()
+    record_episodes(make_agent(spec), spec, folder, config, intervening=how)
     return folder
 
 
@@ -151,7 +155,7 @@ def test_branches_draw_by_keys_of_their_own(fake_folder: Path, tmp_path: Path) -
     episodes = branch(make_plan(fake_folder, 1, 2, branches=12), tmp_path)
     for branch_index, rollout in episodes.items():
         noise = noise_id(SourceRow(1, 2), branch_index)
-        uniform = keyed_uniform(3, "action", noise, 2 + np.arange(len(rollout)))[:, 0]
+        uniform = keyed_uniform(ONE_BY_ONE.seed, "action", noise, 2 + np.arange(len(rollout)))[:, 0]
         logits = rollout.action_logits.astype(np.float64)
         probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
@@ -270,6 +274,15 @@ def test_intervention_acts_on_what_is_carried_on_and_read(
         )
     # Rows are those of the branch: its first decision is row 0, whatever row it branches from.
     assert (min(intervention.rows), max(intervention.rows)) == (0, 4)
+
+
+def test_sources_recorded_under_an_intervention_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data"
+    record_sources(folder, FAKE, max_episodes=3, intervening=Intervening(AddRow()))
+    branch(make_plan(folder, (0, 2), (1, 1), branches=1), tmp_path / "out")
+    assert "recorded under an intervention: 0, 2." in capsys.readouterr().out
 
 
 def test_an_intervention_that_does_nothing_leaves_its_twin(

@@ -31,6 +31,7 @@ from agents.recording_plan import EXPECTED_COMPRESSION, RowEstimate, estimate_ro
 from environments.factory import EnvironmentConfig, environment_spec, make_environment_from_spec
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
+from rollouts.description import read_metadata
 from rollouts.store import RolloutDataset
 from rollouts.types import Rollout
 
@@ -53,7 +54,7 @@ def make_agent(spec: EnvironmentSpec | None, seed: int = 0, **network) -> Loaded
 
 def play(spec: EnvironmentSpec, config: RecordingConfig) -> dict[int, Rollout]:
     agent = make_agent(spec)
-    player = Player(agent.policy, BehaviourConfig(config.greedy, config.action_noise, config.seed))
+    player = Player(agent.policy, config.behaviour_in(spec))
     episode_ids = range(config.max_episodes)
     rollouts = play_episodes(player, agent.hash, spec, config, episode_ids)
     return {rollout.info.episode_id: rollout for rollout in rollouts}
@@ -347,17 +348,46 @@ def test_drawn_levels_stay_in_their_range() -> None:
     assert unlimited.max() < 10**9
 
 
-def test_noise_changes_the_behaviour_and_not_the_recorded_logits() -> None:
+@pytest.mark.parametrize("game", ["coinrun", "starpilot"])
+def test_noise_changes_the_behaviour_and_not_the_recorded_logits(
+    game: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     agent = make_agent(FAKE)
-    for rollout in play(FAKE, replace(SMALL, max_episodes=3, action_noise=True)).values():
+    config = replace(SMALL, max_episodes=3, action_noise=True)
+    behaviour = config.behaviour_in(replace(FAKE, name=game))
+    monkeypatch.setattr(RecordingConfig, "behaviour_in", lambda *_: behaviour)
+    for rollout in play(FAKE, config).values():
         assert_replays(rollout, agent)
         for t, logits in enumerate(rollout.action_logits):
             noised = [min(max(0.7 * logit, -1.8), 0.8) for logit in logits.tolist()]
-            noised[9:] = [-3.0] * 6
-            noised[7] = 0.1
+            if game == "coinrun":
+                noised[9:] = [-3.0] * 6
+                noised[7] = 0.1
             log_normaliser = math.log(sum(math.exp(logit) for logit in noised))
             expected = noised[rollout.action[t]] - log_normaliser
             assert rollout.behaviour_log_prob[t] == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_level_comes_once_before_any_comes_again() -> None:
+    config = replace(SMALL, start_level=100, num_levels=50)
+    levels = level_seeds(config, np.arange(150)).reshape(3, 50)
+    for once in levels:
+        assert sorted(once) == list(range(100, 150))
+    assert len({tuple(once) for once in levels}) == 3
+    assert list(level_seeds(replace(config, seed=4), np.arange(50))) != list(levels[0])
+
+
+def test_the_parameters_of_the_noise_are_recorded(tmp_path: Path) -> None:
+    config = replace(SMALL, max_episodes=2, action_noise=True)
+    record_episodes(make_agent(FAKE), FAKE, tmp_path, config)
+    noise = read_metadata(tmp_path).provenance["config"]["behaviour"]["noise"]
+    assert noise == {"scale": 0.7, "lowest": -1.8, "highest": 0.8, "fixed_logits": []}
+
+
+def test_noise_is_refused_where_its_actions_do_not_exist() -> None:
+    few_actions = replace(FAKE, name="coinrun", num_actions=5)
+    with pytest.raises(UserError, match="made for 15 actions, this environment has 5"):
+        replace(SMALL, action_noise=True).behaviour_in(few_actions)
 
 
 def test_clean_behaviour_is_the_softmax_of_the_logits() -> None:

@@ -19,6 +19,7 @@ from experiment.command_line import parse_command_line
 from experiment.errors import UserError
 from experiment.report import StageReport
 from experiment.runs import STOPPED_EXIT_CODE
+from train import main as train_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -265,6 +266,11 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
         (("--start_level", "999999990", "--num_levels", "11"), "--num_levels 11: .* held out"),
         (("--model_file", "nowhere"), "nowhere"),
         (("--resume", "nowhere"), "--resume nowhere"),
+        (("--learning_rate", "-1"), "--learning_rate -1.0: must be at least 0"),
+        (("--clip", "0"), "--clip 0.0: must be positive"),
+        (("--max_grad_norm", "nan"), "--max_grad_norm nan: must be positive"),
+        (("--entropy_coefficient", "-1"), "--entropy_coefficient -1.0: must be at least 0"),
+        (("--save_every_seconds", "-3"), "--save_every_seconds -3.0: must be at least 0"),
     ):
         with pytest.raises(UserError, match=pattern):
             train_tiny(tmp_path / "run", *flags)
@@ -274,6 +280,37 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
     )
     with pytest.raises(UserError, match="--env_name"):
         train(config, StageReport("train"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "refusal"),
+    [
+        (("--num_timesteps", "640"), "num_timesteps = 128, now 640"),
+        (("--no-recurrent",), "recurrent = True, now False"),
+        (("--run_dir", "other"), "--run_dir other: --resume .* names the run already"),
+    ],
+)
+def test_flags_beside_resume_that_change_the_run_are_refused(tmp_path, monkeypatch, flags, refusal):
+    train_tiny(tmp_path / "run")
+    before = (tmp_path / "run" / "log.csv").read_bytes()
+    resume = ["train.py", "--resume", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", [*resume, *flags])
+    with pytest.raises(UserError, match=refusal):
+        train_command()
+    assert (tmp_path / "run" / "log.csv").read_bytes() == before
+    monkeypatch.setattr("sys.argv", [*resume, "--num_timesteps", "128", "--keep_last", "2"])
+    train_command()
+
+
+@pytest.mark.medium
+def test_a_signal_during_the_start_lets_it_save_and_exit(tmp_path):
+    process = start_training(tmp_path, "--save_every_seconds", "1000")
+    assert process.stdout is not None
+    next(line for line in process.stdout if "run folder" in line)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == STOPPED_EXIT_CODE
+    assert saved_steps(tmp_path) == 32
 
 
 @pytest.mark.parametrize("preset", ["hard-rec", "hard-local-dev-rec", "easy-200", "demo"])

@@ -4,6 +4,7 @@ import torch
 
 from experiment.randomness import (
     keyed_normal,
+    keyed_permutation,
     keyed_uniform,
     philox4x32,
     sample_categorical,
@@ -128,3 +129,28 @@ def test_seed_everything_repeats():
     first = torch.rand(3)
     seed_everything(2**33 + 1)
     assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 17, 64, 1000])
+def test_a_keyed_permutation_is_one_and_depends_on_its_key(size: int) -> None:
+    whole = keyed_permutation(5, "level", np.arange(size), size, [[0], [1]])
+    assert np.array_equal(np.sort(whole), np.tile(np.arange(size), (2, 1)))
+    if size >= 17:
+        assert not np.array_equal(*whole)
+        assert not np.array_equal(whole[0], keyed_permutation(6, "level", np.arange(size), size))
+    assert keyed_permutation(5, "level", size - 1, size) == whole[0, -1]
+
+
+def test_keyed_permutations_send_an_element_everywhere_alike() -> None:
+    images = keyed_permutation(0, "level", np.arange(10), 10, np.arange(4000)[:, None])
+    counts = np.stack([np.bincount(column, minlength=10) for column in images.T])
+    # Chi-squared with 9 degrees of freedom: 27.9 at p = 0.001, for each of ten elements.
+    assert ((counts - 400) ** 2 / 400).sum(axis=1).max() < 30
+    correlation = np.corrcoef(images[:, 0], images[:, 1])[0, 1]
+    assert correlation == pytest.approx(-1 / 9, abs=0.05)
+
+
+def test_a_permutation_of_a_billion_is_drawn_from_everywhere() -> None:
+    images = keyed_permutation(0, "level", np.arange(20_000), 10**9)
+    assert len(set(images.tolist())) == 20_000
+    assert np.histogram(images, bins=20, range=(0, 10**9))[0].min() > 800

@@ -21,6 +21,7 @@ from generative.trainer import (
     learning_rate,
     train_simulator,
 )
+from train_gen_model import main as train_command
 
 NUM_STEPS = 5
 
@@ -142,6 +143,17 @@ def test_settings_of_a_continued_run_must_not_change(training_config):
     longer = replace(training_config.optimiser, num_training_steps=9)
     with pytest.raises(UserError, match="num_training_steps = 5, now 9"):
         _train(replace(training_config, optimiser=longer))
+
+
+def test_flags_beside_resume_that_change_the_run_are_refused(training_config, monkeypatch):
+    _train(training_config)
+    run = training_config.run_dir
+    resume = ["train_gen_model.py", "--resume", str(run), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", [*resume, "--loss_scale_kl", "77"])
+    with pytest.raises(UserError, match=r"--resume .*weights\.kl = .*, now 77"):
+        train_command()
+    monkeypatch.setattr("sys.argv", resume)
+    train_command()
 
 
 def test_resume_takes_the_settings_of_the_run(training_config):

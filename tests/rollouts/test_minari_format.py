@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,6 +123,16 @@ def test_minari_finds_what_its_standard_asks_for(
     metadata = list(dataset.storage.get_episode_metadata(range(4)))
     assert [row["level_seed"] for row in metadata] == [2**31 - 1, -1, -1, -1]
     assert [bool(row["cut"]) for row in metadata] == [False, False, True, False]
+
+
+@needs_minari
+def test_a_dataset_is_written_to_a_relative_path(
+    tmp_path, monkeypatch, write_rollouts, make_rollout
+):
+    dataset = write_rollouts([make_rollout(0, 4)])
+    monkeypatch.chdir(tmp_path)
+    export_minari(dataset, Path("out"))
+    assert import_minari(Path("out"), Path("again")).hash == dataset.hash
 
 
 @needs_minari
