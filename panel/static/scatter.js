@@ -68,9 +68,10 @@ export class Scatter {
     this.rows = this.#chooseRows(shown);
     this.colouring = this.#colouring();
     this.path = this.#findPath();
-    await this.redraw();
-    this.#showLegend();
+    // Before the points are drawn: what stands in the foot decides how much room is left for them.
     this.counter.textContent = plural(this.rows.length, "step");
+    this.#showLegend();
+    await this.redraw();
   }
 
   /** Steps inside a polygon that `onLasso` gave, `[{source, episodeId, step, value}]`; null for none. */

@@ -51,6 +51,13 @@ LEAD = """fragment => {
   location.hash = fragment;
   window.dispatchEvent(new HashChangeEvent('hashchange'));
 }"""
+PLACE_OF_POINT = """row => {
+  const { scatter } = window.dreamscope;
+  const { xaxis, yaxis } = scatter.plot._fullLayout;
+  return { x: xaxis._offset + xaxis.l2p(scatter.values.xs[row]),
+           y: yaxis._offset + yaxis.l2p(scatter.values.ys[row]) };
+}"""
+"""Where a row of the analysis lies in the scatter, in pixels from its corner."""
 READ_CANVAS = """id => {
   const canvas = document.getElementById(id);
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
@@ -328,25 +335,36 @@ def test_scatter_draws_points_and_a_click_opens_the_step(
     assert colours > 50
     assert page.inner_text("#embedding-count") == "339 steps"
     assert page.locator("#legend .category").count() == 12
-    x, y, row = page.evaluate(
-        """() => {
-          const canvas = document.querySelector('#scatter canvas').getBoundingClientRect();
-          const { xaxis, yaxis } = document.querySelector('#scatter .plot')._fullLayout;
-          const { scatter } = window.dreamscope;
-          const row = 200;
-          return [canvas.left + xaxis.l2p(scatter.values.xs[row]),
-                  canvas.top + yaxis.l2p(scatter.values.ys[row]), row];
-        }"""
-    )
-    page.mouse.click(x, y)
-    assert row == 200
+    place = page.evaluate(PLACE_OF_POINT, 200)
+    # Playwright waits until the scatter stands still.
+    page.locator("#scatter").click(position=place)
     wait_until(page, "location.hash.includes('episode=3')")
     wait_for_step(page, 200 - 12)
     assert shows_frame(page, panel_data.real.read_episode(1).obs[200 - 12])
     marker = page.locator("#scatter .marker").bounding_box()
+    scatter = page.locator("#scatter").bounding_box()
     assert marker is not None
-    assert abs(marker["x"] + marker["width"] / 2 - x) < 2
-    assert abs(marker["y"] + marker["height"] / 2 - y) < 2
+    assert scatter is not None
+    place = page.evaluate(PLACE_OF_POINT, 200)
+    assert abs(marker["x"] + marker["width"] / 2 - scatter["x"] - place["x"]) < 2
+    assert abs(marker["y"] + marker["height"] / 2 - scatter["y"] - place["y"]) < 2
+
+
+def test_legend_of_another_colour_leaves_the_points_where_they_were_drawn(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page("#x=pca.1&y=pca.2&colour=value")
+    drawn, seen = page.evaluate(
+        """async fragment => {
+          location.hash = fragment;
+          window.dispatchEvent(new HashChangeEvent('hashchange'));
+          while (!document.body.dataset.ready) await new Promise(wait => setTimeout(wait));
+          const plot = document.querySelector('#scatter .plot');
+          return [plot._fullLayout.height, document.getElementById('scatter').clientHeight];
+        }""",
+        "#x=pca.1&y=pca.2&colour=cluster",
+    )
+    assert drawn == seen
 
 
 def test_directions_have_the_numbers_that_saliency_and_swaps_give_them(
