@@ -34,6 +34,7 @@ export function rolloutEntries(dataset, table) {
     sourceEpisodeId: column("source_episode_id")?.[index] ?? -1,
     sourceRow: column("source_row")?.[index] ?? -1,
     twinOf: column("twin_of")?.[index] ?? -1,
+    trust: NaN,
   }));
 }
 
