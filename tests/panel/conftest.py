@@ -645,8 +645,8 @@ def write_effects(folder: Path) -> None:
     recordings: Any = SimpleNamespace(
         interventions=dict.fromkeys(variants), strengths=dict.fromkeys(variants, strength)
     )
-    found = {world: effects(world) for world in worlds}
-    labels = dict.fromkeys(worlds, recordings)
+    found: dict[World, WorldEffects] = {world: effects(world) for world in worlds}
+    labels: dict[World, Any] = dict.fromkeys(worlds, recordings)
     results = to_dataset(found, labels, names, np.array([1000, 1003]))
     config = {"intervention": {"swap_directions_from": (3,), "swap_directions_to": (5,)}}
     path = folder / "intervention_effects.nc"

@@ -213,3 +213,24 @@ def test_recordings_of_an_intervention_are_those_beside_its_file(
         world: {name: ids[f"{world}/{name}"] for name in ("twin", "tested", "sign_flip")}
         for world in ("simulated", "real")
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "behaviour_clusters",
+        "jacobians",
+        "xcorr_and_xcaus",
+        "consistency",
+        "intervention_effects",
+        "probe_analysis",
+        "sample_trust",
+        "env_h_analysis",
+    ],
+)
+def test_a_file_without_its_content_is_named_with_the_reason(
+    name: str, tmp_path: Path, client_maker: Any, result_writer: Any
+) -> None:
+    result_writer(tmp_path / f"{name}.nc", xr.Dataset({"nothing": 1}))
+    [error] = client_maker(tmp_path).json("/api/catalogue")["errors"]
+    assert error["error"].startswith(f"{tmp_path.name}/{name}.nc cannot be read: ")
