@@ -1,6 +1,7 @@
 """Effects of an intervention as the page sees them: predicted, observed, and against controls."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ class EffectsSource(ResultSource):
         *("effect", "effect_interval", "excess_interval", "q_value", "row_effect", "predicted"),
         *("predicted_row", "world", "variant", "measure", "row_measure", "prediction", "level"),
     )
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._findings: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""
@@ -47,14 +52,15 @@ class EffectsSource(ResultSource):
     def findings(self) -> dict[str, Any]:
         """Plain values: what each measure says in each world, and how large the changes were.
 
-        A number that there is none of is None.
+        A number that there is none of is None. Looking all of them up takes a second, once.
         """
-        with self._lock:
-            results = self._results.load()
-        measures = self.describe()["measures"]
-        worlds = self._texts("world")
-        rows = [self._finding(world, measure) for measure in measures for world in worlds]
-        return {"findings": rows, "strengths": strength_lines(results)}
+        if self._findings is None:
+            with self._lock:
+                results = self._results.load()
+            measures, worlds = self.describe()["measures"], self._texts("world")
+            rows = [self._finding(world, measure) for measure in measures for world in worlds]
+            self._findings = {"findings": rows, "strengths": strength_lines(results)}
+        return self._findings
 
     def rows(self, measure: str) -> dict[str, NDArray]:
         """By step: `effect`, `lower` and `upper` (world, variant, step), and `predicted`

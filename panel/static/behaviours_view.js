@@ -212,8 +212,8 @@ export class BehavioursView {
       return { value: agreementOf(found.correlation.value, found[`causation ${variant}`].value), q: null };
     }
     const arrays = found[BY_VARIANT.has(quantity) ? `${quantity} ${variant}` : quantity];
-    // Of several nulls the first; all are told for the chosen pair.
-    return { value: arrays.value, q: arrays.q ? { data: arrays.q.data, shape: arrays.q.shape } : null };
+    // Of several nulls the first is drawn; all are told for the chosen pair.
+    return { value: arrays.value, q: arrays.q ?? null };
   }
 
   #showCell(found, { lag }, index) {
@@ -231,7 +231,8 @@ export class BehavioursView {
         return arrays.q.shape[0] > 1 ? `${this.crossFile.nulls[test].replaceAll("_", " ")} ${q}` : q;
       }) : ["–"];
       const line = document.createElement("tr");
-      line.append(cell("th", label), cell("td", number(arrays.value.data[place])), cell("td", interval),
+      const whole = Object.assign(cell("td", interval), { className: "numeric whole" });
+      line.append(cell("th", label), cell("td", number(arrays.value.data[place])), whole,
         cell("td", tests.join(", ")));
       line.dataset.quantity = name;
       return line;

@@ -19,19 +19,20 @@ export function samplesBehind(request, files) {
     ? jacobianSamples(request, files) : correlatedSamples(request, files);
 }
 
-async function jacobianSamples({ source, target, lag, variant, value, groupOf, group }, { jacobians }) {
+async function jacobianSamples({ source, target, lag, variant, value, groupOf, group }, { cross, jacobians }) {
   if (!jacobians) return { note: "The Jacobians of single samples are not here.", items: [] };
   if (lag >= jacobians.num_sim_steps) return { note: "No Jacobian reaches so far.", items: [] };
   const query = new URLSearchParams({
     source_component: source, target_component: target, lag, environment_gradient: variant,
   });
   const { sample_id: ids, effect } = await fetchKept(`api/jacobians/${jacobians.id}/effects?${query}`);
-  const all = Array.from(ids.data, (sample, row) => ({ sample, value: effect.data[row] }))
+  const [own, later] = [source, target].map((component) => cross.deviation.data[component]);
+  const all = Array.from(ids.data, (sample, row) => ({ sample, value: (effect.data[row] * own) / later }))
     .filter((one) => Number.isFinite(one.value) && groupOf(one.sample, group));
   const first = jacobians.num_samples_read < jacobians.num_samples
     ? ` (of the first ${jacobians.num_samples_read} samples)` : "";
   return ranked(all, value, (one) => `Jacobian ${number(one.value, 3)}`,
-    `Jacobians of ${all.length} samples${first}, per unit of the components`);
+    `Jacobians of ${all.length} samples${first}`);
 }
 
 async function correlatedSamples({ source, target, lag, value, groupOf, group }, { cross, rows }) {

@@ -89,7 +89,9 @@ export class Clusters {
     strip.className = "strip";
     Object.assign(strip.dataset, { behaviour, position, sample });
     strip.ariaLabel = `Open sample ${sample}, near the centre of behaviour ${behaviour}`;
-    strip.append(document.createElement("canvas"), span(`behaviour ${behaviour} · sample ${sample}`));
+    // Until it is drawn, the place that square frames will take.
+    const canvas = Object.assign(document.createElement("canvas"), { width: MAX_STRIP_FRAMES, height: 1 });
+    strip.append(canvas, span(`behaviour ${behaviour} · sample ${sample}`));
     strip.addEventListener("click", () => this.onOpen(sample, 0));
     return strip;
   }

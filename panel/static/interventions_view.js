@@ -2,17 +2,11 @@
 
 import { fetchJson, fetchKept } from "./api.js";
 import { fillSelect, offerFiles, pickFile, pickKnown } from "./controls.js";
-import { QUALITATIVE, themeColours } from "./colours.js";
+import { EffectCurves, SIGN_FLIP, TESTED, WORLDS } from "./effect_curves.js";
 import { COMMANDS, showEmpty } from "./notices.js";
-import { baseLayout, drawPlot, fixedAxis } from "./plotting.js";
-import { number, plural, textScale } from "./words.js";
+import { drawPlot } from "./plotting.js";
+import { plural } from "./words.js";
 
-const MARGIN = { l: 52, r: 12, t: 24, b: 40 };
-const GAP = 0.06;
-const TESTED = "tested";
-const SIGN_FLIP = "sign_flip";
-const WORLDS = { simulated: "simulation", real: "reality" };
-const PREDICTED = { readout: "predicted by the heads", gradient: "predicted by the gradient" };
 const SELECTS = {
   "effects-file": "effects", "effect-measure": "effect", "pair-world": "world", "pair-variant": "twinned",
   "pair-number": "pair",
@@ -28,7 +22,7 @@ export class InterventionsView {
     this.view = view;
     this.rolloutsOf = rolloutsOf;
     this.turn = 0;
-    this.curves = { table: {} };
+    this.curves = null;
     this.findings = new Map();
     for (const [id, name] of Object.entries(SELECTS)) {
       element(id).addEventListener("change", ({ target }) => this.view.update({ [name]: target.value }));
@@ -81,7 +75,8 @@ export class InterventionsView {
 
   /** Draws the plot anew in another theme or size. */
   async redrawPlots() {
-    if (this.curves.traces) await drawPlot(element("effect-plot"), this.curves.traces(), this.curves.layout());
+    const box = element("effect-plot");
+    if (this.curves) await drawPlot(box, this.curves.traces(), this.curves.layout(box));
   }
 
   /** Columns for a table: one row per measure and world. */
@@ -131,15 +126,15 @@ export class InterventionsView {
     const isByRow = file.row_measures.includes(measure);
     element("effect-plot").hidden = !isByRow;
     element("effect-curve-note").textContent = isByRow
-      ? `${findings[0].meaning}: difference to the unmodified twin at each step; band: 95% interval.`
+      ? `${findings[0].meaning}: difference to the unmodified twin at each step; band: 95% interval. Each world has a scale of its own.`
       : `${findings[0].meaning} belongs to whole episodes: there is no course over the steps.`;
     if (!isByRow) {
-      this.curves = { table: {} };
+      this.curves = null;
       return;
     }
     const arrays = await fetchKept(`api/effects/${file.id}/rows/${encodeURIComponent(measure)}`);
     if (turn !== this.turn) return;
-    this.curves = effectCurves(file, arrays);
+    this.curves = new EffectCurves(file, arrays);
     await this.redrawPlots();
   }
 
@@ -174,69 +169,6 @@ export class InterventionsView {
   }
 }
 
-/** Traces by world side by side; functions, since their colours follow the theme. */
-function effectCurves(file, { effect, lower, upper, predicted }) {
-  const [, numVariants, numSteps] = effect.shape;
-  const steps = Array.from({ length: numSteps }, (_, step) => step);
-  const row = ({ data }, place) => Array.from(data.subarray(place * numSteps, (place + 1) * numSteps));
-  const table = { step: steps };
-  const width = (1 - GAP * (file.worlds.length - 1)) / file.worlds.length;
-  const traces = () => file.worlds.flatMap((world, w) => {
-    const axes = w === 0 ? {} : { xaxis: `x${w + 1}` };
-    const line = (y, name, extra) => ({
-      type: "scatter", mode: "lines", x: steps, y, name, legendgroup: name, showlegend: w === 0, ...axes,
-      hovertemplate: `step %{x}: %{y:.3g}<extra>${name}</extra>`, ...extra,
-    });
-    const controls = file.variants.flatMap((variant, v) => {
-      if (variant === TESTED) return [];
-      const isFlip = variant === SIGN_FLIP;
-      const name = isFlip ? "sign flip" : "random direction";
-      const isFirst = file.variants.findIndex((other) => (other === SIGN_FLIP) === isFlip && other !== TESTED) === v;
-      return [line(row(effect, w * numVariants + v), name, {
-        showlegend: w === 0 && isFirst,
-        line: { color: isFlip ? QUALITATIVE[3] : themeColours().quiet, width: isFlip ? 2 : 1, dash: isFlip ? "dash" : "solid" },
-      })];
-    });
-    const tested = w * numVariants + file.variants.indexOf(TESTED);
-    const band = {
-      type: "scatter", mode: "lines", x: [...steps, ...steps.toReversed()], ...axes,
-      y: [...row(upper, tested), ...row(lower, tested).toReversed()], fill: "toself", fillcolor: `${QUALITATIVE[0]}2e`,
-      line: { width: 0 }, hoverinfo: "skip", showlegend: false,
-    };
-    const forecasts = file.predictions.flatMap((prediction, p) => {
-      const kind = prediction.split("_")[0];
-      if (!prediction.endsWith(`_${world}`)) return [];
-      const isReadout = kind === "readout";
-      return [line(row(predicted, p), PREDICTED[kind] ?? prediction, {
-        showlegend: w === 0, line: { color: isReadout ? QUALITATIVE[1] : QUALITATIVE[2], width: 2, dash: isReadout ? "dot" : "dashdot" },
-      })];
-    });
-    return [band, ...controls, ...forecasts, line(row(effect, tested), "observed", {
-      mode: "lines+markers", marker: { size: 5 }, line: { color: QUALITATIVE[0], width: 2.5 },
-    })];
-  });
-  file.worlds.forEach((world, w) => {
-    file.variants.forEach((variant, v) => { table[`${world} ${variant}`] = row(effect, w * numVariants + v); });
-    const tested = w * numVariants + file.variants.indexOf(TESTED);
-    table[`${world} lower`] = row(lower, tested);
-    table[`${world} upper`] = row(upper, tested);
-  });
-  file.predictions.forEach((prediction, p) => { table[`predicted ${prediction}`] = row(predicted, p); });
-  const layout = () => ({
-    ...baseLayout(element("effect-plot"), MARGIN), showlegend: true,
-    legend: { orientation: "h", y: -0.24, yanchor: "top", font: { size: 10 * textScale() } },
-    yaxis: fixedAxis(""),
-    ...Object.fromEntries(file.worlds.map((_, w) => [`xaxis${w === 0 ? "" : w + 1}`, {
-      ...fixedAxis("step"), domain: [w * (width + GAP), w * (width + GAP) + width], anchor: "y",
-    }])),
-    annotations: file.worlds.map((world, w) => ({
-      text: WORLDS[world] ?? world, x: w * (width + GAP) + width / 2, xref: "paper", y: 1, yref: "paper",
-      yanchor: "bottom", showarrow: false, font: { size: 11 * textScale(), color: themeColours().text },
-    })),
-  });
-  return { traces, layout, table };
-}
-
 function describe(file) {
   const done = Object.entries(file.intervention)
     .filter(([, value]) => Array.isArray(value) && value.length > 0)
@@ -253,7 +185,14 @@ function strengthLine(text) {
 const variantName = (variant) => ({ [TESTED]: "the intervention", [SIGN_FLIP]: "its sign flip" })[variant] ??
   variant.replaceAll("_", " ");
 
-const signed = (value) => (value === null ? "–" : `${value > 0 ? "+" : ""}${number(value)}`);
+const DIGITS = 3;
+
+/** A number with its sign and three digits that count. */
+function signed(value) {
+  if (value === null) return "–";
+  const text = `${Number(value.toPrecision(DIGITS))}`.replaceAll("-", "−");
+  return value > 0 ? `+${text}` : text;
+}
 
 /** Numbers in one row, the verdict beneath. */
 function worldRows(one) {
@@ -267,8 +206,9 @@ function worldRows(one) {
   const head = Object.assign(document.createElement("th"), {
     scope: "row", textContent: WORLDS[one.world] ?? one.world,
   });
-  numbers.append(head, ...cells.map((text) =>
-    Object.assign(document.createElement("td"), { className: "numeric", textContent: text })));
+  numbers.append(head, ...cells.map((text, column) => Object.assign(document.createElement("td"), {
+    className: column === 2 ? "numeric whole" : "numeric", textContent: text,
+  })));
   const verdict = document.createElement("tr");
   const words = Object.assign(document.createElement("td"), {
     colSpan: 4, className: one.is_beyond_controls ? "verdict beyond" : "verdict", textContent: one.verdict,

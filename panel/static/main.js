@@ -114,7 +114,7 @@ class Page {
     });
     addExport(element("effect-head"), {
       label: "effect", name: () => `effect-${interventions.measure}`, plot: element("effect-plot"),
-      table: () => interventions.curves.table,
+      table: () => interventions.curves?.table() ?? {},
     });
     addExport(element("probe-head"), {
       label: "probes", name: () => "components-and-variables", plot: probes.box, table: () => probes.table(),

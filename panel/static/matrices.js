@@ -79,9 +79,9 @@ export class MatrixPlot {
     const { quantity, limit, q } = this.content;
     const bar = Object.assign(document.createElement("i"), { className: "gradient" });
     bar.style.background = gradient(divergingScale());
-    const dots = q ? [`● q below ${SIGNIFICANT}`] : [];
-    element("matrix-legend").replaceChildren(
-      `${TITLES[quantity]}: −${number(limit, 2)}`, bar, `+${number(limit, 2)}`, ...dots);
+    const texts = [`${TITLES[quantity]}: −${number(limit, 2)}`, `+${number(limit, 2)}`, `● q below ${SIGNIFICANT}`]
+      .map((text) => Object.assign(document.createElement("span"), { textContent: text }));
+    element("matrix-legend").replaceChildren(texts[0], bar, texts[1], ...(q ? [texts[2]] : []));
   }
 
   #click(event) {
@@ -123,6 +123,8 @@ export function limitOf({ data, shape }, lags) {
   return largest(first) || largest(0) || 1;
 }
 
-/** "IC 3 → IC 5 after 2 steps". */
-export const pairName = ({ source, target }, lag) =>
-  `${source} → ${target} ${lag === 0 ? "at the same step" : `after ${plural(lag, "step")}`}`;
+/** "after 2 steps". */
+export const lagName = (lag) => (lag === 0 ? "at the same step" : `after ${plural(lag, "step")}`);
+
+/** "3 → 5 after 2 steps". */
+export const pairName = ({ source, target }, lag) => `${source} → ${target} ${lagName(lag)}`;

@@ -64,6 +64,6 @@ export function cellDots(cells) {
 export function categoryAxis(title = "") {
   return {
     type: "category", title: { text: title, standoff: 4 }, fixedrange: true, showgrid: false, zeroline: false,
-    tickmode: "linear", tickangle: 0, tickfont: { size: 10 * textScale() },
+    ticks: "", tickmode: "linear", tickangle: 0, tickfont: { size: 10 * textScale() },
   };
 }

@@ -6,7 +6,7 @@ import { COMMANDS, code } from "./notices.js";
 import { baseLayout, categoryAxis, cellDots, drawPlot, signedHeatmap } from "./plotting.js";
 import { number } from "./words.js";
 
-const MARGIN = { l: 46, r: 12, t: 6, b: 96 };
+const MARGIN = { l: 46, r: 12, t: 6, b: 118 };
 const MAX_NAMED = 3;
 const element = (id) => document.getElementById(id);
 
@@ -49,20 +49,26 @@ export class ProbeTable {
   async redrawPlots() {
     if (!this.content) return;
     const { file, arrays } = this.content;
-    const { variables } = file;
+    // A variable that was known too rarely has no correlation with anything.
+    const known = file.variables.map((_, at) => at)
+      .filter((at) => Number.isFinite(arrays.correlation.data[at]));
+    const variables = known.map((at) => spaced(file.variables[at]));
     const components = Array.from({ length: file.num_components }, (_, component) => `${component}`);
-    const rows = (values) => components.map((_, component) => this.#row(values, component));
+    const rows = (values) => components.map((_, component) => {
+      const row = this.#row(values, component);
+      return known.map((at) => row[at]);
+    });
     const z = rows(arrays.correlation);
     const limit = Math.max(0.1, ...z.flat().filter(Number.isFinite).map(Math.abs));
     const q = rows(arrays.q);
     const found = components.flatMap((component) => variables
-      .filter((_, at) => q[component][at] < file.false_discovery_rate).map((variable) => [spaced(variable), component]));
+      .filter((_, at) => q[component][at] < file.false_discovery_rate).map((variable) => [variable, component]));
     const heat = signedHeatmap({
-      x: variables.map(spaced), y: components, z, limit, customdata: q,
+      x: variables, y: components, z, limit, customdata: q,
       hovertemplate: "component %{y}, %{x}: %{z:.2f}, q %{customdata:.2g}<extra></extra>",
     });
     await drawPlot(this.box, [heat, cellDots(found)], {
-      ...baseLayout(this.box, MARGIN), xaxis: { ...categoryAxis(), tickangle: -60 },
+      ...baseLayout(this.box, MARGIN), xaxis: { ...categoryAxis(), tickangle: -90 },
       yaxis: { ...categoryAxis("component"), autorange: "reversed" },
     });
   }

@@ -1,7 +1,7 @@
 // The ranked table of causal statements, with what speaks for and against each.
 
 import { fetchKept } from "./api.js";
-import { pairName } from "./matrices.js";
+import { lagName, pairName } from "./matrices.js";
 import { number } from "./words.js";
 
 const MARKS = { 1: ["✓", "for"], "-1": ["✗", "against"], 0: ["·", "silent"] };
@@ -26,7 +26,7 @@ export class Statements {
     element("statements-head-evidence").colSpan = Math.max(file.evidence.length, 1);
     element("evidence-names").replaceChildren(
       ...["", "", "", ""].map((text) => cell("td", text)),
-      ...file.evidence.map((name) => cell("th", name.slice(0, 4), { scope: "col", title: name, abbr: name })),
+      ...file.evidence.map((name) => cell("th", name.slice(0, 4), { scope: "col", title: name, abbr: name, className: "centred" })),
       cell("td", ""));
     element("statements").replaceChildren(...rows.map((row) => this.#row(row)));
     element("statements-note").textContent = total === 0
@@ -47,12 +47,14 @@ export class Statements {
     const line = document.createElement("tr");
     line.dataset.rank = at("rank");
     const button = Object.assign(document.createElement("button"), {
-      type: "button", className: "link", textContent: pairName(pair, at("lag")),
+      type: "button", className: "link", textContent: `${pair.source} → ${pair.target}`,
+      ariaLabel: pairName(pair, at("lag")),
     });
     button.addEventListener("click", () => this.onChoose({ group, ...pair, lag: at("lag") }));
     const statement = cell("th", "", { scope: "row" });
     const where = Object.assign(document.createElement("span"), {
-      className: "quiet", textContent: group === "all" ? " all samples" : ` behaviour ${group}`,
+      className: "quiet",
+      textContent: `${lagName(at("lag"))}, ${group === "all" ? "all samples" : `behaviour ${group}`}`,
     });
     statement.append(button, where);
     line.append(cell("td", at("rank"), { className: "numeric" }), statement,
