@@ -223,7 +223,7 @@ export class BehavioursView {
     const plane = this.crossFile.lags.length * size * size;
     const rows = Object.entries(found).map(([name, arrays]) => {
       const [quantity, variant] = name.split(" ");
-      const label = QUANTITIES[quantity] + (variant ? `, environment ${VARIANTS[variant] ?? variant}` : "");
+      const label = QUANTITIES[quantity] + (variant === "cut" ? ", environment cut" : "");
       const interval = arrays.lower
         ? `${number(arrays.lower.data[place])} to ${number(arrays.upper.data[place])}` : "–";
       const tests = arrays.q ? Array.from({ length: arrays.q.shape[0] }, (_, test) => {

@@ -7,7 +7,7 @@ import {
 import { fillSelect } from "./controls.js";
 import { Gallery } from "./gallery.js";
 import { GradientRows, gradientFile } from "./gradient_rows.js";
-import { COMMANDS, showEmpty } from "./notices.js";
+import { COMMANDS, code, showEmpty } from "./notices.js";
 import { PATHS, choiceIn, pathsOf } from "./saliency.js";
 import { targetName } from "./saliency_view.js";
 import { count, number, plural } from "./words.js";
@@ -60,12 +60,16 @@ export class FilterView {
       .some((name) => changed.has(name));
   }
 
-  /** Filters the rows of another analysis, null when there is none; `saliency` are files. */
-  async setRows(rows, saliency = []) {
+  /** Filters the rows of another analysis, null when there is none; the rest are lists of files. */
+  async setRows(rows, { saliency = [], trust = [] } = {}) {
     this.rows = rows;
     const file = rows && gradientFile(saliency, rows.analysis);
     this.gradients = file ? new GradientRows(rows, file) : null;
     element("gradient-choice").hidden = !file;
+    showMissing([
+      ...(file ? [] : [["Gradients of components are not known for these rollouts: compute them with", COMMANDS.saliency]]),
+      ...(trust.length ? [] : [["Trust in samples is not known: measure it with", COMMANDS.trust]]),
+    ]);
     if (!rows) {
       showEmpty(element("view-filter"), [
         "Filters look at the steps of an analysis of hidden states.", ["Make it with", COMMANDS.analysis],
@@ -260,6 +264,15 @@ export class FilterView {
       : low <= high ? `${number(low, 2)} … ${number(high, 2)}` : "not known here";
     element("condition-operator").value = CATEGORICAL.has(variable) ? "=" : ">";
   }
+}
+
+/** Lines `[text, command]` on what there could be conditions on. */
+function showMissing(lines) {
+  element("filter-missing").replaceChildren(...lines.map(([text, command]) => {
+    const line = document.createElement("p");
+    line.append(`${text} `, code(command));
+    return line;
+  }));
 }
 
 const option = ({ key, label, group }) =>

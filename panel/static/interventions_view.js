@@ -110,7 +110,7 @@ export class InterventionsView {
 
   #headRow(name, meaning, isChosen) {
     const row = document.createElement("tr");
-    const head = Object.assign(document.createElement("th"), { colSpan: 5, scope: "rowgroup" });
+    const head = Object.assign(document.createElement("th"), { colSpan: 4, scope: "rowgroup" });
     const button = Object.assign(document.createElement("button"), {
       type: "button", className: "link", textContent: meaning,
     });
@@ -194,12 +194,11 @@ function signed(value) {
   return value > 0 ? `+${text}` : text;
 }
 
-/** Numbers in one row, the verdict beneath. */
+/** Numbers in one row, the verdict and the controls that it rests on beneath. */
 function worldRows(one) {
   const cells = [
     signed(one.predicted_by_readout), signed(one.predicted_by_gradient),
     `${signed(one.effect)} [${signed(one.low)}, ${signed(one.high)}]`,
-    `${signed(one.lowest_control)} to ${signed(one.highest_control)}`,
   ];
   const numbers = document.createElement("tr");
   numbers.dataset.world = one.world;
@@ -211,7 +210,8 @@ function worldRows(one) {
   })));
   const verdict = document.createElement("tr");
   const words = Object.assign(document.createElement("td"), {
-    colSpan: 4, className: one.is_beyond_controls ? "verdict beyond" : "verdict", textContent: one.verdict,
+    colSpan: 3, className: one.is_beyond_controls ? "verdict beyond" : "verdict",
+    textContent: `${one.verdict} (random controls ${signed(one.lowest_control)} to ${signed(one.highest_control)})`,
   });
   verdict.append(document.createElement("td"), words);
   return [numbers, verdict];

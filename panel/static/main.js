@@ -398,7 +398,7 @@ class Page {
     // Another layout in the scatter leaves the filter's variables as they are.
     const hidden = this.hiddenAnalysis ?? this.analysis;
     if (hidden === this.filter.rows?.analysis) return undefined;
-    return this.filter.setRows(this.rowsOf(hidden), this.catalogue.saliency);
+    return this.filter.setRows(this.rowsOf(hidden), this.catalogue);
   }
 
   /** `{rows, source}` of an analysis of hidden states with these samples and components, or null. */

@@ -26,7 +26,7 @@ export class Statements {
     element("statements-head-evidence").colSpan = Math.max(file.evidence.length, 1);
     element("evidence-names").replaceChildren(
       ...["", "", "", ""].map((text) => cell("td", text)),
-      ...file.evidence.map((name) => cell("th", name.slice(0, 4), { scope: "col", title: name, abbr: name, className: "centred" })),
+      ...file.evidence.map((name) => cell("th", name, { scope: "col", title: name, className: "upright" })),
       cell("td", ""));
     element("statements").replaceChildren(...rows.map((row) => this.#row(row)));
     element("statements-note").textContent = total === 0

@@ -462,6 +462,19 @@ def test_empty_views_name_the_commands(
         assert command in text
 
 
+def test_filter_names_the_commands_for_what_is_not_known(
+    open_page: Callable[..., Page], open_dynamics: Callable[..., Page]
+) -> None:
+    # The first has saliency without trust, the second trust without saliency.
+    assert (
+        open_page("#view=filter")
+        .inner_text("#filter-missing")
+        .endswith("python analysis/sample_trust_precompute.py")
+    )
+    text = open_dynamics(view="filter").inner_text("#filter-missing")
+    assert text.endswith("python saliency_experiments.py")
+
+
 def test_arrows_lead_through_all_views(open_dynamics: Callable[..., Page]) -> None:
     page = open_dynamics()
     page.focus("#tab-states")
