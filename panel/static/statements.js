@@ -23,11 +23,10 @@ export class Statements {
     const total = this.columns.rank?.length ?? 0;
     const rows = Array.from({ length: total }, (_, row) => row)
       .filter((row) => group === "all" || file.groups[this.columns.behaviour[row]] === group);
-    element("statements-head-evidence").colSpan = Math.max(file.evidence.length, 1);
+    element("statements-head-evidence").colSpan = file.evidence.length + 1;
     element("evidence-names").replaceChildren(
       ...["", "", "", ""].map((text) => cell("td", text)),
-      ...file.evidence.map((name) => cell("th", name, { scope: "col", title: name, className: "upright" })),
-      cell("td", ""));
+      ...[...file.evidence, "sum"].map((name) => cell("th", name, { scope: "col", className: "upright" })));
     element("statements").replaceChildren(...rows.map((row) => this.#row(row)));
     element("statements-note").textContent = total === 0
       ? "No statement could be made."
@@ -61,7 +60,7 @@ export class Statements {
       this.#estimate(at("r"), at("r_lower"), at("r_upper")),
       this.#estimate(at("gradient_mean"), at("gradient_lower"), at("gradient_upper")),
       ...this.file.evidence.map((name) => evidenceCell(name, at(`evidence_${name}`))),
-      cell("td", number(at("score"), 0), { className: "numeric" }));
+      cell("td", number(at("score"), 0), { className: "evidence" }));
     return line;
   }
 
