@@ -13,9 +13,7 @@ from tqdm import tqdm
 
 from analysis.cross_causation import (
     extreme_samples,
-    lag_means,
     seriate,
-    step_means,
     summarise_effects,
 )
 from analysis.cross_correlation import (
@@ -32,6 +30,7 @@ from analysis.cross_correlation import (
     regress,
 )
 from analysis.episode_stacks import CoordinateStack, stack_coordinates
+from analysis.jacobian_means import lag_means, step_means
 from analysis.results import (
     BEHAVIOUR_NAME,
     CROSS_NAME,

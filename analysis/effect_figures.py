@@ -10,7 +10,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.effect_recording import SIGN_FLIP, TESTED
+from analysis.effect_names import (
+    ACTION_PREFIX,
+    CLUSTER_PREFIX,
+    COMPONENT_PREFIX,
+    SIGN_FLIP,
+    TESTED,
+)
 from analysis.effect_verdict import (
     VERDICT_COLUMNS,
     describe,
@@ -22,7 +28,6 @@ from analysis.effect_verdict import (
 )
 from analysis.fidelity_curves import open_axis
 from analysis.figure_style import OKABE_ITO, figure_text, save_figure
-from analysis.paired_rows import ACTION_PREFIX, CLUSTER_PREFIX, COMPONENT_PREFIX
 from analysis.results import INTERVENTION_EFFECTS_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import atomic_file, require_writable_folder

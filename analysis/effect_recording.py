@@ -21,6 +21,7 @@ from agents.intervening import UNTOUCHED, Intervening
 from agents.intervention_choice import load_intervention
 from agents.intervention_strength import InterventionStrength, write_strength
 from agents.recording_config import RecordingConfig
+from analysis.effect_names import RANDOM_PREFIX, SIGN_FLIP, TESTED, TWIN, WORLDS, World
 from environments.factory import DEFAULT_NUM_THREADS
 from experiment.errors import UserError, require_at_least
 from generative.checkpoint import LoadedSimulator
@@ -30,11 +31,6 @@ from generative.types import LatentChoice
 from projections.intervention import MovableIntervention
 from projections.intervention_flags import InterventionConfig
 from rollouts.store import RolloutDataset
-
-World = Literal["simulated", "real"]
-WORLDS: tuple[World, ...] = ("simulated", "real")
-TESTED, TWIN, SIGN_FLIP = "tested", "twin", "sign_flip"
-RANDOM_PREFIX = "random_"
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from analysis.effect_recording import RANDOM_PREFIX, SIGN_FLIP, TESTED
-from analysis.paired_rows import (
+from analysis.effect_names import (
     ACTION_PREFIX,
     CLUSTER_PREFIX,
     COMPONENT_PREFIX,
     DONE,
     POLICY_KL,
+    RANDOM_PREFIX,
     RETURN,
+    SIGN_FLIP,
+    TESTED,
     UNSIGNED,
     VALUE,
 )

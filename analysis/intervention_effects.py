@@ -16,8 +16,9 @@ from scipy.stats import false_discovery_control, norm
 
 from agents.protocol import Agent
 from analysis.clustering import Clustering
+from analysis.effect_names import TWIN, World
 from analysis.effect_predictions import differentiate, gradient_effects, predict_by_readout
-from analysis.effect_recording import TWIN, World, WorldRecordings
+from analysis.effect_recording import WorldRecordings
 from analysis.fidelity_file import BOUNDS, with_interval
 from analysis.paired_rows import (
     MeasureNames,

@@ -9,11 +9,10 @@ import tyro
 
 from agents.checkpoint import load_chosen_agent
 from analysis.clustering import Clustering
+from analysis.effect_names import TWIN, World
 from analysis.effect_recording import (
-    TWIN,
     EffectInputs,
     EffectRecordingConfig,
-    World,
     check_variants,
     levels_of_pairs,
     record_variants,

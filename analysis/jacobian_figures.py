@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.cross_causation import lag_means, summarise_effects
+from analysis.cross_causation import summarise_effects
 from analysis.cross_figures import draw_matrix
 from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.hidden_figures import category_colours
+from analysis.jacobian_means import lag_means
 from analysis.results import JACOBIAN_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder

@@ -10,14 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from analysis.effect_names import (
+    ACTION_PREFIX,
+    CLUSTER_PREFIX,
+    COMPONENT_PREFIX,
+    DONE,
+    POLICY_KL,
+    RETURN,
+    VALUE,
+)
 from environments.protocol import EnvironmentSpec
 from generative.sample_actions import distinct_actions
 from rollouts.store import RolloutDataset
-
-VALUE, POLICY_KL, RETURN, DONE = "value", "policy_kl", "return", "done"
-ACTION_PREFIX, COMPONENT_PREFIX, CLUSTER_PREFIX = "action:", "component:", "cluster:"
-UNSIGNED = (POLICY_KL,)
-"""Measures that cannot fall below zero, so that zero is no control of theirs."""
 
 
 class Coordinates(Protocol):

@@ -57,6 +57,7 @@ INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
 SML_ANALYSIS_NAME = "sml_analysis.nc"
 TARGET_FUNCTIONS_NAME = "target_functions.nc"
 SALIENCY_TRUST_NAME = "saliency_trust.nc"
+SAMPLE_TRUST_NAME = "sample_trust.nc"
 
 SOURCES = ("real", "simulated")
 """What the values of a `source` variable stand for."""

@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.fidelity_file import BOUNDS, with_interval
-from analysis.results import input_hashes, read_results
+from analysis.results import SAMPLE_TRUST_NAME, input_hashes, read_results
 from experiment.errors import UserError
 from generative.level_bootstrap import ResampledMeans
 from generative.recording_identity import recording_identity
@@ -19,7 +19,6 @@ from generative.scores import SCORES
 from generative.trust import COMPARED, AverageErrors, RealityScores
 from rollouts.store import RolloutDataset
 
-SAMPLE_TRUST_NAME = "sample_trust.nc"
 POOR_TRUST = 0.5
 """Below it, a sample is further from reality than the averages of the real rollouts are."""
 BASELINES = tuple(name for name in COMPARED if name != "sample")

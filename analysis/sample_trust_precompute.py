@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from agents.checkpoint import load_chosen_agent
-from analysis.results import write_results
+from analysis.results import SAMPLE_TRUST_NAME, write_results
 from analysis.saliency_interventions import load_interventions
-from analysis.sample_trust import SAMPLE_TRUST_NAME, to_dataset
+from analysis.sample_trust import to_dataset
 from environments.factory import DEFAULT_NUM_THREADS
 from experiment.command_line import parse_flags
 from experiment.devices import resolve_device

@@ -17,8 +17,7 @@ from analysis.fidelity_curves import (
 )
 from analysis.fidelity_summary import draw_trust_histogram, kind_of_levels
 from analysis.figure_style import OKABE_ITO, figure_text, save_figure
-from analysis.results import read_results
-from analysis.sample_trust import SAMPLE_TRUST_NAME
+from analysis.results import SAMPLE_TRUST_NAME, read_results
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport

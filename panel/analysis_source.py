@@ -1,6 +1,5 @@
-"""One hidden-state analysis as the page sees it: one point per row, served column by column."""
+"""One analysis as the page sees it: one point per row, served column by column."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +7,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.results import input_hashes, read_results
 from experiment.errors import UserError
-from panel.fingerprint import fingerprint
-from panel.provenance import result_provenance
+from panel.point_tables import POINT_KINDS
+from panel.result_source import ResultSource
 from panel.rollout_source import UnknownItemError
 
 COORDINATE_SETS = ("pca", "ica", "nmf", "embedding")
@@ -21,45 +19,52 @@ ROW_VARIABLES = (
     "episode_id",
     "step",
     "value",
+    "mean_value",
     "entropy",
     "action",
+    "greedy_action",
     "reward",
     "done",
+    "ever_done",
     "cluster",
+    "behaviour",
+    "purity",
 )
 REQUIRED_VARIABLES = ("source", "episode_id", "step")
 
 
-class AnalysisSource:
+class AnalysisSource(ResultSource):
     """Holds one result file; its content is small (some hundred bytes a row)."""
 
     def __init__(self, path: Path) -> None:
-        self.content_hash = fingerprint(path)
-        self._lock = threading.Lock()
-        self._results: xr.Dataset = read_results(path)
+        super().__init__(path)
+        kind = POINT_KINDS[path.name]
+        self.title = kind.title
+        self._points: xr.Dataset = kind.tabulate(self._results)
         self._check(path)
-        names, codes = np.unique(_source_labels(self._results["source"]), return_inverse=True)
+        names, codes = np.unique(_source_labels(self._points["source"]), return_inverse=True)
         self.source_names: list[str] = names.tolist()
         self._source_codes: NDArray[np.int64] = codes
-        self._episode_ids: NDArray[np.int64] = self._results["episode_id"].to_numpy()
-        self._steps: NDArray[np.int64] = self._results["step"].to_numpy()
-        self.input_hashes = frozenset(dict(input_hashes(self._results)).values())
+        self._episode_ids: NDArray[np.int64] = self._points["episode_id"].to_numpy()
+        self._steps: NDArray[np.int64] = self._points["step"].to_numpy()
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What the file says of its making."""
-        return result_provenance(self._results)
+    def hashes_of(self, source: str) -> frozenset[str]:
+        """Hashes of the datasets that rows of a source can be from."""
+        named = self.hash_of_input.get(source)
+        return frozenset(self.hash_of_input.values() if named is None else (named,))
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""
         sets = {
-            name: int(self._results[name].shape[1])
+            name: int(self._points[name].shape[1])
             for name in COORDINATE_SETS
-            if name in self._results and self._results[name].ndim == 2
+            if name in self._points and self._points[name].ndim == 2
         }
         columns = [name for name in ROW_VARIABLES if self._is_column(name)]
         return {
             "hash": self.content_hash,
+            "title": self.title,
+            "projection_hash": self._results.attrs.get("projection_data_hash"),
             "num_rows": len(self._source_codes),
             "coordinate_sets": sets,
             "columns": columns,
@@ -78,9 +83,9 @@ class AnalysisSource:
             return self._source_codes
         if component is None and self._is_column(name):
             with self._lock:
-                return self._results[name].to_numpy()
-        if name in COORDINATE_SETS and name in self._results and component is not None:
-            values = self._results[name]
+                return self._points[name].to_numpy()
+        if name in COORDINATE_SETS and name in self._points and component is not None:
+            values = self._points[name]
             if 0 <= component < values.shape[1]:
                 with self._lock:
                     return values[:, component].to_numpy()
@@ -103,13 +108,13 @@ class AnalysisSource:
         first, last = int(rows.min()), int(rows.max())
         with self._lock:
             sets = {
-                name: self._results[name][first : last + 1].to_numpy()[rows - first]
+                name: self._points[name][first : last + 1].to_numpy()[rows - first]
                 for name in self.describe()["coordinate_sets"]
             }
         return {"step": self._steps[rows], **sets}
 
     def _is_column(self, name: str) -> bool:
-        return name in ROW_VARIABLES and name in self._results and self._results[name].ndim == 1
+        return name in ROW_VARIABLES and name in self._points and self._points[name].ndim == 1
 
     def _check(self, path: Path) -> None:
         missing = [name for name in REQUIRED_VARIABLES if not self._is_column(name)]

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,25 +13,34 @@ from fastapi import FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from pydantic import Field
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from panel.access import TokenAccess
 from panel.analysis_source import AnalysisSource
+from panel.behaviour_source import BehaviourSource
 from panel.binary import MEDIA_TYPE, encode_arrays
 from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, Item, describe_damage
+from panel.consistency_source import ConsistencySource
+from panel.cross_source import CrossSource
+from panel.effects_source import EffectsSource
 from panel.fidelity_source import FidelitySource
+from panel.jacobian_source import JacobianSource
+from panel.probe_source import ProbeSource
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.security import ReadOnlyGuard
 from panel.training_source import TrainingSource
+from panel.trust_source import TrustSource
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 PLOTLY_FILE = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 ItemId = Annotated[str, PathParameter(pattern="^[0-9a-f]{16}$")]
 EpisodeId = Annotated[int, PathParameter(ge=0, lt=2**31)]
+Position = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -102,6 +112,8 @@ def make_application(
     _add_catalogue(application, catalogue)
     _add_rollouts(application, catalogue)
     _add_results(application, catalogue)
+    _add_behaviours(application, catalogue)
+    _add_measurements(application, catalogue)
     compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=1)
     prefix = root_path.rstrip("/")
     access = TokenAccess(token, prefix)
@@ -180,6 +192,103 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
         )
 
 
+def _add_behaviours(application: FastAPI, catalogue: Catalogue) -> None:
+    @_arrays_route(application, "/api/behaviours/{item_id}/samples")
+    def behaviour_samples(request: Request, item_id: ItemId) -> Response:
+        """Container with the behaviour of each sample, and the actions of each cluster."""
+        source = catalogue.open_as(item_id, BehaviourSource)
+        return _answer(request, catalogue.item(item_id), source.content_hash, source.samples)
+
+    @_arrays_route(application, "/api/behaviours/{item_id}/exemplars/{behaviour}/{position}")
+    def exemplar(
+        request: Request, item_id: ItemId, behaviour: Position, position: Position
+    ) -> Response:
+        """Container with `frames`, (T, H, W, C) uint8 of one sample near a cluster's centre."""
+        source = catalogue.open_as(item_id, BehaviourSource)
+        return _answer(
+            request,
+            catalogue.item(item_id),
+            source.content_hash,
+            lambda: source.exemplar(behaviour, position),
+        )
+
+    @_arrays_route(application, "/api/cross/{item_id}/{quantity}/{group}")
+    def cross_matrices(
+        request: Request,
+        item_id: ItemId,
+        quantity: str,
+        group: str,
+        environment_gradient: str | None = None,
+    ) -> Response:
+        """Container with the matrices of all lags, (L, D, D), their intervals and q-values."""
+        source = catalogue.open_as(item_id, CrossSource)
+        return _answer(
+            request,
+            catalogue.item(item_id),
+            source.content_hash,
+            lambda: source.matrices(quantity, group, environment_gradient),
+        )
+
+    @_arrays_route(application, "/api/jacobians/{item_id}/effects")
+    def jacobian_effects(
+        request: Request,
+        item_id: ItemId,
+        source_component: Position,
+        target_component: Position,
+        lag: Position,
+        environment_gradient: str,
+    ) -> Response:
+        """Container with one entry of the Jacobian of each sample."""
+        source = catalogue.open_as(item_id, JacobianSource)
+        return _answer(
+            request,
+            catalogue.item(item_id),
+            source.content_hash,
+            lambda: source.effects(source_component, target_component, lag, environment_gradient),
+        )
+
+    @_arrays_route(application, "/api/consistency/{item_id}/agreement/{group}")
+    def agreement(request: Request, item_id: ItemId, group: str) -> Response:
+        """Container with the agreement of gradients with dynamics by lag, and that by chance."""
+        source = catalogue.open_as(item_id, ConsistencySource)
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, lambda: source.agreement(group))
+
+    @_arrays_route(application, "/api/consistency/{item_id}/statements")
+    def statements(request: Request, item_id: ItemId) -> Response:
+        """Container with the ranked statements, column by column."""
+        source = catalogue.open_as(item_id, ConsistencySource)
+        return _answer(request, catalogue.item(item_id), source.content_hash, source.statements)
+
+
+def _add_measurements(application: FastAPI, catalogue: Catalogue) -> None:
+    @application.get("/api/effects/{item_id}/findings", responses=ERROR_ANSWERS)
+    def findings(item_id: ItemId) -> PlainAnswer:
+        """What every measure says of an intervention, in numbers and words."""
+        source, item = catalogue.open_as(item_id, EffectsSource), catalogue.item(item_id)
+        with _named_damage(item):
+            return PlainAnswer(source.findings(), headers={"cache-control": "no-store"})
+
+    @_arrays_route(application, "/api/effects/{item_id}/rows/{measure}")
+    def effect_rows(request: Request, item_id: ItemId, measure: str) -> Response:
+        """Container with the effects on one measure at each step, and what was predicted."""
+        source = catalogue.open_as(item_id, EffectsSource)
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, lambda: source.rows(measure))
+
+    @_arrays_route(application, "/api/probes/{item_id}/table")
+    def probe_table(request: Request, item_id: ItemId) -> Response:
+        """Container with the correlations of components with variables."""
+        source = catalogue.open_as(item_id, ProbeSource)
+        return _answer(request, catalogue.item(item_id), source.content_hash, source.table)
+
+    @_arrays_route(application, "/api/trust/{item_id}")
+    def trust(request: Request, item_id: ItemId) -> Response:
+        """Container with `sample_id` and `trust` of each sample."""
+        source = catalogue.open_as(item_id, TrustSource)
+        return _answer(request, catalogue.item(item_id), source.content_hash, source.scores)
+
+
 def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
     @_arrays_route(application, "/api/fidelity/{item_id}/{measure}")
     def fidelity(request: Request, item_id: ItemId, measure: str) -> Response:
@@ -219,6 +328,24 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
             catalogue.item(item_id),
             source.content_hash,
             lambda: source.episode(source_name, episode_id),
+        )
+
+    @_arrays_route(application, "/api/saliency/{item_id}/components")
+    def component_gradients(
+        request: Request,
+        item_id: ItemId,
+        target: str,
+        target_step: str,
+        environment_gradient: str,
+    ) -> Response:
+        """Container with `gradient`, (N, T, K) float32 of all samples in one view."""
+        source = catalogue.open_as(item_id, SaliencySource)
+        view = (target, target_step, environment_gradient)
+        return _answer(
+            request,
+            catalogue.item(item_id),
+            source.content_hash,
+            lambda: source.component_gradients(view),
         )
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
@@ -278,11 +405,18 @@ def _answer(
     headers = {"etag": tag, "cache-control": "private, no-cache"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    try:
+    with _named_damage(item):
         content = encode_arrays(read())
+    return ArraysAnswer(content, headers=headers)
+
+
+@contextmanager
+def _named_damage(item: Item) -> Iterator[None]:
+    """What reading the content of a damaged file raises is told in words."""
+    try:
+        yield
     except READ_ERRORS as error:
         raise DamagedItemError(describe_damage(item, error)) from error
-    return ArraysAnswer(content, headers=headers)
 
 
 def _answer_unknown(_: Request, error: Exception) -> PlainAnswer:

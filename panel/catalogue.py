@@ -7,23 +7,39 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from analysis.results import (
+    BEHAVIOUR_NAME,
+    CONSISTENCY_NAME,
+    CROSS_NAME,
+    INTERVENTION_EFFECTS_NAME,
+    JACOBIAN_NAME,
+    PROBE_ANALYSIS_NAME,
+    SALIENCY_NAME,
+    SAMPLE_TRUST_NAME,
+)
 from experiment.errors import UserError
 from experiment.files import hash_file
 from panel.analysis_source import AnalysisSource
+from panel.behaviour_source import BehaviourSource
 from panel.card_source import CardSource
+from panel.consistency_source import ConsistencySource
+from panel.cross_source import CrossSource
+from panel.effects_source import EffectsSource
 from panel.fidelity_source import FidelitySource
 from panel.fingerprint import fingerprint
-from panel.linking import link_datasets, match_dataset
+from panel.jacobian_source import JacobianSource
+from panel.linking import find_recordings, link_datasets, match_dataset, match_samples
+from panel.point_tables import POINT_KINDS
+from panel.probe_source import ProbeSource
 from panel.rollout_source import RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.training_source import TrainingSource
+from panel.trust_source import TrustSource
 from rollouts.hdf5_safety import SHARD_SUFFIX, require_harmless
 
 DATASET_FILE = "dataset.json"
-ANALYSIS_FILE = "hidden_analysis.nc"
-SALIENCY_FILE = "saliency.nc"
 FIDELITY_FILE = "simulator_fidelity.nc"
 TRAINING_FILES = ("log.csv", "curve.csv")
 CARD_FILES = ("agent.json", "simulator.json", "card.json")
@@ -43,36 +59,56 @@ READ_ERRORS = (
 )
 """What reading a damaged or hostile file can raise, from JSON, HDF5 and the arrays within."""
 
-Source = (
-    RolloutSource | AnalysisSource | SaliencySource | FidelitySource | TrainingSource | CardSource
-)
-SourceType = TypeVar(
-    "SourceType",
-    RolloutSource,
-    AnalysisSource,
-    SaliencySource,
-    FidelitySource,
-    TrainingSource,
-    CardSource,
-)
+
+class Source(Protocol):
+    """One opened item."""
+
+    content_hash: str
+    """Changes whenever the content does."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the item says of its making."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the catalogue."""
+        ...
+
+
+SourceType = TypeVar("SourceType")
 
 OPENERS: dict[str, Callable[[Path], Source]] = {
     DATASET_FILE: lambda path: RolloutSource(path.parent),
-    ANALYSIS_FILE: AnalysisSource,
-    SALIENCY_FILE: SaliencySource,
+    **dict.fromkeys(POINT_KINDS, AnalysisSource),
+    BEHAVIOUR_NAME: BehaviourSource,
+    JACOBIAN_NAME: JacobianSource,
+    CROSS_NAME: CrossSource,
+    CONSISTENCY_NAME: ConsistencySource,
+    INTERVENTION_EFFECTS_NAME: EffectsSource,
+    PROBE_ANALYSIS_NAME: ProbeSource,
+    SALIENCY_NAME: SaliencySource,
+    SAMPLE_TRUST_NAME: TrustSource,
     FIDELITY_FILE: FidelitySource,
     **dict.fromkeys(TRAINING_FILES, TrainingSource),
     **dict.fromkeys(CARD_FILES, CardSource),
 }
 KINDS = {
     "datasets": (DATASET_FILE,),
-    "analyses": (ANALYSIS_FILE,),
-    "saliency": (SALIENCY_FILE,),
+    "analyses": tuple(POINT_KINDS),
+    "behaviours": (BEHAVIOUR_NAME,),
+    "jacobians": (JACOBIAN_NAME,),
+    "cross": (CROSS_NAME,),
+    "consistency": (CONSISTENCY_NAME,),
+    "effects": (INTERVENTION_EFFECTS_NAME,),
+    "probes": (PROBE_ANALYSIS_NAME,),
+    "saliency": (SALIENCY_NAME,),
+    "trust": (SAMPLE_TRUST_NAME,),
     "fidelity": (FIDELITY_FILE,),
     "training": TRAINING_FILES,
     "cards": CARD_FILES,
 }
-"""Lists of the catalogue, and the names of the files they are made of."""
+"""Lists of the catalogue, and the names of the files they are made of; a file can be in two."""
 
 
 class DamagedItemError(Exception):
@@ -146,17 +182,26 @@ class Catalogue:
 
     def _link(self, described: dict[str, list[dict[str, Any]]]) -> None:
         datasets = described[DATASET_FILE]
-        sources = {entry["id"]: self.open_as(entry["id"], RolloutSource) for entry in datasets}
-        link_datasets(datasets, {item_id: source.kinship for item_id, source in sources.items()})
-        for entry in described[ANALYSIS_FILE]:
-            hashes = self.open_as(entry["id"], AnalysisSource).input_hashes
+        kinships = {
+            entry["id"]: self.open_as(entry["id"], RolloutSource).kinship for entry in datasets
+        }
+        link_datasets(datasets, kinships)
+        for entry in (entry for name in POINT_KINDS for entry in described[name]):
+            source = self.open_as(entry["id"], AnalysisSource)
             entry["source_datasets"] = {
-                name: match_dataset("real" if name == "real" else "simulated", hashes, datasets)
+                name: match_dataset(
+                    "real" if name == "real" else "simulated", source.hashes_of(name), datasets
+                )
                 for name in entry["source_names"]
             }
-        for entry in described[SALIENCY_FILE]:
-            hashes = self.open_as(entry["id"], SaliencySource).input_hashes
+        for entry in described[SALIENCY_NAME]:
+            hashes = self.open_as(entry["id"], SaliencySource).hash_of_input.values()
             entry["dataset"] = match_dataset("simulated", hashes, datasets)
+        for entry in described[SAMPLE_TRUST_NAME]:
+            identity = self.open_as(entry["id"], TrustSource).samples_identity
+            entry["dataset"] = match_samples(identity, kinships, datasets)
+        for entry in described[INTERVENTION_EFFECTS_NAME]:
+            entry["recordings"] = find_recordings(entry, datasets)
 
     def open_as(self, item_id: str, source_type: type[SourceType]) -> SourceType:
         """Open an item of a known type.

@@ -25,6 +25,38 @@ def match_dataset(
     return None
 
 
+def match_samples(
+    identity: str, kinships: Mapping[str, Kinship], datasets: Iterable[dict[str, Any]]
+) -> str | None:
+    """Id of the simulated dataset of this identity; None when it is not among `datasets`."""
+    for entry in datasets:
+        if entry["kind"] == "simulated" and kinships[entry["id"]].identity == identity:
+            return entry["id"]
+    return None
+
+
+def find_recordings(
+    effects: Mapping[str, Any], datasets: Iterable[dict[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """Ids of the recordings that lie beside a file of effects, by world and variant.
+
+    Args:
+        effects: its description, with `label`, `worlds`, `variants` and the name of the `twin`.
+        datasets: descriptions of the datasets there are.
+    """
+    folder = PurePosixPath(effects["label"]).parent
+    id_of = {entry["label"]: entry["id"] for entry in datasets}
+    variants = (effects["twin"], *effects["variants"])
+    return {
+        world: {
+            variant: found
+            for variant in variants
+            if (found := id_of.get((folder / world / variant).as_posix()))
+        }
+        for world in effects["worlds"]
+    }
+
+
 def link_datasets(datasets: Iterable[dict[str, Any]], kinships: Mapping[str, Kinship]) -> None:
     """Add to each description `relations`: ids of the datasets that share its episode ids or rows.
 

@@ -1,17 +1,12 @@
 """Saliency results as the page sees them: raw signed gradients, one sample and view at a time."""
 
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
-from analysis.results import input_hashes, read_results
-from experiment.errors import UserError
-from panel.fingerprint import fingerprint
-from panel.provenance import result_provenance
+from panel.result_source import ResultSource
 from panel.rollout_source import UnknownItemError
 
 GRADIENT = "gradient_frame"
@@ -20,34 +15,26 @@ VIEW_DIMS = ("target", "target_step", "environment_gradient")
 """What tells the gradients of one sample apart: a *view* is one choice of all three."""
 
 
-class SaliencySource:
+class SaliencySource(ResultSource):
     """Reads single samples from a result file that may be larger than memory."""
 
+    REQUIRED = ("sample_id", GRADIENT, *VIEW_DIMS)
+
     def __init__(self, path: Path) -> None:
-        self.content_hash = fingerprint(path)
-        self._lock = threading.Lock()
-        self._results: xr.Dataset = read_results(path)
-        self._check(path)
-        self._labels = [
-            [str(label) for label in self._results[dim].to_numpy().tolist()] for dim in VIEW_DIMS
-        ]
+        super().__init__(path)
+        self._labels = [self._texts(dim) for dim in VIEW_DIMS]
         self._positions = {
             int(sample): position
-            for position, sample in enumerate(self._results["sample_id"].to_numpy())
+            for position, sample in enumerate(self._read("sample_id"))
             if sample >= 0
         }
-        self.input_hashes = frozenset(dict(input_hashes(self._results)).values())
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """What the file says of its making."""
-        return result_provenance(self._results)
 
     def describe(self) -> dict[str, Any]:
         """Plain values for the catalogue."""
         targets, steps, gradients = self._labels
         return {
             "hash": self.content_hash,
+            "projection_hash": self.hash_of_input.get("projection_data"),
             "targets": targets,
             "target_steps": steps,
             "environment_gradients": gradients,
@@ -81,14 +68,39 @@ class SaliencySource:
         Raises:
             UnknownItemError: as in `signed_map`, or saliency was computed without components.
         """
-        if self._num_components == 0:
-            raise UnknownItemError(
-                "saliency was computed without --projection: it has no components"
-            )
+        self._require_components()
         gradient = self._read_view(COMPONENT_GRADIENT, sample_id, view)
         with self._lock:
             activation = self._results[ACTIVATION][self._positions[sample_id]].to_numpy()
         return {"activation": activation, "gradient": gradient}
+
+    def component_gradients(self, view: tuple[str, str, str]) -> dict[str, NDArray]:
+        """(N,) `sample_id`, and `gradient` (N, T, K) of a target with respect to the components of
+        every sample; NaN where the target is undefined.
+
+        Args:
+            view: as in `signed_map`.
+
+        Raises:
+            UnknownItemError: no such view, or saliency was computed without components.
+        """
+        self._require_components()
+        order = sorted(self._positions)
+        rows = [self._positions[sample] for sample in order]
+        indexers = self._indexers(view)
+        with self._lock:
+            chosen = self._results[COMPONENT_GRADIENT].isel(indexers)
+            gradient = chosen.transpose("sample", "step", "component").to_numpy()
+        return {
+            "sample_id": np.array(order, np.int64),
+            "gradient": gradient[rows].astype(np.float32, copy=False),
+        }
+
+    def _require_components(self) -> None:
+        if self._num_components == 0:
+            raise UnknownItemError(
+                "saliency was computed without --projection: it has no components"
+            )
 
     @property
     def _num_components(self) -> int:
@@ -101,22 +113,12 @@ class SaliencySource:
         """(T, ...) rows of one gradient of one sample."""
         if sample_id not in self._positions:
             raise UnknownItemError(f"no saliency was computed for sample {sample_id}")
-        indexers = {"sample": self._positions[sample_id]}
-        for dim, label, known in zip(VIEW_DIMS, view, self._labels, strict=True):
-            if label not in known:
-                raise UnknownItemError(f"{dim}: the file has {', '.join(known)}")
-            indexers[dim] = known.index(label)
+        indexers = {"sample": self._positions[sample_id], **self._indexers(view)}
         with self._lock:
             gradient = self._results[name].isel(indexers).transpose("step", ...).to_numpy()
         if not np.isfinite(gradient).all():
             raise UnknownItemError(f"target {view[0]} is undefined at step {view[1]}")
         return gradient.astype(np.float32, copy=False)
 
-    def _check(self, path: Path) -> None:
-        missing = [
-            name
-            for name in ("sample_id", GRADIENT, *VIEW_DIMS)
-            if name not in self._results.variables
-        ]
-        if missing:
-            raise UserError(f"{path.name}: {', '.join(missing)} missing")
+    def _indexers(self, view: tuple[str, str, str]) -> dict[str, int]:
+        return {dim: self._position(dim, label) for dim, label in zip(VIEW_DIMS, view, strict=True)}

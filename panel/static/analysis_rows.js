@@ -6,7 +6,11 @@ const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF", embedding: "Embed" };
 const NOT_SHOWN = new Set(["episode_id"]);
 
 /** Variables whose values are codes of something that has a name. */
-export const CATEGORICAL = new Set(["action", "cluster", "source", "done"]);
+export const CATEGORICAL = new Set(
+  ["action", "greedy_action", "cluster", "behaviour", "source", "done", "ever_done"]);
+
+/** Variables that belong to a rollout as a whole, not to a step. */
+export const OF_ROLLOUTS = ["return", "trust"];
 
 // Principal components are counted from 1 by custom; the others are directions, whose numbers are
 // those of saliency targets, figures and --swap_directions_from.
@@ -23,37 +27,57 @@ export function axisChoices(analysis) {
 
 /** Choices among the variables that each row has one value of. */
 export function columnChoices(analysis) {
-  return analysis.columns
+  return [...analysis.columns, ...OF_ROLLOUTS]
     .filter((name) => !NOT_SHOWN.has(name))
     .map((name) => ({ key: name, label: name.replaceAll("_", " "), group: "step" }));
 }
 
-/** Fetches columns when they are first needed; `actionNames` belong to the datasets analysed. */
+/**
+ * Fetches columns when they are first needed; `actionNames` belong to the datasets analysed, and
+ * `entryOf({source, episodeId})` is the rollout of a row, or undefined.
+ */
 export class AnalysisRows {
-  constructor(analysis, actionNames) {
+  constructor(analysis, actionNames, entryOf) {
     this.analysis = analysis;
     this.actionNames = actionNames;
+    this.entryOf = entryOf;
     this.columns = new Map();
   }
 
   /** Resolves to a typed array, one value per row, of a variable such as "value" or "ica.3". */
   column(key) {
     if (!this.columns.has(key)) {
-      const [name, component] = key.split(".");
-      const query = component === undefined ? "" : `?component=${component}`;
-      const path = `api/analyses/${this.analysis.id}/columns/${encodeURIComponent(name)}${query}`;
-      const promise = fetchArrays(path).then((arrays) => arrays.values.data);
+      const promise = OF_ROLLOUTS.includes(key) ? this.#ofRollouts(key) : this.#fetch(key);
       promise.catch(() => this.columns.delete(key));
       this.columns.set(key, promise);
     }
     return this.columns.get(key);
   }
 
+  #fetch(key) {
+    const [name, component] = key.split(".");
+    const query = component === undefined ? "" : `?component=${component}`;
+    const path = `api/analyses/${this.analysis.id}/columns/${encodeURIComponent(name)}${query}`;
+    return fetchArrays(path).then((arrays) => arrays.values.data);
+  }
+
+  /** A value of the whole rollout for each row; NaN where the rollout or the value is not here. */
+  async #ofRollouts(name) {
+    const [{ groupOf, firstRows }, sources, episodes] = await Promise.all(
+      [this.groups(), this.column("source"), this.column("episode_id")]);
+    const values = firstRows.map((row) => {
+      const source = this.analysis.source_names[sources[row]];
+      return this.entryOf({ source, episodeId: episodes[row] })?.[name] ?? NaN;
+    });
+    return Float32Array.from(groupOf, (group) => values[group]);
+  }
+
   /** What a value of a categorical variable is called. */
   categoryName(variable, value) {
     if (variable === "source") return this.analysis.source_names[value];
     if (variable === "done") return value ? "last step" : "other steps";
-    if (variable === "action") return this.actionNames[value] ?? `action ${value}`;
+    if (variable === "ever_done") return value ? "ends" : "does not end";
+    if (variable.endsWith("action")) return this.actionNames[value] ?? `action ${value}`;
     return value === -1 ? "none" : String(value);
   }
 

@@ -38,6 +38,18 @@ export async function fetchArrays(path) {
   return decodeArrays(buffer);
 }
 
+const kept = new Map();
+
+/** As `fetchArrays`, but only once: for small results that are drawn again and again. */
+export function fetchKept(path) {
+  if (!kept.has(path)) {
+    const promise = fetchArrays(path);
+    promise.catch(() => kept.delete(path));
+    kept.set(path, promise);
+  }
+  return kept.get(path);
+}
+
 /** Unpacks one container; the typed arrays are views into `buffer`. */
 export function decodeArrays(buffer) {
   const bytes = new Uint8Array(buffer);

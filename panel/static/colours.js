@@ -6,7 +6,8 @@ export const QUALITATIVE = [
 ];
 // Beyond eight categories the marks change shape, so that colour and shape together tell them apart.
 export const SYMBOLS = ["circle", "square", "diamond", "cross", "triangle-up", "x"];
-const NO_CLUSTER = "#9aa0a6";
+/** Of what belongs to no cluster, or has no value. */
+export const NOTHING = "#9aa0a6";
 
 // Anchors of viridis (van der Walt and Smith).
 const VIRIDIS = [
@@ -50,7 +51,7 @@ export function sampleScale(scale, count) {
 
 /** Colour and symbol of one category; −1 means that it belongs to no cluster. */
 export function categoryMark(category, position) {
-  if (category === -1) return { colour: NO_CLUSTER, symbol: "circle" };
+  if (category === -1) return { colour: NOTHING, symbol: "circle" };
   return {
     colour: QUALITATIVE[position % QUALITATIVE.length],
     symbol: SYMBOLS[Math.floor(position / QUALITATIVE.length) % SYMBOLS.length],

@@ -1,9 +1,8 @@
 // Components of the hidden state: at the current step as bars, and over the whole episode.
 
 import { colourScale, divergingScale, gradient, sampleScale, themeColours } from "./colours.js";
-import { plotly } from "./plotting.js";
+import { baseLayout, plotly } from "./plotting.js";
 import { StepCursor } from "./step_cursor.js";
-import { scaled } from "./traces.js";
 import { number, textScale } from "./words.js";
 
 const MARGIN = { l: 46, r: 14, t: 8, b: 38 };
@@ -53,7 +52,7 @@ export class Components {
     const theme = themeColours();
     const config = { displayModeBar: false, responsive: false };
     await Plotly.react(this.bars, [this.#barTrace(theme)], this.#barLayout(theme), config);
-    await Plotly.react(this.map, [this.#mapTrace()], this.#mapLayout(theme), config);
+    await Plotly.react(this.map, [this.#mapTrace()], this.#mapLayout(), config);
     this.cursor.setLength(this.content.length);
     this.#showLegend();
   }
@@ -112,7 +111,7 @@ export class Components {
 
   #barLayout(theme) {
     return {
-      ...frame(this.bars, theme),
+      ...baseLayout(this.bars, MARGIN),
       xaxis: { fixedrange: true, showgrid: false, tickangle: 0, tickfont: { size: 10 * textScale() } },
       yaxis: {
         fixedrange: true, range: [-this.height, this.height], gridcolor: theme.grid,
@@ -136,9 +135,9 @@ export class Components {
     };
   }
 
-  #mapLayout(theme) {
+  #mapLayout() {
     return {
-      ...frame(this.box, theme),
+      ...baseLayout(this.box, MARGIN),
       xaxis: {
         fixedrange: true, range: [-0.5, this.content.length - 0.5], showgrid: false,
         title: { text: "step", standoff: 4 }, tickformat: "d",
@@ -157,15 +156,6 @@ export class Components {
     bar.style.background = gradient(divergingScale());
     element("component-legend").append(`d ${of} / d component: −${limit}`, bar, `+${limit}`);
   }
-}
-
-function frame(box, theme) {
-  return {
-    width: box.clientWidth, height: box.clientHeight, margin: scaled(MARGIN, textScale()),
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false,
-    font: { family: theme.font, size: 11 * textScale(), color: theme.quiet }, hovermode: "closest",
-    hoverlabel: { bgcolor: theme.surface, bordercolor: theme.line, font: { color: theme.text } },
-  };
 }
 
 const largest = (values) => values.reduce((top, value) => Math.max(top, Math.abs(value) || 0), 0);

@@ -10,7 +10,7 @@ const SVG = "http://www.w3.org/2000/svg";
  * Adds buttons to `box` that save a plot under `name()`.
  *
  * `plot` is a Plotly element, `layers()` the canvases that lie beneath it, `table()` its content as
- * columns `{name: values}`.
+ * columns `{name: values}`. Without a plot there is only the table to save.
  */
 export function addExport(box, { label, name, plot, table, layers = () => [] }) {
   const menu = document.createElement("details");
@@ -20,7 +20,10 @@ export function addExport(box, { label, name, plot, table, layers = () => [] }) 
   });
   const choices = document.createElement("div");
   const formats = {
-    PNG: () => picture(plot, layers()), SVG: async () => new Blob([await drawing(plot, layers())], { type: "image/svg+xml" }),
+    ...(plot && {
+      PNG: () => picture(plot, layers()),
+      SVG: async () => new Blob([await drawing(plot, layers())], { type: "image/svg+xml" }),
+    }),
     CSV: async () => new Blob([csv(table())], { type: "text/csv" }),
   };
   for (const [format, make] of Object.entries(formats)) {

@@ -4,8 +4,9 @@ import { fetchJson } from "./api.js";
 import { code } from "./notices.js";
 
 const KINDS = {
-  datasets: "rollouts", analyses: "hidden states", saliency: "saliency", fidelity: "fidelity",
-  training: "training log", cards: "description",
+  datasets: "rollouts", analyses: "components", cross: "cross-correlation", consistency: "statements",
+  effects: "intervention", probes: "probes", trust: "trust", saliency: "saliency",
+  fidelity: "fidelity", training: "training log", cards: "description",
 };
 const element = (id) => document.getElementById(id);
 
@@ -17,7 +18,7 @@ export class FilesView {
 
   setCatalogue(catalogue) {
     this.items = Object.entries(KINDS).flatMap(([kind, name]) =>
-      catalogue[kind].map((item) => ({ ...item, kindName: name })));
+      catalogue[kind].map((item) => ({ ...item, kindName: item.title ?? name })));
     element("files").replaceChildren(...this.items.map((item) => this.#fold(item)));
   }
 

@@ -4,16 +4,22 @@ import { CATEGORICAL, axisChoices, columnChoices } from "./analysis_rows.js";
 import {
   ConditionError, OPERATORS, extremeRows, formatConditions, matchEpisodes, parseConditions, rowsMeeting,
 } from "./conditions.js";
+import { fillSelect } from "./controls.js";
 import { Gallery } from "./gallery.js";
-import { COMMANDS, showEmpty } from "./notices.js";
+import { GradientRows, gradientFile } from "./gradient_rows.js";
+import { COMMANDS, code, showEmpty } from "./notices.js";
+import { PATHS, choiceIn, pathsOf } from "./saliency.js";
+import { targetName } from "./saliency_view.js";
 import { count, number, plural } from "./words.js";
 
 const MAX_THUMBNAILS = 48;
+const GRADIENT = /^gradient\.(\d+)$/;
+const GRADIENT_CHOICES = { "gradient-target": "target", "gradient-step": "at", "gradient-path": "path" };
 const element = (id) => document.getElementById(id);
 
 /**
  * Reads and writes `filter` (text), `scope` ("anywhere" or nothing) and `extreme` ("ica.3.high") in
- * `view`.
+ * `view`, and, for conditions on the gradient of a target, `target`, `at` and `path`.
  *
  * `entryOf({source, episodeId})` is the rollout of a row, `onMatches(map)` hears which rollouts
  * match, as a map from entry to step, or null when there is no condition.
@@ -25,7 +31,11 @@ export class FilterView {
     this.onMatches = onMatches;
     this.gallery = new Gallery(element("filter-gallery"), onOpen);
     this.rows = null;
+    this.gradients = null;
     this.turn = 0;
+    for (const [id, name] of Object.entries(GRADIENT_CHOICES)) {
+      element(id).addEventListener("change", ({ target }) => this.view.update({ [name]: target.value }));
+    }
     element("filter-text").addEventListener("change", ({ target }) =>
       this.view.update({ filter: target.value, extreme: undefined }));
     element("filter-scope").addEventListener("change", ({ target }) =>
@@ -46,12 +56,20 @@ export class FilterView {
 
   /** Whether a change of the address concerns this view. */
   isConcerned(changed) {
-    return ["filter", "scope", "extreme"].some((name) => changed.has(name));
+    return ["filter", "scope", "extreme", ...Object.values(GRADIENT_CHOICES)]
+      .some((name) => changed.has(name));
   }
 
-  /** Filters the rows of another analysis; null when there is none. */
-  async setRows(rows) {
+  /** Filters the rows of another analysis, null when there is none; the rest are lists of files. */
+  async setRows(rows, { saliency = [], trust = [] } = {}) {
     this.rows = rows;
+    const file = rows && gradientFile(saliency, rows.analysis);
+    this.gradients = file ? new GradientRows(rows, file) : null;
+    element("gradient-choice").hidden = !file;
+    showMissing([
+      ...(file ? [] : [["Gradients of components are not known for these rollouts: compute them with", COMMANDS.saliency]]),
+      ...(trust.length ? [] : [["Trust in samples is not known: measure it with", COMMANDS.trust]]),
+    ]);
     if (!rows) {
       showEmpty(element("view-filter"), [
         "Filters look at the steps of an analysis of hidden states.", ["Make it with", COMMANDS.analysis],
@@ -61,13 +79,17 @@ export class FilterView {
     }
     const columns = columnChoices(rows.analysis);
     const axes = axisChoices(rows.analysis);
-    this.variables = [...axes, ...columns].map(({ key }) => key);
-    element("condition-variable").replaceChildren(...[...columns, ...axes].map(option));
+    const gradients = Array.from({ length: file?.num_components ?? 0 }, (_, component) => ({
+      key: `gradient.${component}`, label: `gradient, component ${component}`, group: "gradient",
+    }));
+    this.variables = [...axes, ...columns, ...gradients].map(({ key }) => key);
+    element("condition-variable").replaceChildren(...[...columns, ...axes, ...gradients].map(option));
     element("condition-operator").replaceChildren(...OPERATORS.map((sign) => new Option(sign, sign)));
     const ordered = columns.filter(({ key }) => !CATEGORICAL.has(key));
     const first = axes.filter(({ group }) => group === "ica" || group === "nmf");
     element("extreme-variable").replaceChildren(
-      ...[...first, ...ordered, ...axes.filter((choice) => !first.includes(choice))].map(option));
+      ...[...first, ...ordered, ...axes.filter((choice) => !first.includes(choice)), ...gradients]
+        .map(option));
     await this.#offerValues();
     await this.show();
   }
@@ -77,6 +99,7 @@ export class FilterView {
     if (!this.rows) return;
     const turn = ++this.turn;
     element("filter-scope").value = this.view.get("scope") === "anywhere" ? "anywhere" : "";
+    this.#showGradientChoice();
     const text = this.view.get("filter") ?? "";
     element("filter-text").value = text;
     const conditions = this.#parse(text);
@@ -90,6 +113,28 @@ export class FilterView {
     if (turn !== this.turn) return;
     this.onMatches(matches?.steps ?? null);
     this.#report(matches, extreme, items);
+  }
+
+  /** Which gradient conditions are about: as in the address, of the first target where it names none. */
+  get #gradientChoice() {
+    const { file } = this.gradients;
+    const choice = choiceIn(file, this.view);
+    return { ...choice, target: choice.target ?? file.targets[0] };
+  }
+
+  #showGradientChoice() {
+    if (!this.gradients) return;
+    const { targets, target_steps: steps, environment_gradients: labels } = this.gradients.file;
+    const { target, at, path } = this.#gradientChoice;
+    fillSelect("gradient-target", targets.map((name) => [name, targetName(name)]), target);
+    fillSelect("gradient-step", steps.map((step) => [step, step]), at);
+    fillSelect("gradient-path", pathsOf(labels).map((name) => [name, PATHS[name]]), path);
+  }
+
+  #column(key) {
+    const [, component] = GRADIENT.exec(key) ?? [];
+    return component === undefined
+      ? this.rows.column(key) : this.gradients.column(Number(component), this.#gradientChoice);
   }
 
   #parse(text) {
@@ -109,7 +154,10 @@ export class FilterView {
   }
 
   #codeOf(variable, name) {
-    const names = { action: this.rows.actionNames, source: this.rows.analysis.source_names }[variable];
+    const { actionNames } = this.rows;
+    const names = {
+      action: actionNames, greedy_action: actionNames, source: this.rows.analysis.source_names,
+    }[variable];
     const code = names?.indexOf(name) ?? -1;
     return code < 0 ? undefined : code;
   }
@@ -117,7 +165,7 @@ export class FilterView {
   async #matches(conditions) {
     const { rows } = this;
     const [columns, steps, groups] = await Promise.all([
-      Promise.all(conditions.map(({ variable }) => rows.column(variable))),
+      Promise.all(conditions.map(({ variable }) => this.#column(variable))),
       rows.column("step"), rows.groups(),
     ]);
     const masks = conditions.map((condition, index) => rowsMeeting(condition, columns[index]));
@@ -138,7 +186,7 @@ export class FilterView {
   }
 
   async #extremeItems({ variable, end }) {
-    const [values, groups] = await Promise.all([this.rows.column(variable), this.rows.groups()]);
+    const [values, groups] = await Promise.all([this.#column(variable), this.rows.groups()]);
     return this.#items(extremeRows(values, groups, end, MAX_THUMBNAILS), [variable]);
   }
 
@@ -146,7 +194,7 @@ export class FilterView {
   async #items(rowNumbers, variables) {
     const { rows } = this;
     const [sources, episodes, steps, ...columns] = await Promise.all(
-      ["source", "episode_id", "step", ...new Set(variables)].map((key) => rows.column(key)));
+      ["source", "episode_id", "step", ...new Set(variables)].map((key) => this.#column(key)));
     const names = [...new Set(variables)];
     return rowNumbers.flatMap((row) => {
       const source = rows.analysis.source_names[sources[row]];
@@ -200,9 +248,9 @@ export class FilterView {
   async #offerValues() {
     const { rows } = this;
     const variable = element("condition-variable").value;
-    const values = await rows.column(variable);
+    const values = await this.#column(variable);
     if (rows !== this.rows || variable !== element("condition-variable").value) return;
-    const isNamed = variable === "action" || variable === "source";
+    const isNamed = variable.endsWith("action") || variable === "source";
     const present = isNamed ? [...new Set(values)].sort((a, b) => a - b) : [];
     element("condition-values").replaceChildren(
       ...present.map((value) => new Option(rows.categoryName(variable, value))));
@@ -212,9 +260,20 @@ export class FilterView {
       if (value > high) high = value;
     }
     element("condition-value").placeholder = isNamed
-      ? rows.categoryName(variable, present[0]) : `${number(low, 2)} … ${number(high, 2)}`;
+      ? rows.categoryName(variable, present[0])
+      : low <= high ? `${number(low, 2)} … ${number(high, 2)}` : "not known here";
     element("condition-operator").value = CATEGORICAL.has(variable) ? "=" : ">";
   }
 }
 
-const option = ({ key, label, group }) => new Option(group === "step" ? label : `${label} (${key})`, key);
+/** Lines `[text, command]` on what there could be conditions on. */
+function showMissing(lines) {
+  element("filter-missing").replaceChildren(...lines.map(([text, command]) => {
+    const line = document.createElement("p");
+    line.append(`${text} `, code(command));
+    return line;
+  }));
+}
+
+const option = ({ key, label, group }) =>
+  new Option(group === "step" ? label : `${label} (${key})`, key);

@@ -2,6 +2,7 @@
 
 import { AnalysisRows, axisChoices } from "./analysis_rows.js";
 import { RequestError, fetchArrays, fetchCatalogue } from "./api.js";
+import { BehavioursView } from "./behaviours_view.js";
 import { onThemeChange } from "./colours.js";
 import { episodePath } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
@@ -10,8 +11,10 @@ import { addExport } from "./export.js";
 import { FilesView } from "./files_view.js";
 import { FilterView } from "./filter_view.js";
 import { Gallery } from "./gallery.js";
+import { InterventionsView } from "./interventions_view.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
+import { ProbeTable } from "./probe_table.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
 import { SaliencyView } from "./saliency_view.js";
 import { Scatter, colourChoices } from "./scatter.js";
@@ -47,24 +50,36 @@ class Page {
     this.comparison = new ComparisonView(this.view, this.player, this.traces);
     this.list = new RolloutList((entry, step) => this.openEntry(entry, step));
     this.filter = new FilterView(this.view, {
-      entryOf: (point) => this.entryOf(point),
+      entryOf: (point) => this.entryOf(point, this.filter.rows.analysis),
       onMatches: (steps) => this.list.setMatches(steps),
       onOpen: (entry, step) => this.openEntry(entry, step),
     });
     this.simulator = new SimulatorView(this.view);
+    this.behaviours = new BehavioursView(this.view, {
+      entryOf: (datasetId, episodeId) => this.entryByName.get(`${datasetId} ${episodeId}`),
+      rowsFor: (datasetId, projectionHash) => this.rowsFor(datasetId, projectionHash),
+      onOpen: (entry, step) => this.openEntry(entry, step),
+    });
+    this.interventions = new InterventionsView(this.view, {
+      rolloutsOf: (datasetId) => this.entries.filter(({ dataset }) => dataset.id === datasetId),
+    });
+    this.probes = new ProbeTable(this.view);
+    this.results = [this.simulator, this.behaviours, this.interventions, this.probes];
     this.files = new FilesView((action) => this.guard(action));
     this.tabs = new Tabs(this.view, () => this.guard(() =>
-      Promise.all([this.components.redraw(), this.simulator.redraw()])));
+      Promise.all([this.components, ...this.results].map((one) => one.redraw()))));
     this.#addExports();
     this.view.addEventListener("change", ({ detail }) => this.act(() => this.follow(detail)));
     document.addEventListener("keydown", (event) => this.pressKey(event));
-    onThemeChange(() => this.guard(() =>
-      Promise.all([this.traces, this.scatter, this.components, this.simulator].map((plot) => plot.redraw()))));
+    onThemeChange(() => this.guard(() => Promise.all([
+      ...[this.traces, this.scatter, this.components, this.simulator].map((plot) => plot.redraw()),
+      ...[this.behaviours, this.interventions, this.probes].map((view) => view.redrawPlots()),
+    ])));
   }
 
   #addExports() {
     const rollout = () => `${this.current?.dataset.kind}-${this.current?.episodeId}`;
-    const { traces, components, scatter, simulator } = this;
+    const { traces, components, scatter, simulator, behaviours, interventions, probes } = this;
     addExport(element("traces"), {
       label: "traces", name: () => `traces-${rollout()}`, plot: traces.plot, table: () => traces.table(),
     });
@@ -80,6 +95,30 @@ class Page {
       label: "scatter", name: () => "hidden-states", plot: scatter.plot, table: () => scatter.tableOfPoints(),
       layers: () => [scatter.canvas, scatter.pathCanvas],
     });
+    addExport(element("clusters-head"), {
+      label: "clusters", name: () => "behaviours", table: () => behaviours.clusters.table(),
+    });
+    addExport(element("matrix-head"), {
+      label: "matrix", name: () => `${behaviours.matrix.content.quantity}-lag-${behaviours.matrix.content.lag}`,
+      plot: behaviours.matrix.box, table: () => behaviours.matrix.table(),
+    });
+    addExport(element("agreement-head"), {
+      label: "agreement", name: () => "agreement", plot: element("agreement-plot"),
+      table: () => behaviours.agreement.table,
+    });
+    addExport(element("statements-head"), {
+      label: "statements", name: () => "causal-statements", table: () => behaviours.statements.table(),
+    });
+    addExport(element("findings-head"), {
+      label: "findings", name: () => "intervention", table: () => interventions.table(),
+    });
+    addExport(element("effect-head"), {
+      label: "effect", name: () => `effect-${interventions.measure}`, plot: element("effect-plot"),
+      table: () => interventions.curves?.table() ?? {},
+    });
+    addExport(element("probe-head"), {
+      label: "probes", name: () => "components-and-variables", plot: probes.box, table: () => probes.table(),
+    });
     for (const name of ["fidelity", "training"]) {
       addExport(element(`${name}-head`), {
         label: name, name: () => name, plot: element(`${name}-plot`), table: () => simulator.tables[name],
@@ -94,20 +133,36 @@ class Page {
     for (const dataset of datasets) {
       dataset.isOneOfSeveral = datasets.filter(({ kind }) => kind === dataset.kind).length > 1;
     }
+    this.catalogue.analyses = this.catalogue.analyses
+      .filter((analysis) => Object.keys(analysis.coordinate_sets).length > 0);
     this.showSummary();
     const tables = await Promise.all(
       datasets.map((dataset) => this.guard(() => fetchArrays(`api/datasets/${dataset.id}/episodes`))),
     );
     this.entries = datasets.flatMap((dataset, i) => (tables[i] ? rolloutEntries(dataset, tables[i]) : []));
+    this.entryByName = new Map(
+      this.entries.map((entry) => [`${entry.dataset.id} ${entry.episodeId}`, entry]));
+    await this.guard(() => this.readTrust());
     this.list.fill(datasets, this.entries);
     this.saliency.files = this.catalogue.saliency;
-    this.simulator.setCatalogue(this.catalogue);
-    this.files.setCatalogue(this.catalogue);
-    const simulator = this.guard(() => this.simulator.redraw());
+    for (const view of [...this.results, this.files]) view.setCatalogue(this.catalogue);
+    const results = this.guard(() => Promise.all(this.results.map((view) => view.redraw())));
     const embedding = this.guard(() => this.setUpEmbedding());
     if (this.entries.length === 0) this.showNothing();
     else await this.openFromAddress();
-    await Promise.all([embedding, simulator]);
+    await Promise.all([embedding, results]);
+  }
+
+  /** Trust becomes a value of each simulated rollout, as its return is. */
+  async readTrust() {
+    const files = this.catalogue.trust.filter(({ dataset }) => dataset !== null);
+    await Promise.all(files.map(async ({ id, dataset }) => {
+      const { sample_id: ids, trust } = await fetchArrays(`api/trust/${id}`);
+      ids.data.forEach((sample, row) => {
+        const entry = this.entryByName.get(`${dataset} ${sample}`);
+        if (entry) entry.trust = trust.data[row];
+      });
+    }));
   }
 
   /** Runs an action as `guard` does; the page is marked as ready whenever none is under way. */
@@ -183,8 +238,7 @@ class Page {
   }
 
   askedEntry() {
-    const [id, episodeId] = [this.view.get("data"), this.view.get("episode")];
-    return this.entries.find((entry) => entry.dataset.id === id && entry.episodeId === episodeId);
+    return this.entryByName.get(`${this.view.get("data")} ${this.view.get("episode")}`);
   }
 
   async open(entry) {
@@ -226,17 +280,20 @@ class Page {
     element("bars-colour").hidden = !content?.gradient;
     await this.components.open(content);
     this.components.show(this.player.step);
+    await this.probes.redraw(content?.projectionHash);
   }
 
   async analysedComponents() {
-    const sample = this.sampleInAnalysis();
-    const set = ["ica", "nmf"].find((name) => name in (this.analysis?.coordinate_sets ?? {}));
-    if (!sample || !set) return null;
-    const path = `api/analyses/${this.analysis.id}/episodes/${sample.source}/${sample.episodeId}`;
+    const analysis = this.hiddenAnalysis;
+    const sample = this.sampleInAnalysis(analysis);
+    if (!sample) return null;
+    const set = ["ica", "nmf"].find((name) => name in analysis.coordinate_sets);
+    const path = `api/analyses/${analysis.id}/episodes/${sample.source}/${sample.episodeId}`;
     const arrays = await fetchArrays(path);
     return {
       steps: arrays.step.data, activation: arrays[set], gradient: null, length: this.current.length,
       names: Array.from({ length: arrays[set].shape[1] }, (_, component) => `${component}`), of: "",
+      projectionHash: analysis.projection_hash,
     };
   }
 
@@ -260,7 +317,7 @@ class Page {
     if (changed.has("lasso") && this.analysis) this.showSelection();
     if (changed.has("view")) this.tabs.show();
     if (this.filter.isConcerned(changed)) await this.filter.show();
-    if (this.simulator.isConcerned(changed)) await this.simulator.redraw();
+    await Promise.all(this.results.filter((view) => view.isConcerned(changed)).map((view) => view.redraw()));
     if (!this.current) return;
     if (this.saliency.isConcerned(changed)) {
       await Promise.all([this.saliency.show(), this.showComponents()]);
@@ -322,7 +379,8 @@ class Page {
       ]);
       return;
     }
-    element("analysis").replaceChildren(...analyses.map(({ id, label }) => new Option(label, id)));
+    element("analysis").replaceChildren(
+      ...analyses.map(({ id, title, label }) => new Option(`${title} · ${label}`, id)));
     element("analysis-field").hidden = analyses.length < 2;
     for (const [id, name] of [["analysis", "analysis"], ["x-axis", "x"], ["y-axis", "y"],
       ["colour", "colour"], ["shown", "shown"]]) {
@@ -334,12 +392,41 @@ class Page {
   }
 
   chooseAnalysis() {
-    const names = Object.values(this.analysis.source_datasets).filter(Boolean)
-      .map((id) => this.catalogue.datasets.find((dataset) => dataset.id === id)?.action_names);
-    const rows = new AnalysisRows(this.analysis, names[0] ?? []);
-    this.scatter.setRows(rows);
+    element("analysis").value = this.analysis.id;
+    this.scatter.setRows(this.rowsOf(this.analysis));
     this.showSample();
-    return this.filter.setRows(rows);
+    // Another layout in the scatter leaves the filter's variables as they are.
+    const hidden = this.hiddenAnalysis ?? this.analysis;
+    if (hidden === this.filter.rows?.analysis) return undefined;
+    return this.filter.setRows(this.rowsOf(hidden), this.catalogue);
+  }
+
+  /** `{rows, source}` of an analysis of hidden states with these samples and components, or null. */
+  rowsFor(datasetId, projectionHash) {
+    const analysis = this.catalogue.analyses.find((one) => "ica" in one.coordinate_sets &&
+      one.projection_hash === projectionHash && Object.values(one.source_datasets).includes(datasetId));
+    if (!analysis) return null;
+    const [source] = Object.entries(analysis.source_datasets).find(([, id]) => id === datasetId);
+    return { rows: this.rowsOf(analysis), source };
+  }
+
+  /** The rows of an analysis, whose columns are fetched only once. */
+  rowsOf(analysis) {
+    this.rowsByAnalysis ??= new Map();
+    if (!this.rowsByAnalysis.has(analysis)) this.rowsByAnalysis.set(analysis, this.makeRows(analysis));
+    return this.rowsByAnalysis.get(analysis);
+  }
+
+  makeRows(analysis) {
+    const names = Object.values(analysis.source_datasets).filter(Boolean)
+      .map((id) => this.catalogue.datasets.find((dataset) => dataset.id === id)?.action_names);
+    return new AnalysisRows(analysis, names[0] ?? [], (point) => this.entryOf(point, analysis));
+  }
+
+  /** The chosen analysis where it has components of hidden states, or else the first that has. */
+  get hiddenAnalysis() {
+    const hasComponents = ({ coordinate_sets: sets }) => "ica" in sets || "nmf" in sets;
+    return [this.analysis, ...this.catalogue.analyses].find((one) => one && hasComponents(one));
   }
 
   /** The axes asked for, or the first ones that the analysis has. */
@@ -353,7 +440,8 @@ class Page {
     return {
       x: pick(this.view.get("x"), defaults[0]),
       y: pick(this.view.get("y"), defaults[1] ?? defaults[0]),
-      colour: [this.view.get("colour"), "value"].find((key) => colours.includes(key)) ?? colours[0],
+      colour: [this.view.get("colour"), "value", "mean_value", "cluster"]
+        .find((key) => colours.includes(key)) ?? colours[0],
       shown: this.analysis.source_names.includes(this.view.get("shown")) ? this.view.get("shown") : "",
     };
   }
@@ -405,17 +493,16 @@ class Page {
     this.scatter.setSample(this.sampleInAnalysis());
   }
 
-  /** The open rollout as the analysis names it, or null when it is not part of it. */
-  sampleInAnalysis() {
-    if (!this.current || !this.analysis) return null;
-    const match = Object.entries(this.analysis.source_datasets)
+  /** The open rollout as an analysis names it, or null when it is not part of it. */
+  sampleInAnalysis(analysis = this.analysis) {
+    if (!this.current || !analysis) return null;
+    const match = Object.entries(analysis.source_datasets)
       .find(([, id]) => id === this.current.dataset.id);
     return match ? { source: match[0], episodeId: this.current.episodeId } : null;
   }
 
-  entryOf({ source, episodeId }) {
-    const id = this.analysis.source_datasets[source];
-    return this.entries.find((entry) => entry.dataset.id === id && entry.episodeId === episodeId);
+  entryOf({ source, episodeId }, analysis = this.analysis) {
+    return this.entryByName.get(`${analysis.source_datasets[source]} ${episodeId}`);
   }
 
   openPoint(point) {

@@ -5,6 +5,13 @@ export const COMMANDS = {
   simulated: "python record_gen_samples.py",
   analysis: "python analysis/hidden_analysis_precompute.py",
   saliency: "python saliency_experiments.py",
+  behaviours: "python analysis/combined_agent_env_hx_analysis_precompute.py",
+  jacobians: "python analysis/jacobian_analysis_precompute.py",
+  cross: "python xcorr_and_xcaus_plots.py",
+  consistency: "python analysis/dynamics_grads_consistency_plots.py",
+  effects: "python analysis/intervention_effects_precompute.py",
+  probes: "python analysis/probe_analysis_precompute.py",
+  trust: "python analysis/sample_trust_precompute.py",
 };
 
 export function code(text) {

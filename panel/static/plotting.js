@@ -1,5 +1,8 @@
 // Plotly arrives on its own: list and frames do not wait for its megabytes.
 
+import { colourScale, divergingScale, themeColours } from "./colours.js";
+import { scaled, textScale } from "./words.js";
+
 const script = document.getElementById("plotly");
 
 /** Resolves to Plotly once its script has run. */
@@ -9,3 +12,58 @@ export const plotly = new Promise((resolve, reject) => {
   script.addEventListener("load", () => (window.Plotly ? resolve(window.Plotly) : fail()));
   script.addEventListener("error", fail);
 });
+
+/** What the plots have in common: they fill `box`, in the colours and letters of the page. */
+export function baseLayout(box, margin) {
+  const theme = themeColours();
+  return {
+    width: box.clientWidth, height: box.clientHeight, margin: scaled(margin, textScale()),
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false, dragmode: false,
+    font: { family: theme.font, size: 11 * textScale(), color: theme.quiet }, hovermode: "closest",
+    hoverlabel: { bgcolor: theme.surface, bordercolor: theme.line, font: { color: theme.text } },
+  };
+}
+
+/** An axis that cannot be moved, with a title. */
+export function fixedAxis(title) {
+  const theme = themeColours();
+  return {
+    title: { text: title, standoff: 4 }, gridcolor: theme.grid, linecolor: theme.line,
+    zeroline: false, fixedrange: true,
+  };
+}
+
+/** Draws into `box`, unless it is out of sight; resolves to whether it did. */
+export async function drawPlot(box, traces, layout) {
+  const Plotly = await plotly;
+  if (box.clientWidth === 0) return false;
+  await Plotly.react(box, traces, layout, { displayModeBar: false, responsive: false });
+  return true;
+}
+
+// Plotly reads a little HTML in names and hover texts; names come from files.
+export const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+
+/** A matrix of signed values: blue below zero, orange above, `limit` the strongest shade. */
+export function signedHeatmap({ x, y, z, limit, ...rest }) {
+  return {
+    type: "heatmap", x, y, z, zmin: -limit, zmax: limit, showscale: false, xgap: 1, ygap: 1,
+    colorscale: colourScale(divergingScale().map(([, colour]) => colour)), ...rest,
+  };
+}
+
+/** Dots in cells `[[x, y], ...]` of a matrix; dark with a light rim, they show on every shade. */
+export function cellDots(cells) {
+  return {
+    type: "scatter", mode: "markers", hoverinfo: "skip", x: cells.map(([x]) => x), y: cells.map(([, y]) => y),
+    marker: { size: 4 * textScale(), color: "#111417", line: { width: 1, color: "#ffffff" } },
+  };
+}
+
+/** An axis of names, each of which is written. */
+export function categoryAxis(title = "") {
+  return {
+    type: "category", title: { text: title, standoff: 4 }, fixedrange: true, showgrid: false, zeroline: false,
+    ticks: "", tickmode: "linear", tickangle: 0, tickfont: { size: 10 * textScale() },
+  };
+}

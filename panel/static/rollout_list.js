@@ -34,6 +34,7 @@ export function rolloutEntries(dataset, table) {
     sourceEpisodeId: column("source_episode_id")?.[index] ?? -1,
     sourceRow: column("source_row")?.[index] ?? -1,
     twinOf: column("twin_of")?.[index] ?? -1,
+    trust: NaN,
   }));
 }
 
@@ -165,6 +166,8 @@ export class RolloutList {
       .slice(first, first + shown)
       .map((entry, offset) => this.#row(entry, first + offset));
     if (this.visible.length === 0) rows.push(emptyNotice(this.entries.length));
+    // A list box must have options.
+    this.box.role = this.visible.length ? "listbox" : "group";
     this.spacer.replaceChildren(...rows);
     const id = rows.find((row) => row.ariaSelected === "true")?.id;
     if (id) this.box.setAttribute("aria-activedescendant", id);

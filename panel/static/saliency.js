@@ -19,6 +19,16 @@ export function pathsOf(labels) {
     ({ both: isPassed, agent: isCut, environment: isPassed && isCut })[path]);
 }
 
+/** `{target, at, path}` as the address asks, each replaced by one that the file has; no target, null. */
+export function choiceIn({ targets, target_steps: steps, environment_gradients: labels }, view) {
+  const pick = (known, name) => (known.includes(view.get(name)) ? view.get(name) : null);
+  const paths = pathsOf(labels);
+  return {
+    target: pick(targets, "target"), at: pick(steps, "at") ?? steps[0],
+    path: pick(paths, "path") ?? paths[0],
+  };
+}
+
 /**
  * Combines what a file holds into one path: with the environment's edge cut the gradient runs
  * through the agent only; what is missing then is what ran through the environment.

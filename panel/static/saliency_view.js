@@ -1,8 +1,9 @@
 // Saliency of the open rollout: its controls, the overlay, the gradient of the components.
 
 import { fetchArrays } from "./api.js";
+import { fillSelect } from "./controls.js";
 import { COMMANDS, code } from "./notices.js";
-import { DEFAULT_DRAWING, PATHS, SaliencyOverlay, gradientOfPath, pathsOf } from "./saliency.js";
+import { DEFAULT_DRAWING, PATHS, SaliencyOverlay, choiceIn, gradientOfPath, pathsOf } from "./saliency.js";
 
 const SLIDERS = ["gain", "blur", "threshold"];
 const COLOURS = ["negative", "positive"];
@@ -55,13 +56,7 @@ export class SaliencyView {
   /** `{target, at, path}` as the address asks, each replaced by one that the file has. */
   get choice() {
     if (!this.#isCovered) return null;
-    const { targets, target_steps: steps, environment_gradients: labels } = this.#file;
-    const pick = (known, name) => (known.includes(this.view.get(name)) ? this.view.get(name) : null);
-    const paths = pathsOf(labels);
-    return {
-      target: pick(targets, "target"), at: pick(steps, "at") ?? steps[0],
-      path: pick(paths, "path") ?? paths[0],
-    };
+    return choiceIn(this.#file, this.view);
   }
 
   /** Fills the controls and draws the overlay that the address asks for. */
@@ -102,7 +97,7 @@ export class SaliencyView {
       steps: Int32Array.from({ length: rows }, (_, step) => step), activation,
       gradient: target ? slope : null, length: entry.length,
       names: Array.from({ length: count }, (_, component) => `${component}`),
-      of: target ? targetName(target) : "",
+      of: target ? targetName(target) : "", projectionHash: this.#file.projection_hash,
     };
   }
 
@@ -114,9 +109,9 @@ export class SaliencyView {
   #fillControls({ target, at, path }) {
     const { targets, target_steps: steps, environment_gradients: labels } = this.#file;
     const paths = pathsOf(labels);
-    fill("target", [["", "nothing"], ...targets.map((name) => [name, targetName(name)])], target ?? "");
-    fill("target-step", steps.map((step) => [step, step]), at);
-    fill("path", paths.map((name) => [name, PATHS[name]]), path);
+    fillSelect("target", [["", "nothing"], ...targets.map((name) => [name, targetName(name)])], target ?? "");
+    fillSelect("target-step", steps.map((step) => [step, step]), at);
+    fillSelect("path", paths.map((name) => [name, PATHS[name]]), path);
     element("path-field").hidden = paths.length < 2;
     for (const id of ["target-step-field", "path-field", "drawing", "saliency-key"]) {
       element(id).classList.toggle("off", !target);
@@ -164,8 +159,3 @@ export class SaliencyView {
 }
 
 export const targetName = (target) => target.replaceAll("_", " ");
-
-function fill(id, options, value) {
-  element(id).replaceChildren(...options.map(([key, label]) => new Option(label, key)));
-  element(id).value = value;
-}

@@ -3,13 +3,12 @@
 
 import { CATEGORICAL, axisChoices, columnChoices } from "./analysis_rows.js";
 import {
-  categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
+  NOTHING, categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
 } from "./colours.js";
 import { plotly } from "./plotting.js";
 import { Lasso, formatCorners, parseCorners, rowsInside } from "./lasso.js";
 import { DENSITY_FROM, nearestPoint, paintDensity, paintPoints, pointStyle, rgb } from "./point_layer.js";
-import { scaled } from "./traces.js";
-import { number, plural, textScale } from "./words.js";
+import { number, plural, scaled, textScale } from "./words.js";
 
 const COLOUR_NAMES = { step: "time" };
 const MARGIN = { l: 46, r: 14, t: 8, b: 40 };
@@ -68,9 +67,10 @@ export class Scatter {
     this.rows = this.#chooseRows(shown);
     this.colouring = this.#colouring();
     this.path = this.#findPath();
-    await this.redraw();
-    this.#showLegend();
+    // Before the points are drawn: what stands in the foot decides how much room is left for them.
     this.counter.textContent = plural(this.rows.length, "step");
+    this.#showLegend();
+    await this.redraw();
   }
 
   /** Steps inside a polygon that `onLasso` gave, `[{source, episodeId, step, value}]`; null for none. */
@@ -80,7 +80,7 @@ export class Scatter {
     this.show(this.step);
     if (!this.corners) return null;
     const { xs, ys } = this.values;
-    return Array.from(rowsInside(this.corners, this.rows, xs, ys), (row) => this.#point(row));
+    return Array.from(rowsInside(this.corners, this.rows, xs, ys), (row) => this.pointOf(row));
   }
 
   /** Highlights a rollout, `{source, episodeId}`, or none, without drawing the points anew. */
@@ -280,7 +280,7 @@ export class Scatter {
   #showLegend() {
     const title = textElement("span", this.#colourName());
     title.className = "legend-title";
-    const { categories, scale, low, high } = this.colouring;
+    const { categories, scale, low, high, isMissing } = this.colouring;
     if (categories) {
       this.legend.replaceChildren(title, ...categories.map(legendEntry));
       return;
@@ -288,7 +288,8 @@ export class Scatter {
     const bar = Object.assign(document.createElement("i"), { className: "gradient" });
     bar.style.background = gradient(scale);
     const ends = [low, high].map((value) => textElement("span", number(value, 2)));
-    this.legend.replaceChildren(title, ends[0], bar, ends[1]);
+    const missing = isMissing ? [legendEntry({ name: "not known", colour: NOTHING, symbol: "circle" })] : [];
+    this.legend.replaceChildren(title, ends[0], bar, ends[1], ...missing);
   }
 
   #connectPointer() {
@@ -300,7 +301,7 @@ export class Scatter {
         Math.hypot(event.clientX - start.clientX, event.clientY - start.clientY) < DRAG_THRESHOLD;
       start = null;
       const row = isClick ? this.#rowAt(event) : undefined;
-      if (row !== undefined) this.onPick(this.#point(row));
+      if (row !== undefined) this.onPick(this.pointOf(row));
     }, true);
     this.box.addEventListener("pointermove", (event) => {
       if (start || waiting) return;
@@ -309,7 +310,7 @@ export class Scatter {
         waiting = false;
         const row = this.#rowAt(event);
         this.canvas.parentElement?.classList.toggle("on-point", row !== undefined);
-        this.onHover(row === undefined ? null : this.#point(row), event);
+        this.onHover(row === undefined ? null : this.pointOf(row), event);
       });
     }, true);
     this.box.addEventListener("pointerleave", () => this.onHover(null));
@@ -328,7 +329,8 @@ export class Scatter {
     return index < 0 ? undefined : this.rows[index];
   }
 
-  #point(row) {
+  /** `{source, episodeId, step, colour, value}` of a row of the analysis. */
+  pointOf(row) {
     const { sources, episodes, steps, colours } = this.values;
     const { colour } = this.request;
     return {
@@ -415,10 +417,12 @@ function continuousColouring(values, rows, name) {
   const scale = isSigned ? divergingScale() : sequentialScale();
   const codes = Uint8Array.from(rows, (row) => {
     const share = (values[row] - low) / (high - low);
-    return Math.round((SHADES - 1) * Math.min(1, Math.max(0, share || 0)));
+    // The last shade is that of a missing value.
+    return Number.isNaN(share) ? SHADES : Math.round((SHADES - 1) * Math.min(1, Math.max(0, share)));
   });
-  const palette = sampleScale(scale, SHADES);
-  return { codes, palette, symbols: palette.map(() => "circle"), scale, low, high };
+  const palette = [...sampleScale(scale, SHADES), rgb(NOTHING)];
+  const isMissing = codes.includes(SHADES);
+  return { codes, palette, symbols: palette.map(() => "circle"), scale, low, high, isMissing };
 }
 
 function categoricalColouring(values, rows, nameOf) {

@@ -1,11 +1,10 @@
 // The simulator and the training: fidelity over the horizon, curves, cards.
 
 import { fetchArrays } from "./api.js";
-import { QUALITATIVE, themeColours } from "./colours.js";
+import { QUALITATIVE } from "./colours.js";
+import { fillSelect, pickFile } from "./controls.js";
 import { showEmpty } from "./notices.js";
-import { plotly } from "./plotting.js";
-import { scaled } from "./traces.js";
-import { textScale } from "./words.js";
+import { baseLayout, drawPlot, escaped, fixedAxis } from "./plotting.js";
 
 const MARGIN = { l: 62, r: 14, t: 8, b: 40 };
 const DASHES = ["solid", "dash", "dot"];
@@ -54,11 +53,11 @@ export class SimulatorView {
 
   async #showFidelity() {
     if (this.fidelity.length === 0) return;
-    const file = pick(this.fidelity, this.view.get("fidelity"));
+    const file = pickFile(this.fidelity, this.view.get("fidelity"));
     const measures = file.measures;
     const measure = measures.includes(this.view.get("measure")) ? this.view.get("measure") : measures[0];
-    fill("fidelity-file", this.fidelity.map(({ id, label }) => [id, label]), file.id);
-    fill("measure", measures.map((name) => [name, name.replaceAll("_", " ")]), measure);
+    fillSelect("fidelity-file", this.fidelity.map(({ id, label }) => [id, label]), file.id);
+    fillSelect("measure", measures.map((name) => [name, name.replaceAll("_", " ")]), measure);
     const meaning = file.measure_meanings[measures.indexOf(measure)];
     element("measure-meaning").textContent =
       `${meaning}; mean over ${file.num_windows} held-out windows, band: 95% interval`;
@@ -90,13 +89,13 @@ export class SimulatorView {
 
   async #showTraining() {
     if (this.logs.length === 0) return;
-    const log = pick(this.logs, this.view.get("log"));
+    const log = pickFile(this.logs, this.view.get("log"));
     const names = log.columns.filter((name) => !name.startsWith(HELD_OUT));
     const asked = this.view.get("curve");
     const usual = ["total", "mean_episode_rewards"].find((name) => names.includes(name)) ?? names[0];
     const curve = names.includes(asked) ? asked : usual;
-    fill("log-file", this.logs.map(({ id, label }) => [id, label]), log.id);
-    fill("log-curve", names.map((name) => [name, name.replaceAll("_", " ")]), curve);
+    fillSelect("log-file", this.logs.map(({ id, label }) => [id, label]), log.id);
+    fillSelect("log-curve", names.map((name) => [name, name.replaceAll("_", " ")]), curve);
     const arrays = await fetchArrays(`api/training/${log.id}`);
     const steps = arrays[log.step_column].data;
     const shown = [[curve, "training", QUALITATIVE[0]], [HELD_OUT + curve, "held out", QUALITATIVE[1]]]
@@ -115,31 +114,12 @@ export class SimulatorView {
   }
 }
 
-const pick = (files, id) => files.find((file) => file.id === id) ?? files[0];
-
-// Plotly reads a little HTML in hover texts; names come from files.
-const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-
-async function draw(id, traces, across, up) {
-  const Plotly = await plotly;
+function draw(id, traces, across, up) {
   const box = element(id);
-  if (box.clientWidth === 0) return;
-  const theme = themeColours();
-  const axis = { gridcolor: theme.grid, linecolor: theme.line, zeroline: false, fixedrange: true };
-  await Plotly.react(box, traces, {
-    width: box.clientWidth, height: box.clientHeight, margin: scaled(MARGIN, textScale()),
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
-    font: { family: theme.font, size: 11 * textScale(), color: theme.quiet },
-    hoverlabel: { bgcolor: theme.surface, bordercolor: theme.line, font: { color: theme.text } },
-    showlegend: true, legend: { orientation: "h", y: -0.24, yanchor: "top" },
-    xaxis: { ...axis, title: { text: across, standoff: 4 } },
-    yaxis: { ...axis, title: { text: up, standoff: 6 } },
-  }, { displayModeBar: false, responsive: false });
-}
-
-function fill(id, options, value) {
-  element(id).replaceChildren(...options.map(([key, label]) => new Option(label, key)));
-  element(id).value = value;
+  return drawPlot(box, traces, {
+    ...baseLayout(box, MARGIN), showlegend: true, legend: { orientation: "h", y: -0.24, yanchor: "top" },
+    xaxis: fixedAxis(across), yaxis: fixedAxis(up),
+  });
 }
 
 /** Title, and the plain values as a list; what is nested stays folded. */

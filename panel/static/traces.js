@@ -4,7 +4,7 @@
 import { colourScale, themeColours } from "./colours.js";
 import { plotly } from "./plotting.js";
 import { StepCursor } from "./step_cursor.js";
-import { actionSign, textScale } from "./words.js";
+import { actionSign, scaled, textScale } from "./words.js";
 
 const MARGIN = { l: 78, r: 16, t: 18, b: 34 };
 const GAP = 0.075;
@@ -209,9 +209,6 @@ function rowDomains(rows) {
   }
   return domains;
 }
-
-export const scaled = (margin, scale) =>
-  Object.fromEntries(Object.entries(margin).map(([side, width]) => [side, Math.round(width * scale)]));
 
 const isDark = () => window.matchMedia("(prefers-color-scheme: dark)").matches;
 

@@ -1,6 +1,6 @@
 // What the page shows, kept in the part of the address after '#', so that a view can be shared.
 
-const NUMBERS = new Set(["episode", "step", "gain", "blur", "threshold"]);
+const NUMBERS = new Set(["episode", "step", "gain", "blur", "threshold", "lag"]);
 
 /** Dispatches `change` with the set of changed names whenever the view changes. */
 export class ViewState extends EventTarget {

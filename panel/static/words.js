@@ -6,6 +6,10 @@ const SVG = "http://www.w3.org/2000/svg";
 /** How much larger than the design's 14 pixels the page's text is; lengths in scripts follow it. */
 export const textScale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 14;
 
+/** Margins of a plot, by side, in the page's text size. */
+export const scaled = (margin, scale) =>
+  Object.fromEntries(Object.entries(margin).map(([side, width]) => [side, Math.round(width * scale)]));
+
 /** A number with three decimals at most and a true minus sign. */
 export function number(value, digits = 3) {
   if (value === undefined || value === null || Number.isNaN(value)) return "–";

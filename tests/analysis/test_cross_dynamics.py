@@ -8,9 +8,7 @@ from scipy.stats import kstest, ttest_1samp
 
 from analysis.cross_causation import (
     extreme_samples,
-    lag_means,
     seriate,
-    step_means,
     summarise_effects,
 )
 from analysis.cross_correlation import (
@@ -27,6 +25,7 @@ from analysis.cross_correlation import (
     shift_in_time,
 )
 from analysis.episode_stacks import CoordinateStack
+from analysis.jacobian_means import lag_means, step_means
 
 NUM, STEPS, SIZE, LAG = 80, 12, 4, 2
 SETTINGS = NullSettings(num_permutations=60, num_resamples=100, seed=0)

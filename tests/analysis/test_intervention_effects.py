@@ -14,11 +14,11 @@ from agents.networks import NetworkConfig, make_policy
 from agents.recorder import record_episodes
 from agents.recording_config import RecordingConfig
 from analysis.effect_figures import EffectPlottingConfig, plot_effects
+from analysis.effect_names import World
 from analysis.effect_predictions import differentiate
 from analysis.effect_recording import (
     EffectInputs,
     EffectRecordingConfig,
-    World,
     check_variants,
     record_variants,
     sampling_plan,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.results import input_hashes, read_results
-from analysis.sample_trust import SAMPLE_TRUST_NAME, read_sample_trust
+from analysis.results import SAMPLE_TRUST_NAME, input_hashes, read_results
+from analysis.sample_trust import read_sample_trust
 from analysis.sample_trust_precompute import SampleTrustCommand, precompute
 from analysis.trust_figures import TrustPlottingConfig, plot_trust
 from experiment.errors import UserError

@@ -1,20 +1,63 @@
 """A small folder of results, made through the same writers as the real ones."""
 
 import asyncio
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 import xarray as xr
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
-from analysis.results import write_results
+from agents.intervention_strength import InterventionStrength
+from analysis.behaviour_analysis import (
+    BehaviourConfig,
+    BehaviourFeatures,
+    BehaviourGroups,
+    analyse_behaviour,
+)
+from analysis.bottleneck_vec_analysis_precompute import BottleneckConfig
+from analysis.bottleneck_vec_analysis_precompute import precompute as analyse_latents
+from analysis.consistency_analysis import (
+    ConsistencyPlan,
+    ConsistencySettings,
+    analyse_consistency,
+)
+from analysis.cross_correlation import NullSettings, clip_coordinates, component_deviations
+from analysis.cross_dynamics import (
+    CrossPlan,
+    CrossSettings,
+    Group,
+    JacobianTable,
+    compute_cross_dynamics,
+)
+from analysis.effect_names import World
+from analysis.env_h_analysis_precompute import EnvironmentStateConfig
+from analysis.env_h_analysis_precompute import precompute as analyse_environment_states
+from analysis.episode_stacks import CoordinateStack
+from analysis.hidden_states import ClusterSettings, EmbeddingSettings
+from analysis.intervention_effects import WorldEffects, to_dataset
+from analysis.paired_rows import ActionGroups, MeasureNames
+from analysis.results import (
+    BEHAVIOUR_NAME,
+    JACOBIAN_NAME,
+    SAMPLE_TRUST_NAME,
+    read_results,
+    write_results,
+)
 from environments.protocol import EnvironmentSpec
 from experiment.provenance import collect_provenance
+from experiment.report import StageReport
+from generative.level_bootstrap import ResampledMeans
 from generative.recording_identity import recording_identity
 from panel.application import make_application
 from panel.binary import decode_arrays
@@ -27,6 +70,28 @@ from rollouts.types import EpisodeInfo, Rollout
 # Neither square nor equal in any two sizes, so that swapped axes show.
 HEIGHT, WIDTH, NUM_ACTIONS, STATE_DIM = 14, 20, 5, 6
 TOKEN = "T0ken-for_tests"
+PATIENCE_SECONDS = 60
+"""A page opens in one; machines that do other things besides take longer."""
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+LEAD = """fragment => {
+  document.getElementById('errors').replaceChildren();
+  document.getElementById('filters').reset();
+  window.dreamscope.list.sort = { key: 'episode', descending: false };
+  window.dreamscope.list.refresh();
+  document.activeElement.blur();
+  location.hash = fragment;
+  window.dispatchEvent(new HashChangeEvent('hashchange'));
+}"""
 REAL_LENGTHS = (12, 300, 7)
 SAMPLE_LENGTHS = (10, 10)
 TARGETS = ("value", "ic_0")
@@ -270,3 +335,333 @@ def dataset_writer() -> Callable[..., RolloutDataset]:
 @pytest.fixture(scope="session")
 def result_writer() -> Callable[[Path, xr.Dataset], None]:
     return lambda path, content: write_results(path, content, collect_provenance({}, 0, {}))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing: in CI the page must be tested")
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Path], Iterator[str]]:
+    """Serves a folder as long as its address is in use."""
+    return serve_folder
+
+
+def serve_folder(folder: Path) -> Iterator[str]:
+    application = make_application(Catalogue([folder]), TOKEN)
+    settings = uvicorn.Config(application, port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}/?token={TOKEN}"
+    server.should_exit = True
+    thread.join(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def address(panel_data: PanelData) -> Iterator[str]:
+    yield from serve_folder(panel_data.folder)
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    opened = browser.new_context(viewport={"width": 1280, "height": 800})
+    yield opened
+    opened.close()
+
+
+class Visitor:
+    """Opens views of panels. Loading the page takes longer than anything it does, so that one page
+    is kept for each panel and led by its address, as a reader does who follows a link."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        self.context = context
+        self.pages: dict[str, Page] = {}
+        self.complaints: list[str] = []
+
+    def open(self, fragment: str, base: str, fresh: bool = False) -> Page:
+        page = self.pages.get(base)
+        if page is None or fresh:
+            if page is not None:
+                page.close()
+            page = self.pages[base] = self._load(base, fragment)
+        else:
+            page.evaluate(LEAD, fragment)
+        page.wait_for_selector("body[data-ready]", state="attached")
+        return page
+
+    def _load(self, base: str, fragment: str) -> Page:
+        page = self.context.new_page()
+        page.set_default_timeout(PATIENCE_SECONDS * 1000)
+        page.on("console", self._hear_message)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        site = base.partition("?")[0]
+        page.on("request", lambda request: self._check_origin(request.url, site))
+        page.goto(base + fragment)
+        return page
+
+    def _hear_message(self, message: Any) -> None:
+        # The tests themselves read the canvas back, which Chromium advises against.
+        if message.type in ("error", "warning") and "willReadFrequently" not in message.text:
+            self.complaints.append(message.text)
+
+    def _check_origin(self, url: str, site: str) -> None:
+        if not url.startswith((site, "data:", "blob:")):
+            self.complaints.append(url)
+
+
+@pytest.fixture(scope="module")
+def visitor(context: BrowserContext) -> Visitor:
+    return Visitor(context)
+
+
+@pytest.fixture
+def open_page(visitor: Visitor, address: str) -> Iterator[Callable[..., Page]]:
+    """Opens a view; at the end of the test the page must have had nothing to complain about."""
+    yield lambda fragment="", base=address, fresh=False: visitor.open(fragment, base, fresh)
+    found = list(visitor.complaints)
+    visitor.complaints.clear()
+    assert found == []
+
+
+@pytest.fixture(scope="module")
+def empty_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    yield from serve_folder(tmp_path_factory.mktemp("nothing"))
+
+
+DYNAMIC_SAMPLES, DYNAMIC_STEPS, PROBED_VARIABLES = 12, 6, ("coin_dx", "saw_dy")
+PROJECTION_HASH = "c" * 64
+
+
+@dataclass(frozen=True)
+class DynamicsData:
+    """Samples and everything that the analyses of their dynamics found."""
+
+    folder: Path
+    samples: RolloutDataset
+    stack: CoordinateStack
+    """Component coordinates before they were standardised."""
+
+
+def planted_components() -> np.ndarray:
+    """(N, T, K) noise in which component 0 drives component 1 one step later."""
+    values = np.random.default_rng(2).normal(size=(DYNAMIC_SAMPLES, DYNAMIC_STEPS, NUM_COMPONENTS))
+    values[:, 1:, 1] = 0.9 * values[:, :-1, 0] + 0.3 * values[:, 1:, 1]
+    return values.astype(np.float32)
+
+
+def write_sample_analysis(path: Path, samples: RolloutDataset, components: np.ndarray) -> None:
+    """An analysis of hidden states of simulated rollouts, with these components."""
+    ids = samples.episodes["episode_id"].to_numpy()
+    count, length = components.shape[:2]
+    done = np.zeros((count, length), np.int8)
+    done[:, -1] = 1
+    row = ("row",)
+    variables = {
+        "source": (row, np.ones(count * length, np.int8), {"flag_meanings": "real simulated"}),
+        "episode_id": (row, np.repeat(ids, length)),
+        "step": (row, np.tile(np.arange(length, dtype=np.int32), count)),
+        "done": (row, done.ravel()),
+        "value": (row, np.linspace(-1, 1, count * length, dtype=np.float32)),
+        "ica": (("row", "component"), components.reshape(-1, NUM_COMPONENTS)),
+    }
+    content = xr.Dataset(variables, attrs={"projection_data_hash": PROJECTION_HASH})
+    inputs = {"dataset": "d" * 64, "generated_dataset": samples.hash}
+    write_results(path, content, collect_provenance({}, 0, inputs))
+
+
+def write_jacobians(path: Path, samples: RolloutDataset) -> JacobianTable:
+    """Random Jacobians with the dims that `jacobian_analysis_precompute.py` gives them."""
+    rng = np.random.default_rng(3)
+    count, steps, size = DYNAMIC_SAMPLES, DYNAMIC_STEPS, NUM_COMPONENTS
+    jacobian = rng.normal(size=(count, 2, steps, size, steps, size)).astype(np.float32)
+    push = rng.normal(size=(count, 2, steps, size, size)).astype(np.float32)
+    ids = samples.episodes["episode_id"].to_numpy()
+    component = rng.normal(size=(count, steps, size)).astype(np.float32)
+    table = JacobianTable(
+        ids, jacobian, push, 1, component, np.full(count, steps), ("passed", "cut")
+    )
+    sample = ("sample",)
+    pairs = ("target_step", "target", "source_step", "source")
+    content = xr.Dataset(
+        {
+            "sample_id": (sample, ids),
+            "length": (sample, table.length),
+            "cluster": (sample, np.arange(count, dtype=np.int32) % 3),
+            "embedding": (("sample", "axis"), rng.normal(size=(count, 2)).astype(np.float32)),
+            "component": (("sample", "target_step", "target"), component),
+            "jacobian": (("sample", "environment_gradient", *pairs), jacobian),
+        },
+        {"environment_gradient": list(table.variants)},
+        {"grad_timestep": 1, "projection_data_hash": PROJECTION_HASH},
+    )
+    write_results(path, content, collect_provenance({}, 0, {"generated_dataset": samples.hash}))
+    return table
+
+
+def write_dynamics(folder: Path, samples: RolloutDataset, stack: CoordinateStack) -> None:
+    """Behaviours, matrices and statements, by the very functions of the commands."""
+    config = BehaviourConfig(
+        generated_data_dir=samples.folder,
+        output_dir=folder,
+        num_exemplars=2,
+        features=BehaviourFeatures(num_env_components=2, feature_lags=(1,), num_pca=4),
+        groups=BehaviourGroups(
+            num_clusters=2, num_cluster_neighbours=4, label_steps=3, num_stability_repeats=1
+        ),
+        embedding="pca",
+    )
+    analyse_behaviour(config, StageReport("behaviour"))
+    table = write_jacobians(folder / JACOBIAN_NAME, samples)
+    with read_results(folder / BEHAVIOUR_NAME) as results:
+        label = results["sample_cluster"].to_numpy()
+    members = {"all": np.arange(DYNAMIC_SAMPLES)} | {
+        str(one): np.flatnonzero(label == one) for one in np.unique(label)
+    }
+    settings = CrossSettings(nulls=NullSettings(20, 20))
+    plan = CrossPlan(
+        settings=settings,
+        stack=clip_coordinates(stack, settings.clip),
+        deviation=component_deviations(stack),
+        groups=[Group(name, rows) for name, rows in members.items()],
+        lags=[0, 1, 2, 3],
+        jacobians=table,
+        inputs={"dataset": samples.hash, "projection_data": PROJECTION_HASH},
+    )
+    path = compute_cross_dynamics(plan, {"settings": settings}, folder, StageReport("cross"))
+    with read_results(path) as results:
+        cross = results.load()
+    consistency = ConsistencyPlan(
+        cross, table.jacobian, table.length, members, ConsistencySettings(20)
+    )
+    analyse_consistency(consistency, {}, folder, StageReport("consistency"))
+
+
+def write_vector_analyses(folder: Path, samples: RolloutDataset) -> None:
+    """Environment states and latents, by the very functions of the commands."""
+    settings: dict[str, Any] = {
+        "generated_data_dir": samples.folder,
+        "output_dir": folder,
+        "clusters": ClusterSettings(num_clusters=3, num_cluster_neighbours=4),
+        "layout": EmbeddingSettings(embedding="pca"),
+    }
+    analyse_environment_states(EnvironmentStateConfig(**settings), StageReport("env"))
+    analyse_latents(BottleneckConfig(**settings), StageReport("latents"))
+
+
+def write_probes(path: Path) -> None:
+    rng = np.random.default_rng(4)
+    size = (NUM_COMPONENTS, len(PROBED_VARIABLES))
+    r = rng.uniform(-0.8, 0.8, size)
+    content = xr.Dataset(
+        {
+            "partial_correlation": (("component", "variable"), r),
+            "partial_correlation_interval": (
+                ("bound", "component", "variable"),
+                np.stack([r - 0.1, r + 0.1]),
+            ),
+            "q_value": (("component", "variable"), np.array([[0.001, 0.2]] * NUM_COMPONENTS)),
+            "score": (("probe", "representation", "variable"), rng.random((2, 2, 2))),
+            "score_interval": (
+                ("bound", "probe", "representation", "variable"),
+                rng.random((2, 2, 2, 2)),
+            ),
+        },
+        {
+            "component": np.arange(NUM_COMPONENTS),
+            "variable": list(PROBED_VARIABLES),
+            "representation": ["hidden", "pixels"],
+            "probe": ["linear", "perceptron"],
+        },
+        {"false_discovery_rate": 0.05},
+    )
+    write_results(path, content, collect_provenance({}, 0, {"projection": PROJECTION_HASH}))
+
+
+def write_trust(samples: RolloutDataset) -> None:
+    ids = samples.episodes["episode_id"].to_numpy()
+    trust = np.linspace(0.1, 0.9, len(ids))
+    trust[0] = np.nan
+    content = xr.Dataset({"trust": ("sample", trust)}, {"sample": ids})
+    inputs = {"samples": recording_identity(samples.metadata)}
+    path = samples.folder / SAMPLE_TRUST_NAME
+    write_results(path, content, collect_provenance({}, 0, inputs))
+
+
+@pytest.fixture(scope="session")
+def dynamics_data(tmp_path_factory: pytest.TempPathFactory) -> DynamicsData:
+    folder = tmp_path_factory.mktemp("dynamics") / "demo"
+    lengths = (DYNAMIC_STEPS,) * DYNAMIC_SAMPLES
+    samples = write_dataset(folder / "samples", lengths, True, provenance={"config": {"seed": 1}})
+    components = planted_components()
+    ids = samples.episodes["episode_id"].to_numpy()
+    stack = CoordinateStack(components, np.full(DYNAMIC_SAMPLES, DYNAMIC_STEPS), ids)
+    write_sample_analysis(folder / "analysis" / "hidden_analysis.nc", samples, components)
+    write_dynamics(folder / "dynamics", samples, stack)
+    write_vector_analyses(folder / "vectors", samples)
+    write_probes(folder / "probes" / "probe_analysis.nc")
+    write_trust(samples)
+    return DynamicsData(folder, samples, stack)
+
+
+def write_effects(folder: Path) -> None:
+    """Effects of planted sizes, labelled by the command's own function."""
+    names = MeasureNames(ActionGroups.of(ENVIRONMENT), 1, 0)
+    variants = ["tested", "sign_flip", "random_0", "random_1"]
+    num_rows, num_pairs, num_steps = len(names.by_row), len(names.by_pair), 4
+    size = np.array([1.0, -0.8, 0.1, -0.2])
+    rng = np.random.default_rng(5)
+
+    def means(*shape: int) -> ResampledMeans:
+        mean = size.reshape(-1, *[1] * len(shape)) * (1 + 0.1 * rng.random((4, *shape)))
+        return ResampledMeans(mean, mean + 0.05 * rng.normal(size=(50, *mean.shape)))
+
+    def effects(world: World) -> WorldEffects:
+        predictions = ["readout"] + (["gradient"] if world == "simulated" else [])
+        by_row = {f"{name}_{world}": rng.random((4, num_rows, num_steps)) for name in predictions}
+        return WorldEffects(
+            by_row=means(num_rows, num_steps),
+            by_pair=means(num_pairs),
+            predicted_by_row=by_row,
+            predicted_by_pair={name: values.mean(axis=-1) for name, values in by_row.items()},
+            twin=rng.random(num_pairs),
+        )
+
+    worlds: tuple[World, ...] = ("simulated", "real")
+    strength = InterventionStrength(0.5, 0.1, 1.0, 0.0, 2)
+    recordings: Any = SimpleNamespace(
+        interventions=dict.fromkeys(variants), strengths=dict.fromkeys(variants, strength)
+    )
+    found: dict[World, WorldEffects] = {world: effects(world) for world in worlds}
+    labels: dict[World, Any] = dict.fromkeys(worlds, recordings)
+    results = to_dataset(found, labels, names, np.array([1000, 1003]))
+    config = {"intervention": {"swap_directions_from": (3,), "swap_directions_to": (5,)}}
+    path = folder / "intervention_effects.nc"
+    write_results(path, results, collect_provenance(config, 0, {"projection": PROJECTION_HASH}))
+
+
+@pytest.fixture(scope="session")
+def effects_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Effects of an intervention, and its recordings in both worlds."""
+    folder = tmp_path_factory.mktemp("effects") / "swap"
+    for world in ("simulated", "real"):
+        is_simulated = world == "simulated"
+        write_dataset(folder / world / "twin", (5, 4), is_simulated)
+        intervened = {"config": {"twin_dataset": "twin"}}
+        for variant in ("tested", "sign_flip"):
+            write_dataset(folder / world / variant, (5, 4), is_simulated, provenance=intervened)
+    write_effects(folder)
+    return folder

@@ -2,9 +2,7 @@
 
 import base64
 import io
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,147 +12,31 @@ from urllib.parse import urlencode
 import numpy as np
 import pandas as pd
 import pytest
-import uvicorn
 import xarray as xr
 from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
-from panel.application import make_application
-from panel.catalogue import Catalogue
 from rollouts.store import RolloutDataset
 
 pytestmark = pytest.mark.medium
 
-TOKEN = "browser-test-token"
 PATIENCE_SECONDS = 60
 """A page opens in one; machines that do other things besides take longer."""
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-LEAD = """fragment => {
-  document.getElementById('errors').replaceChildren();
-  document.getElementById('filters').reset();
-  window.dreamscope.list.sort = { key: 'episode', descending: false };
-  window.dreamscope.list.refresh();
-  document.activeElement.blur();
-  location.hash = fragment;
-  window.dispatchEvent(new HashChangeEvent('hashchange'));
+PLACE_OF_POINT = """row => {
+  const { scatter } = window.dreamscope;
+  const { xaxis, yaxis } = scatter.plot._fullLayout;
+  return { x: xaxis._offset + xaxis.l2p(scatter.values.xs[row]),
+           y: yaxis._offset + yaxis.l2p(scatter.values.ys[row]) };
 }"""
+"""Where a row of the analysis lies in the scatter, in pixels from its corner."""
 READ_CANVAS = """id => {
   const canvas = document.getElementById(id);
   const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
   return [canvas.width, canvas.height, btoa(String.fromCharCode(...data))];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing: in CI the page must be tested")
-        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
-        yield opened
-        opened.close()
-
-
-def serve(folder: Path) -> Iterator[str]:
-    application = make_application(Catalogue([folder]), TOKEN)
-    settings = uvicorn.Config(application, port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/?token={TOKEN}"
-    server.should_exit = True
-    thread.join(timeout=20)
-
-
-@pytest.fixture(scope="module")
-def address(panel_data: Any) -> Iterator[str]:
-    yield from serve(panel_data.folder)
-
-
-@pytest.fixture(scope="module")
-def empty_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from serve(tmp_path_factory.mktemp("nothing"))
-
-
-@pytest.fixture(scope="module")
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    opened = browser.new_context(viewport={"width": 1280, "height": 800})
-    yield opened
-    opened.close()
-
-
-class Visitor:
-    """Opens views of panels. Loading the page takes longer than anything it does, so that one page
-    is kept for each panel and led by its address, as a reader does who follows a link."""
-
-    def __init__(self, context: BrowserContext) -> None:
-        self.context = context
-        self.pages: dict[str, Page] = {}
-        self.complaints: list[str] = []
-
-    def open(self, fragment: str, base: str, fresh: bool = False) -> Page:
-        page = self.pages.get(base)
-        if page is None or fresh:
-            if page is not None:
-                page.close()
-            page = self.pages[base] = self._load(base, fragment)
-        else:
-            page.evaluate(LEAD, fragment)
-        page.wait_for_selector("body[data-ready]", state="attached")
-        return page
-
-    def _load(self, base: str, fragment: str) -> Page:
-        page = self.context.new_page()
-        page.set_default_timeout(PATIENCE_SECONDS * 1000)
-        page.on("console", self._hear_message)
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("requestfailed", lambda request: self.complaints.append(request.url))
-        site = base.partition("?")[0]
-        page.on("request", lambda request: self._check_origin(request.url, site))
-        page.goto(base + fragment)
-        return page
-
-    def _hear_message(self, message: Any) -> None:
-        # The tests themselves read the canvas back, which Chromium advises against.
-        if message.type in ("error", "warning") and "willReadFrequently" not in message.text:
-            self.complaints.append(message.text)
-
-    def _check_origin(self, url: str, site: str) -> None:
-        if not url.startswith((site, "data:", "blob:")):
-            self.complaints.append(url)
-
-
-@pytest.fixture(scope="module")
-def visitor(context: BrowserContext) -> Visitor:
-    return Visitor(context)
-
-
-@pytest.fixture
-def open_page(visitor: Visitor, address: str) -> Iterator[Callable[..., Page]]:
-    """Opens a view; at the end of the test the page must have had nothing to complain about."""
-    yield lambda fragment="", base=address, fresh=False: visitor.open(fragment, base, fresh)
-    found = list(visitor.complaints)
-    visitor.complaints.clear()
-    assert found == []
 
 
 @pytest.fixture
@@ -202,7 +84,11 @@ def test_first_rollout_is_drawn_pixel_for_pixel(
 
 
 def test_first_rollout_is_one_that_the_scatter_shows(
-    open_page: Callable[..., Page], panel_data: Any, dataset_writer: Any, tmp_path: Path
+    open_page: Callable[..., Page],
+    panel_data: Any,
+    dataset_writer: Any,
+    serve: Any,
+    tmp_path: Path,
 ) -> None:
     folder = tmp_path / "several"
     shutil.copytree(panel_data.folder, folder)
@@ -328,25 +214,41 @@ def test_scatter_draws_points_and_a_click_opens_the_step(
     assert colours > 50
     assert page.inner_text("#embedding-count") == "339 steps"
     assert page.locator("#legend .category").count() == 12
-    x, y, row = page.evaluate(
-        """() => {
-          const canvas = document.querySelector('#scatter canvas').getBoundingClientRect();
-          const { xaxis, yaxis } = document.querySelector('#scatter .plot')._fullLayout;
-          const { scatter } = window.dreamscope;
-          const row = 200;
-          return [canvas.left + xaxis.l2p(scatter.values.xs[row]),
-                  canvas.top + yaxis.l2p(scatter.values.ys[row]), row];
-        }"""
-    )
-    page.mouse.click(x, y)
-    assert row == 200
+    place = page.evaluate(PLACE_OF_POINT, 200)
+    # Playwright waits until the scatter stands still.
+    page.locator("#scatter").click(position=place)
     wait_until(page, "location.hash.includes('episode=3')")
     wait_for_step(page, 200 - 12)
     assert shows_frame(page, panel_data.real.read_episode(1).obs[200 - 12])
     marker = page.locator("#scatter .marker").bounding_box()
+    scatter = page.locator("#scatter").bounding_box()
     assert marker is not None
-    assert abs(marker["x"] + marker["width"] / 2 - x) < 2
-    assert abs(marker["y"] + marker["height"] / 2 - y) < 2
+    assert scatter is not None
+    place = page.evaluate(PLACE_OF_POINT, 200)
+    assert abs(marker["x"] + marker["width"] / 2 - scatter["x"] - place["x"]) < 2
+    assert abs(marker["y"] + marker["height"] / 2 - scatter["y"] - place["y"]) < 2
+
+
+def test_legend_of_another_colour_leaves_the_points_where_they_were_drawn(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page("#x=pca.1&y=pca.2&colour=value")
+    heights = page.evaluate(
+        """async fragment => {
+          const { scatter } = window.dreamscope;
+          const heights = [];
+          const redraw = scatter.redraw.bind(scatter);
+          scatter.redraw = () => { heights.push(scatter.box.clientHeight); return redraw(); };
+          location.hash = fragment;
+          window.dispatchEvent(new HashChangeEvent('hashchange'));
+          while (!document.body.dataset.ready) await new Promise(wait => setTimeout(wait));
+          delete scatter.redraw;
+          return [...heights, scatter.box.clientHeight];
+        }""",
+        "#x=pca.1&y=pca.2&colour=cluster",
+    )
+    assert len(heights) >= 2
+    assert len(set(heights)) == 1
 
 
 def test_directions_have_the_numbers_that_saliency_and_swaps_give_them(
@@ -518,7 +420,7 @@ def test_bars_of_a_real_rollout_show_the_analysis(
 
 
 @pytest.fixture(scope="module")
-def related_address(related_data: Path) -> Iterator[str]:
+def related_address(serve: Any, related_data: Path) -> Iterator[str]:
     yield from serve(related_data)
 
 

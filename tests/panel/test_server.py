@@ -561,3 +561,13 @@ def test_command_refuses_in_one_line(tmp_path: Path) -> None:
             assert result.returncode == 2, arguments
             assert result.stderr.startswith("error: ")
             assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.medium
+def test_panel_loads_nothing_that_would_make_its_start_slow() -> None:
+    code = "import sys, panel.server; print({'torch', 'sklearn', 'scipy.stats'} & set(sys.modules))"
+    folder = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=folder
+    )
+    assert result.stdout == "set()\n", result.stderr

@@ -1,0 +1,84 @@
+// The ranked table of causal statements, with what speaks for and against each.
+
+import { fetchKept } from "./api.js";
+import { lagName, pairName } from "./matrices.js";
+import { number } from "./words.js";
+
+const MARKS = { 1: ["✓", "for"], "-1": ["✗", "against"], 0: ["·", "silent"] };
+const element = (id) => document.getElementById(id);
+
+/** Calls `onChoose({group, source, target, lag})` when the reader picks a statement. */
+export class Statements {
+  constructor(onChoose) {
+    this.onChoose = onChoose;
+    this.columns = {};
+  }
+
+  /** Shows the statements of a file; those of one group come alone when `group` is not "all". */
+  async show(file, group) {
+    if (file === this.file && group === this.group) return;
+    const arrays = await fetchKept(`api/consistency/${file.id}/statements`);
+    Object.assign(this, { file, group });
+    this.columns = Object.fromEntries(Object.entries(arrays).map(([name, { data }]) => [name, data]));
+    const total = this.columns.rank?.length ?? 0;
+    const rows = Array.from({ length: total }, (_, row) => row)
+      .filter((row) => group === "all" || file.groups[this.columns.behaviour[row]] === group);
+    element("statements-head-evidence").colSpan = file.evidence.length + 1;
+    element("evidence-names").replaceChildren(
+      ...["", "", "", ""].map((text) => cell("td", text)),
+      ...[...file.evidence, "sum"].map((name) => cell("th", name, { scope: "col", className: "upright" })));
+    element("statements").replaceChildren(...rows.map((row) => this.#row(row)));
+    element("statements-note").textContent = total === 0
+      ? "No statement could be made."
+      : `${rows.length} of ${total} statements, the best supported first. ✓ speaks for it, ✗ against, · is silent.`;
+  }
+
+  /** Columns for a table, as in causal_statements.csv. */
+  table() {
+    const { behaviour, ...rest } = this.columns;
+    return { behaviour: Array.from(behaviour ?? [], (code) => this.file.groups[code]), ...rest };
+  }
+
+  #row(row) {
+    const at = (name) => this.columns[name]?.[row];
+    const group = this.file.groups[at("behaviour")];
+    const pair = { source: at("source"), target: at("target") };
+    const line = document.createElement("tr");
+    line.dataset.rank = at("rank");
+    const button = Object.assign(document.createElement("button"), {
+      type: "button", className: "link", textContent: `${pair.source} → ${pair.target}`,
+      ariaLabel: pairName(pair, at("lag")),
+    });
+    button.addEventListener("click", () => this.onChoose({ group, ...pair, lag: at("lag") }));
+    const statement = cell("th", "", { scope: "row" });
+    const where = Object.assign(document.createElement("span"), {
+      className: "quiet",
+      textContent: `${lagName(at("lag"))}, ${group === "all" ? "all samples" : `behaviour ${group}`}`,
+    });
+    statement.append(button, where);
+    line.append(cell("td", at("rank"), { className: "numeric" }), statement,
+      this.#estimate(at("r"), at("r_lower"), at("r_upper")),
+      this.#estimate(at("gradient_mean"), at("gradient_lower"), at("gradient_upper")),
+      ...this.file.evidence.map((name) => evidenceCell(name, at(`evidence_${name}`))),
+      cell("td", number(at("score"), 0), { className: "evidence" }));
+    return line;
+  }
+
+  #estimate(value, lower, upper) {
+    return cell("td", number(value, 2), {
+      className: "numeric", title: `95% interval ${number(lower, 2)} to ${number(upper, 2)}`,
+    });
+  }
+}
+
+function evidenceCell(name, value) {
+  const [sign, word] = MARKS[value] ?? MARKS[0];
+  const found = cell("td", "", { className: `evidence ${word}`, title: `${name}: ${word}` });
+  const mark = Object.assign(document.createElement("span"), { textContent: sign, ariaHidden: "true" });
+  found.append(mark, Object.assign(document.createElement("span"), { className: "unseen", textContent: word }));
+  return found;
+}
+
+function cell(tag, text, properties = {}) {
+  return Object.assign(document.createElement(tag), { textContent: text, ...properties });
+}
