@@ -1,14 +1,14 @@
 """The web application: routes over a catalogue, by id only, read-only."""
 
+import gzip
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Collection
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import plotly
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -21,16 +21,24 @@ from panel.analysis_source import AnalysisSource
 from panel.binary import MEDIA_TYPE, encode_arrays
 from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, Item, describe_damage
 from panel.fidelity_source import FidelitySource
+from panel.page_files import PLOTLY_FILE, STATIC_FOLDER
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.security import ReadOnlyGuard
 from panel.training_source import TrainingSource
 
-STATIC_FOLDER = Path(__file__).parent / "static"
-PLOTLY_FILE = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-
 ItemId = Annotated[str, PathParameter(pattern="^[0-9a-f]{16}$")]
 EpisodeId = Annotated[int, PathParameter(ge=0, lt=2**31)]
+
+
+def _gradient_view(
+    target: str, target_step: str, environment_gradient: str
+) -> tuple[str, str, str]:
+    return target, target_step, environment_gradient
+
+
+GradientView = Annotated[tuple[str, str, str], Depends(_gradient_view)]
+"""Which gradient of a sample, as labels in the order of `panel.saliency_source.VIEW_DIMS`."""
 
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -49,6 +57,12 @@ class ArraysAnswer(Response):
 
     media_type = MEDIA_TYPE
 
+
+COMPRESSION_LEVEL = 1
+"""The quickest: most answers travel no further than to this machine."""
+MAX_READING = 8
+"""Answers of arrays made at once; each holds up to 8 MiB of frames, or a column of an analysis."""
+_READING = threading.BoundedSemaphore(MAX_READING)
 
 ERROR_SCHEMA = {
     "type": "object",
@@ -102,7 +116,7 @@ def make_application(
     _add_catalogue(application, catalogue)
     _add_rollouts(application, catalogue)
     _add_results(application, catalogue)
-    compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=1)
+    compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=COMPRESSION_LEVEL)
     prefix = root_path.rstrip("/")
     access = TokenAccess(token, prefix)
     return ReadOnlyGuard(_without_prefix(compressed, prefix), access, allowed_hosts)
@@ -223,40 +237,24 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
     def components(
-        request: Request,
-        item_id: ItemId,
-        sample_id: EpisodeId,
-        target: str,
-        target_step: str,
-        environment_gradient: str,
+        request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `activation` and `gradient`, (T, K) float32 of one sample and view."""
         source = catalogue.open_as(item_id, SaliencySource)
-        view = (target, target_step, environment_gradient)
+        item = catalogue.item(item_id)
         return _answer(
-            request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: source.components(sample_id, view),
+            request, item, source.content_hash, lambda: source.components(sample_id, view)
         )
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")
     def saliency(
-        request: Request,
-        item_id: ItemId,
-        sample_id: EpisodeId,
-        target: str,
-        target_step: str,
-        environment_gradient: str,
+        request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `saliency`, (T, H, W) signed float32 of one sample and view."""
         source = catalogue.open_as(item_id, SaliencySource)
-        view = (target, target_step, environment_gradient)
+        item = catalogue.item(item_id)
         return _answer(
-            request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: {"saliency": source.signed_map(sample_id, view)},
+            request, item, source.content_hash, lambda: source.signed_map(sample_id, view)
         )
 
 
@@ -278,10 +276,15 @@ def _answer(
     headers = {"etag": tag, "cache-control": "private, no-cache"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    try:
-        content = encode_arrays(read())
-    except READ_ERRORS as error:
-        raise DamagedItemError(describe_damage(item, error)) from error
+    with _READING:
+        try:
+            content = encode_arrays(read())
+        except READ_ERRORS as error:
+            raise DamagedItemError(describe_damage(item, error)) from error
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            # Here and not on the way, so that only so many answers are held uncompressed.
+            content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
+            headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
     return ArraysAnswer(content, headers=headers)
 
 

@@ -22,7 +22,9 @@ MAX_CONNECTIONS = 1024
 
 DESCRIPTION = (
     "Serve the web panel over rollout datasets and result files. It only reads. "
-    "It listens on this machine alone; from elsewhere, reach it through the ssh line it prints."
+    "It listens on this machine alone; from elsewhere, reach it through the ssh line it prints. "
+    "`python -m panel export` writes a page about some samples that needs no server; "
+    "see its --help."
 )
 
 

@@ -5,7 +5,7 @@ import { code } from "./notices.js";
 
 const KINDS = {
   datasets: "rollouts", analyses: "hidden states", saliency: "saliency", fidelity: "fidelity",
-  training: "training log", cards: "description",
+  training: "training log", cards: "description", supplements: "where it comes from",
 };
 const element = (id) => document.getElementById(id);
 
@@ -17,7 +17,7 @@ export class FilesView {
 
   setCatalogue(catalogue) {
     this.items = Object.entries(KINDS).flatMap(([kind, name]) =>
-      catalogue[kind].map((item) => ({ ...item, kindName: name })));
+      (catalogue[kind] ?? []).map((item) => ({ ...item, kindName: name })));
     element("files").replaceChildren(...this.items.map((item) => this.#fold(item)));
   }
 

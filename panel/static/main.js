@@ -2,6 +2,7 @@
 
 import { AnalysisRows, axisChoices } from "./analysis_rows.js";
 import { RequestError, fetchArrays, fetchCatalogue } from "./api.js";
+import { ClipView } from "./clip_view.js";
 import { onThemeChange } from "./colours.js";
 import { episodePath } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
@@ -45,6 +46,7 @@ class Page {
     this.components = new Components((step) => this.view.update({ step }));
     this.saliency = new SaliencyView(this.view, this.player);
     this.comparison = new ComparisonView(this.view, this.player, this.traces);
+    this.clips = new ClipView(this.player, (action) => this.guard(action));
     this.list = new RolloutList((entry, step) => this.openEntry(entry, step));
     this.filter = new FilterView(this.view, {
       entryOf: (point) => this.entryOf(point),
@@ -312,6 +314,8 @@ class Page {
   }
 
   async setUpEmbedding() {
+    // An exported page has no points, only the rows of its own rollouts.
+    if (!this.tabs.has("states")) return;
     const { analyses } = this.catalogue;
     if (analyses.length === 0) {
       await this.filter.setRows(null);

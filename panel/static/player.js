@@ -27,6 +27,7 @@ export class Player {
     this.step = 0;
     this.playing = false;
     this.overlay = null;
+    this.isBeside = false;
     this.other = null;
     this.shownActions = 4;
     this.#connect();
@@ -71,6 +72,7 @@ export class Player {
    */
   setOverlay(overlay, isBeside = false) {
     this.overlay = overlay;
+    this.isBeside = isBeside;
     const beside = overlay !== null && isBeside;
     element("saliency-box").hidden = !beside;
     (beside ? element("saliency-screen") : element("screen")).append(this.overlayCanvas);

@@ -1,7 +1,8 @@
-"""A small folder of results, made through the same writers as the real ones."""
+"""A small folder of results, made through the same writers as the real ones, and a browser."""
 
 import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 import xarray as xr
+from playwright.sync_api import Browser, sync_playwright
 
 from analysis.results import write_results
 from environments.protocol import EnvironmentSpec
@@ -40,6 +42,19 @@ ENVIRONMENT = EnvironmentSpec(
     action_names=("left", "null", "right", "upleft", "fire"),
     null_action=1,
     time_limit=None,
+)
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 )
 
 
@@ -203,6 +218,18 @@ def panel_data(tmp_path_factory: pytest.TempPathFactory) -> PanelData:
     write_analysis(folder / "analysis" / "hidden_analysis.nc", (real, simulated))
     write_saliency(folder / "saliency" / "saliency.nc", simulated)
     return PanelData(folder, real, simulated)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not CHROMIUM.exists():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{CHROMIUM} is missing: in CI the page must be tested")
+        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield opened
+        opened.close()
 
 
 class PanelClient:
