@@ -1,6 +1,7 @@
 """One hidden-state analysis as the page sees it: one point per row, served column by column."""
 
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ class AnalysisSource:
         self._lock = threading.Lock()
         self._results: xr.Dataset = read_results(path)
         self._check(path)
-        names, codes = np.unique(_source_labels(self._results["source"]), return_inverse=True)
-        self.source_names: list[str] = names.tolist()
-        self._source_codes: NDArray[np.int64] = codes
+        sources = _read_sources(self._results["source"])
+        self.source_names = sources.names
+        self._source_codes = sources.codes
         self._episode_ids: NDArray[np.int64] = self._results["episode_id"].to_numpy()
         self._steps: NDArray[np.int64] = self._results["step"].to_numpy()
         self.input_hashes = frozenset(dict(input_hashes(self._results)).values())
@@ -119,10 +120,28 @@ class AnalysisSource:
             )
 
 
-def _source_labels(source: xr.DataArray) -> NDArray[np.str_]:
-    """Names of the sources, which a file holds as text or as codes with `flag_meanings`."""
+@dataclass(frozen=True)
+class _Sources:
+    """Where each row comes from."""
+
+    names: list[str]
+    """Those that rows come from, sorted."""
+    codes: NDArray[np.int32]
+    """(rows,) positions in `names`."""
+
+
+def _read_sources(source: xr.DataArray) -> _Sources:
+    """Sources that a file holds as text, or as codes with `flag_meanings`."""
     values = source.to_numpy()
     meanings = str(source.attrs.get("flag_meanings", "")).split()
-    if meanings and values.dtype.kind in "iu":
-        return np.asarray(meanings)[values]
-    return values.astype(str)
+    if not (meanings and values.dtype.kind in "iu"):
+        names, codes = np.unique(values.astype(str), return_inverse=True)
+        return _Sources(names.tolist(), codes.astype(np.int32))
+    if values.size and not 0 <= values.min() <= values.max() < len(meanings):
+        raise UserError(f"source: codes beyond its {len(meanings)} flag_meanings")
+    # By code: a million names would have to be made and sorted else.
+    present = np.flatnonzero(np.bincount(values))
+    names = sorted(meanings[code] for code in present)
+    position = np.zeros(len(meanings), np.int32)
+    position[present] = [names.index(meanings[code]) for code in present]
+    return _Sources(names, position[values])

@@ -30,6 +30,8 @@ from panel.page_files import PLOTLY_FILE, STATIC_FOLDER
 from panel.rollout_source import MAX_FRAME_BYTES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 
+COMPONENT_SETS = {"ica", "nmf"}
+"""Coordinates of hidden states that the page draws as bars."""
 FRAMES_PER_ANSWER = 256
 """As many as `FrameStore` in panel/static/api.js asks for at once."""
 PAGE_ID = "supplement"
@@ -180,9 +182,14 @@ class _Content:
         return [s.episode_id for s in self._samples if s.dataset_id == dataset_id]
 
     def _choose_analysis(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The first that has rows of these datasets, since the page offers no choice of them."""
+        """The first with components of these datasets, since the page offers no choice of them."""
         ids = {sample.dataset_id for sample in self._samples}
-        return [e for e in entries if ids & set(e["source_datasets"].values())][:1]
+        return [
+            entry
+            for entry in entries
+            if ids & set(entry["source_datasets"].values())
+            and COMPONENT_SETS & entry["coordinate_sets"].keys()
+        ][:1]
 
     def _choose_saliency(
         self, entries: list[dict[str, Any]], targets: Sequence[str]

@@ -106,10 +106,12 @@ class Page {
     this.simulator.setCatalogue(this.catalogue);
     this.files.setCatalogue(this.catalogue);
     const simulator = this.guard(() => this.simulator.redraw());
-    const embedding = this.guard(() => this.setUpEmbedding());
     if (this.entries.length === 0) this.showNothing();
-    else await this.openFromAddress();
-    await Promise.all([embedding, simulator]);
+    const opened = this.entries.length > 0 && this.guard(() => this.openFromAddress());
+    // A browser asks for six things at once: columns of a million points would hold up the frame.
+    if (opened) await Promise.race([opened, this.player.firstFrame]);
+    const embedding = this.guard(() => this.setUpEmbedding());
+    await Promise.all([opened, embedding, simulator]);
   }
 
   /** Runs an action as `guard` does; the page is marked as ready whenever none is under way. */

@@ -30,6 +30,8 @@ export class Player {
     this.isBeside = false;
     this.other = null;
     this.shownActions = 4;
+    /** Resolves once any frame has been drawn. */
+    this.firstFrame = new Promise((resolve) => { this.announceFrame = resolve; });
     this.#connect();
     new ResizeObserver(() => this.#fit()).observe(document.querySelector(".stage"));
     window.addEventListener("resize", () => this.#fit());
@@ -171,6 +173,7 @@ export class Player {
     context.putImageData(image, 0, 0);
     this.greyCanvas.getContext("2d").putImageData(image, 0, 0);
     this.canvas.dataset.step = this.step;
+    this.announceFrame();
     this.canvas.setAttribute("aria-label", `Frame ${this.step} of ${entry.length - 1}`);
     this.#drawOverlay();
     frames.load(this.step).catch(() => {});
