@@ -136,7 +136,7 @@ class _AnswerWriter:
         except READ_ERRORS as error:
             item = self._catalogue.item(answer.item_id)
             raise UserError(describe_damage(item, error)) from error
-        self._digest.update(answer.address.encode() + content)
+        self._digest.update(answer.address.encode("utf-8", "surrogatepass") + content)
         packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
         name = self.files[answer.address] = f"data/{len(self.files):05d}.js"
         script = f'window.dreamscopeSupplement.content["{name}"] = "{packed}";\n'

@@ -8,6 +8,7 @@ const CODEC = "avc1.640028";
 const BITS_PER_PIXEL = 0.4;
 const LOWEST_BITRATE = 2_000_000;
 const MAX_WAITING = 8;
+const PAUSE = 5;
 const TICKS_PER_FRAME = 1000;
 const MICROSECONDS = 1_000_000;
 // Width, height and the identity as the container writes them: fixed-point numbers.
@@ -19,6 +20,8 @@ export class Mp4Encoder {
     // Colours are stored for blocks of 2 × 2 pixels.
     if (width % 2 || height % 2) throw new Error(`frames of ${width} × ${height}: even sizes expected`);
     Object.assign(this, { width, height, fps });
+    this.encoder = null;
+    this.count = 0;
     this.chunks = [];
     this.description = null;
     this.failure = null;
@@ -27,19 +30,20 @@ export class Mp4Encoder {
   /** Appends what a canvas shows. */
   async add(canvas) {
     this.encoder ??= await this.#open();
-    while (this.encoder.encodeQueueSize >= MAX_WAITING) {
-      await new Promise((resolve) => this.encoder.addEventListener("dequeue", resolve, { once: true }));
+    // By looking again and not by its event, which an encoder that failed does not send.
+    while (!this.failure && this.encoder.encodeQueueSize >= MAX_WAITING) {
+      await new Promise((resolve) => { setTimeout(resolve, PAUSE); });
     }
     if (this.failure) throw this.failure;
     const duration = MICROSECONDS / this.fps;
-    this.count = (this.count ?? 0) + 1;
-    const frame = new VideoFrame(canvas, { timestamp: Math.round((this.count - 1) * duration), duration });
+    const frame = new VideoFrame(canvas, { timestamp: Math.round(this.count * duration), duration });
+    this.count += 1;
     this.encoder.encode(frame);
     frame.close();
   }
 
   async finish() {
-    await this.encoder.flush();
+    if (!this.failure) await this.encoder.flush();
     if (this.failure) throw this.failure;
     this.close();
     return new Blob(this.#file(), { type: "video/mp4" });
@@ -56,6 +60,7 @@ export class Mp4Encoder {
       codec: CODEC, width, height, framerate: fps, avc: { format: "avc" },
       bitrate: Math.max(LOWEST_BITRATE, Math.round(BITS_PER_PIXEL * width * height * fps)),
     };
+    // Absent too where the address is neither local nor encrypted.
     const isKnown = "VideoEncoder" in window && (await VideoEncoder.isConfigSupported(config)).supported;
     if (!isKnown) {
       throw new RequestError("This browser cannot encode MP4 (H.264) here; save a GIF instead.");

@@ -830,6 +830,20 @@ def test_rollout_beside_is_saved_too(
     assert len(np.unique(right[6:].reshape(-1, 3), axis=0)) == 1
 
 
+def test_browser_that_cannot_encode_says_so(
+    open_page: Callable[..., Page], ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['real']}&episode=1", fresh=True)
+    page.evaluate("() => { VideoEncoder.isConfigSupported = async () => ({ supported: false }); }")
+    page.click(".controls .export summary")
+    page.click(".controls .export button:text-is('MP4')")
+    page.wait_for_selector("#errors p")
+    assert "cannot encode MP4 (H.264) here; save a GIF instead" in page.inner_text("#errors")
+    assert page.locator("#saving").is_hidden()
+    # The next test finds a browser that can again.
+    open_page(fresh=True)
+
+
 def test_saving_can_be_cancelled(open_page: Callable[..., Page], ids: dict[str, str]) -> None:
     page = open_page(f"#data={ids['real']}&episode=3")
     downloads: list[Any] = []
