@@ -62,7 +62,8 @@ WATCH_OPENING = """
     const isListed = document.querySelector('#rollouts .row');
     const isDrawn = document.querySelector('#frame[data-step]:not(.waiting)');
     if (isListed && isDrawn) window.seen.frame ??= now;
-    if (document.getElementById('embedding-count')?.textContent) window.seen.scatter ??= now;
+    // A canvas is 300 pixels wide until the points are drawn into it.
+    if (document.querySelector('#scatter canvas.points')?.width > 300) window.seen.scatter ??= now;
     requestAnimationFrame(look);
   };
   look();
@@ -239,20 +240,24 @@ def memory_of_children(name: str) -> float:
     parents = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         with suppress(OSError):
-            parents[int(status.parent.name)] = int(
-                re.search(r"PPid:\s+(\d+)", status.read_text())[1]
-            )  # type: ignore[index]
-    total = 0
+            parents[int(status.parent.name)] = read_number(status, "PPid")
+    kibibytes = 0
     for process_id in parents:
         ancestor = process_id
         while ancestor in parents and ancestor != os.getpid():
             ancestor = parents[ancestor]
+        folder = Path(f"/proc/{process_id}")
         with suppress(OSError):
-            folder = Path(f"/proc/{process_id}")
             if ancestor == os.getpid() and name in (folder / "cmdline").read_text():
-                rollup = (folder / "smaps_rollup").read_text()
-                total += int(re.search(r"\nPss:\s+(\d+) kB", rollup)[1])  # type: ignore[index]
-    return total / 1024
+                kibibytes += read_number(folder / "smaps_rollup", "Pss")
+    return kibibytes / 1024
+
+
+def read_number(path: Path, label: str) -> int:
+    """The first number after a label at the start of a line, as the kernel tells of a process."""
+    found = re.search(rf"^{label}:\s+(\d+)", path.read_text(), re.MULTILINE)
+    assert found, f"{path} has no {label}"
+    return int(found[1])
 
 
 def fetch(client: httpx.Client, path: str) -> bytes:
@@ -301,8 +306,7 @@ def serve(folder: Path) -> Iterator[Panel]:
 
 def peak_memory(process_id: int) -> float:
     """Highest resident memory of a process so far, in MiB."""
-    status = Path(f"/proc/{process_id}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+    return read_number(Path(f"/proc/{process_id}/status"), "VmHWM") / 1024
 
 
 def write_samples(folder: Path, num_samples: int) -> RolloutDataset:

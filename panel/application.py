@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import threading
+import zlib
 from collections.abc import Callable, Collection
 from importlib import metadata
 from typing import Annotated, Any, TypeVar
@@ -12,7 +13,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -60,6 +61,9 @@ class ArraysAnswer(Response):
 
 COMPRESSION_LEVEL = 1
 """The quickest: most answers travel no further than to this machine."""
+PROBE_BYTES = 32 * 1024
+WORTHWHILE_RATIO = 0.8
+"""Compressing a million floats takes longer than it saves on a line of 100 Mbit/s."""
 MAX_READING = 8
 """Answers of arrays made at once; each holds up to 8 MiB of frames, or a column of an analysis."""
 _READING = threading.BoundedSemaphore(MAX_READING)
@@ -116,7 +120,13 @@ def make_application(
     _add_catalogue(application, catalogue)
     _add_rollouts(application, catalogue)
     _add_results(application, catalogue)
-    compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=COMPRESSION_LEVEL)
+    compressed = GZipMiddleware(
+        application,
+        minimum_size=2048,
+        compresslevel=COMPRESSION_LEVEL,
+        # Arrays are compressed where they are made, or on purpose not.
+        exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPE),
+    )
     prefix = root_path.rstrip("/")
     access = TokenAccess(token, prefix)
     return ReadOnlyGuard(_without_prefix(compressed, prefix), access, allowed_hosts)
@@ -235,27 +245,26 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
             lambda: source.episode(source_name, episode_id),
         )
 
+    def saliency_answer(
+        request: Request, item_id: str, read: Callable[[SaliencySource], dict[str, Any]]
+    ) -> Response:
+        source = catalogue.open_as(item_id, SaliencySource)
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, lambda: read(source))
+
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
     def components(
         request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `activation` and `gradient`, (T, K) float32 of one sample and view."""
-        source = catalogue.open_as(item_id, SaliencySource)
-        item = catalogue.item(item_id)
-        return _answer(
-            request, item, source.content_hash, lambda: source.components(sample_id, view)
-        )
+        return saliency_answer(request, item_id, lambda source: source.components(sample_id, view))
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")
     def saliency(
         request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `saliency`, (T, H, W) signed float32 of one sample and view."""
-        source = catalogue.open_as(item_id, SaliencySource)
-        item = catalogue.item(item_id)
-        return _answer(
-            request, item, source.content_hash, lambda: source.signed_map(sample_id, view)
-        )
+        return saliency_answer(request, item_id, lambda source: source.signed_map(sample_id, view))
 
 
 def _arrays_route(application: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
@@ -273,7 +282,7 @@ def _answer(
     """
     address = f"{content_hash} {request.url.path}?{request.url.query}"
     tag = f'W/"{hashlib.sha256(address.encode()).hexdigest()[:32]}"'
-    headers = {"etag": tag, "cache-control": "private, no-cache"}
+    headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     with _READING:
@@ -281,11 +290,18 @@ def _answer(
             content = encode_arrays(read())
         except READ_ERRORS as error:
             raise DamagedItemError(describe_damage(item, error)) from error
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if "gzip" in request.headers.get("accept-encoding", "") and _is_compressible(content):
             # Here and not on the way, so that only so many answers are held uncompressed.
             content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
-            headers |= {"content-encoding": "gzip", "vary": "Accept-Encoding"}
+            headers["content-encoding"] = "gzip"
     return ArraysAnswer(content, headers=headers)
+
+
+def _is_compressible(content: bytes) -> bool:
+    """Whether the middle of some content shrinks enough: frames do, columns of floats do not."""
+    middle = len(content) // 2
+    probe = content[middle : middle + PROBE_BYTES]
+    return len(zlib.compress(probe, COMPRESSION_LEVEL)) < WORTHWHILE_RATIO * len(probe)
 
 
 def _answer_unknown(_: Request, error: Exception) -> PlainAnswer:

@@ -818,10 +818,12 @@ def test_rollout_beside_is_saved_too(
     datasets = client_maker(related_data).json("/api/catalogue")["datasets"]
     known = {entry["label"]: entry["id"] for entry in datasets}
     reality = known["demo/samples/replays"]
+    content = b""
     for base in serve(related_data):
         page = open_page(f"#data={known['demo/samples']}&episode=3&beside=reality.{reality}", base)
         wait_until(page, "window.dreamscope.player.other !== null")
-        frames, _ = gif_frames(save_plot(page, ".controls", "GIF"))
+        content = save_plot(page, ".controls", "GIF")
+    frames, _ = gif_frames(content)
     obs = RolloutDataset(related_data / "samples" / "replays").read_episode(1).obs
     right = frames[:, 6 : 13 * obs.shape[1] : 13, 13 * obs.shape[2] + 8 + 6 :: 13]
     assert len(frames) == 10 > len(obs) == 6
