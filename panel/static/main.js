@@ -4,7 +4,7 @@ import { AnalysisRows, axisChoices } from "./analysis_rows.js";
 import { RequestError, fetchArrays, fetchCatalogue } from "./api.js";
 import { ClipView } from "./clip_view.js";
 import { onThemeChange } from "./colours.js";
-import { episodePath } from "./comparison.js";
+import { episodePath, framesOf } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
 import { Components } from "./components.js";
 import { addExport } from "./export.js";
@@ -195,12 +195,18 @@ class Page {
     const turn = ++this.opening;
     this.player.pause();
     this.list.select(entry);
+    const frames = framesOf(entry);
+    // What fails here fails again when the player asks, which tells the reader.
+    const firstFrame = frames.load(this.askedStep(entry)).catch(() => {});
     const steps = await fetchArrays(`${episodePath(entry)}/steps`);
     if (turn !== this.opening) return;
     steps.probabilities = softmaxRows(steps.action_logits);
     this.current = entry;
-    this.player.open(entry, steps);
+    this.player.open(entry, steps, frames);
     this.showStep();
+    // Drawing the plots takes longer than a frame takes to arrive, and would hold it up.
+    await firstFrame;
+    if (turn !== this.opening) return;
     element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
     await Promise.all([
       this.traces.open(entry, steps),
@@ -244,9 +250,13 @@ class Page {
     };
   }
 
+  /** The step that the address asks for, within a rollout. */
+  askedStep({ length }) {
+    return Math.round(Math.min(Math.max(this.view.get("step") ?? 0, 0), length - 1));
+  }
+
   showStep() {
-    const last = this.current.length - 1;
-    const step = Math.round(Math.min(Math.max(this.view.get("step") ?? 0, 0), last));
+    const step = this.askedStep(this.current);
     this.player.show(step);
     this.traces.show(step);
     this.scatter.show(step);
