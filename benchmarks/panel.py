@@ -1,13 +1,14 @@
-"""How quickly the panel answers, and in how much memory.
+"""How quickly the panel answers and its page draws, and in how much memory.
 
 `python benchmarks/panel.py` generates samples of 10 to 200 steps and analyses of many rows, serves
 them with `python -m panel` in a process of its own, and asks as the page does: the list and the
 first frame, the columns that a scatter needs, one sample after another, and all of that from many
-readers at once. It prints seconds (the median where there are several), the slowest answer, errors
-and the server's memory. Frames are generated noise in blocks, which compresses worse than a game's;
-what the browser does with the answers is not part of it.
+readers at once. Then Debian's Chromium opens the page itself, with an empty cache each time.
+Each line gives a figure and its target: seconds (the median where there are several), steps per
+second, errors, memory. Frames are generated noise in blocks, which compresses worse than a game's.
 """
 
+import os
 import re
 import statistics
 import subprocess
@@ -16,9 +17,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
@@ -34,6 +36,9 @@ from rollouts.schema import DatasetMetadata, SimulatedDims
 from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import EpisodeInfo, Rollout
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, ViewportSize
+
 SEED = 0
 FRAME_SIZE, BLOCK_SIZE, NUM_ACTIONS, STATE_DIM, NUM_COMPONENTS = 64, 8, 15, 64, 16
 LENGTHS = (10, 200)
@@ -45,8 +50,55 @@ SCATTER_COLUMNS = (
     "episode_id",
     "step",
 )
-OPENED_SAMPLES = 50
+OPENED_SAMPLES, OPENED_IN_PAGE = 50, 20
 PROJECT = Path(__file__).parents[1]
+CHROMIUM = Path("/usr/bin/chromium")
+VIEWPORT: "ViewportSize" = {"width": 1920, "height": 1080}
+# Milliseconds from the start of the navigation until there is something to see.
+WATCH_OPENING = """
+  window.seen = {};
+  const look = () => {
+    const now = performance.now();
+    const isListed = document.querySelector('#rollouts .row');
+    const isDrawn = document.querySelector('#frame[data-step]:not(.waiting)');
+    if (isListed && isDrawn) window.seen.frame ??= now;
+    // A canvas is 300 pixels wide until the points are drawn into it.
+    if (document.querySelector('#scatter canvas.points')?.width > 300) window.seen.scatter ??= now;
+    requestAnimationFrame(look);
+  };
+  look();
+"""
+# Milliseconds from the choice of a sample until its frame, and until everything about it, is drawn.
+OPEN_SAMPLE = """async (seed) => {
+  const { list, player } = window.dreamscope;
+  const entry = list.visible[(1 + seed * 1013) % list.visible.length];
+  const start = performance.now();
+  const until = async (condition) => {
+    while (!condition()) await new Promise(requestAnimationFrame);
+    return performance.now() - start;
+  };
+  const isDrawn = () => player.sample.entry === entry && !player.canvas.matches('.waiting');
+  window.dreamscope.openEntry(entry);
+  const frame = await until(isDrawn);
+  return { frame, all: await until(() => 'ready' in document.body.dataset) };
+}"""
+# Steps per second of the longest sample at the player's highest speed.
+PLAY = """async () => {
+  const { list, player } = window.dreamscope;
+  const longest = list.visible.reduce((best, entry) => (entry.length > best.length ? entry : best));
+  window.dreamscope.openEntry(longest);
+  while (player.sample.entry !== longest || player.canvas.matches('.waiting')) {
+    await new Promise(requestAnimationFrame);
+  }
+  document.getElementById('speed').value = '60';
+  const drawn = new Set();
+  const watcher = new MutationObserver(() => drawn.add(player.canvas.dataset.step));
+  watcher.observe(player.canvas, { attributeFilter: ['data-step'] });
+  const start = performance.now();
+  player.togglePlay();
+  while (player.playing) await new Promise(requestAnimationFrame);
+  return drawn.size / ((performance.now() - start) / 1000);
+}"""
 
 
 @dataclass(frozen=True)
@@ -59,6 +111,8 @@ class Config:
     """Rows of the analyses, one analysis each."""
     num_readers: int = 50
     """Readers at once, each with a connection of its own."""
+    browser: bool = True
+    """Also measure the page in Chromium, where that is installed."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +121,8 @@ class Panel:
 
     client: httpx.Client
     """Has the cookie already."""
+    address: str
+    """With its token."""
     process_id: int
     seconds_to_ready: float
 
@@ -85,26 +141,31 @@ def main() -> None:
 
 
 def measure(panel: Panel, config: Config) -> None:
-    """Ask as the page does and print what it took."""
-    report("server ready", panel.seconds_to_ready)
+    """Ask as the page does and print what it took, then let the page ask itself."""
+    report("server ready", panel.seconds_to_ready, "s", at_most=2)
     start = time.perf_counter()
     catalogue = panel.client.get("api/catalogue").json()
     [dataset] = catalogue["datasets"]
     base = f"api/datasets/{dataset['id']}/episodes"
     fetch(panel.client, base)
     fetch(panel.client, f"{base}/0/frames?start=0&stop=1")
-    report("list and first frame", time.perf_counter() - start)
-    for entry in sorted(catalogue["analyses"], key=lambda entry: entry["num_rows"]):
+    report("list and first frame", time.perf_counter() - start, "s", at_most=1)
+    analyses = sorted(catalogue["analyses"], key=lambda entry: entry["num_rows"])
+    for entry in analyses:
         start = time.perf_counter()
         for column in SCATTER_COLUMNS:
             fetch(panel.client, f"api/analyses/{entry['id']}/columns/{column}")
-        report(f"columns of {entry['num_rows']:,} points", time.perf_counter() - start)
+        report(f"columns of {entry['num_rows']:,} points", time.perf_counter() - start, "s")
     chosen = np.random.default_rng(SEED).integers(0, config.num_samples, OPENED_SAMPLES)
     seconds = [time_sample(panel.client, base, sample) for sample in chosen]
-    report("sample opened, median", statistics.median(seconds))
-    report("sample opened, slowest", max(seconds))
+    report("sample fetched, median", statistics.median(seconds), "s", at_most=0.15)
+    report("sample fetched, slowest", max(seconds), "s", at_most=0.15)
     measure_readers(panel, base, config)
-    print(f"{'memory of the server':<32}{peak_memory(panel.process_id):8.0f} MiB at the peak")
+    if config.browser and CHROMIUM.exists():
+        measure_page(panel, analyses)
+    else:
+        print(f"the page is not measured: {CHROMIUM} is missing or --no-browser was given")
+    report("memory of the server", peak_memory(panel.process_id), "MiB", at_most=500)
 
 
 def time_sample(client: httpx.Client, base: str, sample: int) -> float:
@@ -133,10 +194,70 @@ def measure_readers(panel: Panel, base: str, config: Config) -> None:
             value for future in waiting if not future.exception() for value in future.result()
         ]
     name = f"{config.num_readers} readers at once"
-    report(f"{name}, all", time.perf_counter() - start)
+    report(f"{name}, all", time.perf_counter() - start, "s")
     if seconds:
-        report(f"{name}, sample, median", statistics.median(seconds))
-    print(f"{name + ', with errors':<32}{errors:8d}")
+        report(f"{name}, sample, median", statistics.median(seconds), "s")
+    report(f"{name}, with errors", errors, "", at_most=0)
+
+
+def measure_page(panel: Panel, analyses: list[dict[str, Any]]) -> None:
+    """Open the page once for each analysis, with an empty cache, and use it."""
+    # Imported here, since nothing else in this benchmark needs it.
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        for entry in analyses:
+            with browser.new_context(viewport=VIEWPORT) as context:
+                page = context.new_page()
+                page.set_default_timeout(120_000)
+                page.add_init_script(WATCH_OPENING)
+                page.goto(f"{panel.address}#analysis={entry['id']}")
+                page.wait_for_selector("body[data-ready]", state="attached")
+                report_page(page, f"{entry['num_rows']:,} points")
+        browser.close()
+
+
+def report_page(page: "Page", name: str) -> None:
+    """Figures of one open page; see the scripts at the top."""
+    opened = page.evaluate("window.seen")
+    report(f"page, {name}: list and frame", opened["frame"] / 1000, "s", at_most=1)
+    report(f"page, {name}: scatter drawn", opened["scatter"] / 1000, "s", at_most=3)
+    times = [page.evaluate(OPEN_SAMPLE, seed) for seed in range(OPENED_IN_PAGE)]
+    frames, traces = (
+        statistics.median(found[key] for found in times) / 1000 for key in ("frame", "all")
+    )
+    report(f"page, {name}: sample's frame", frames, "s", at_most=0.15)
+    report(f"page, {name}: sample with plots", traces, "s", at_most=0.15)
+    report(f"page, {name}: steps played", page.evaluate(PLAY), "/s", at_least=30)
+    report(f"page, {name}: browser's memory", memory_of_children("chromium"), "MiB")
+
+
+def memory_of_children(name: str) -> float:
+    """MiB of memory that the descendants of this process of that name hold together; pages that
+    several of them share count once."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with suppress(OSError):
+            parents[int(status.parent.name)] = read_number(status, "PPid")
+    kibibytes = 0
+    for process_id in parents:
+        ancestor = process_id
+        while ancestor in parents and ancestor != os.getpid():
+            ancestor = parents[ancestor]
+        folder = Path(f"/proc/{process_id}")
+        with suppress(OSError):
+            if ancestor == os.getpid() and name in (folder / "cmdline").read_text():
+                kibibytes += read_number(folder / "smaps_rollup", "Pss")
+    return kibibytes / 1024
+
+
+def read_number(path: Path, label: str) -> int:
+    """The first number after a label at the start of a line, as the kernel tells of a process."""
+    found = re.search(rf"^{label}:\s+(\d+)", path.read_text(), re.MULTILINE)
+    assert found, f"{path} has no {label}"
+    return int(found[1])
 
 
 def fetch(client: httpx.Client, path: str) -> bytes:
@@ -144,9 +265,21 @@ def fetch(client: httpx.Client, path: str) -> bytes:
     return client.get(path).raise_for_status().content
 
 
-def report(name: str, seconds: float) -> None:
-    """Print one line."""
-    print(f"{name:<32}{seconds:8.3f} s", flush=True)
+def report(
+    name: str,
+    value: float,
+    unit: str,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> None:
+    """Print one line: figure, target, and whether it is missed."""
+    digits = 0 if unit in ("MiB", "") else 3 if unit == "s" else 1
+    line = f"{name:<44}{value:9.{digits}f} {unit:<4}"
+    if at_most is not None:
+        line += f" at most {at_most:g}{'' if value <= at_most else ', MISSED'}"
+    if at_least is not None:
+        line += f" at least {at_least:g}{'' if value >= at_least else ', MISSED'}"
+    print(line.rstrip(), flush=True)
 
 
 @contextmanager
@@ -165,7 +298,7 @@ def serve(folder: Path) -> Iterator[Panel]:
         base = address.partition("?")[0]
         with httpx.Client(base_url=base, follow_redirects=True, timeout=120) as client:
             client.get(address).raise_for_status()
-            yield Panel(client, process.pid, time.perf_counter() - start)
+            yield Panel(client, address, process.pid, time.perf_counter() - start)
     finally:
         process.terminate()
         process.wait()
@@ -173,8 +306,7 @@ def serve(folder: Path) -> Iterator[Panel]:
 
 def peak_memory(process_id: int) -> float:
     """Highest resident memory of a process so far, in MiB."""
-    status = Path(f"/proc/{process_id}/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
+    return read_number(Path(f"/proc/{process_id}/status"), "VmHWM") / 1024
 
 
 def write_samples(folder: Path, num_samples: int) -> RolloutDataset:

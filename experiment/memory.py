@@ -5,6 +5,10 @@ import ctypes.util
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+_RETURNED_BYTES = 2**20
+_MAX_ARENAS = 2
 _LARGEST_INT = 2**31 - 1
 
 
@@ -20,8 +24,24 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library has such settings.
     """
+    return _set_options({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: _LARGEST_INT})
+
+
+def return_freed_memory() -> bool:
+    """Let the process give buffers of 1 MiB and more back as soon as they are freed.
+
+    A server with many threads would else keep what each of them needed at its busiest: glibc gives
+    threads heaps of their own and, by default, learns to keep ever larger buffers in them.
+
+    Returns:
+        Whether the C library has such settings.
+    """
+    return _set_options({_M_MMAP_THRESHOLD: _RETURNED_BYTES, _M_ARENA_MAX: _MAX_ARENAS})
+
+
+def _set_options(options: dict[int, int]) -> bool:
     try:
         mallopt = ctypes.CDLL(ctypes.util.find_library("c")).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT))
+    return all(bool(mallopt(name, value)) for name, value in options.items())

@@ -1,7 +1,19 @@
-"""`python -m panel DATA_DIR... --port N`: serve the web panel."""
+"""`python -m panel DATA_DIR... --port N` serves the web panel, `python -m panel export SAMPLE...
+--out DIR` writes a page that needs no server."""
+
+import sys
 
 from experiment.errors import run_entry_point
-from panel.server import main
+from panel import export, server
+
+
+def main() -> None:
+    """Entry point. A folder of the name `export` can be served as `./export`."""
+    if sys.argv[1:2] == ["export"]:
+        export.main(sys.argv[2:])
+    else:
+        server.main()
+
 
 if __name__ == "__main__":
     run_entry_point(main)

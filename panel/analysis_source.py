@@ -1,5 +1,6 @@
 """One analysis as the page sees it: one point per row, served column by column."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ class AnalysisSource(ResultSource):
         self.title = kind.title
         self._points: xr.Dataset = kind.tabulate(self._results)
         self._check(path)
-        names, codes = np.unique(_source_labels(self._points["source"]), return_inverse=True)
-        self.source_names: list[str] = names.tolist()
-        self._source_codes: NDArray[np.int64] = codes
+        sources = _read_sources(self._points["source"])
+        self.source_names = sources.names
+        self._source_codes = sources.codes
         self._episode_ids: NDArray[np.int64] = self._points["episode_id"].to_numpy()
         self._steps: NDArray[np.int64] = self._points["step"].to_numpy()
 
@@ -124,10 +125,28 @@ class AnalysisSource(ResultSource):
             )
 
 
-def _source_labels(source: xr.DataArray) -> NDArray[np.str_]:
-    """Names of the sources, which a file holds as text or as codes with `flag_meanings`."""
+@dataclass(frozen=True)
+class _Sources:
+    """Where each row comes from."""
+
+    names: list[str]
+    """Those that rows come from, sorted."""
+    codes: NDArray[np.int32]
+    """(rows,) positions in `names`."""
+
+
+def _read_sources(source: xr.DataArray) -> _Sources:
+    """Sources that a file holds as text, or as codes with `flag_meanings`."""
     values = source.to_numpy()
     meanings = str(source.attrs.get("flag_meanings", "")).split()
-    if meanings and values.dtype.kind in "iu":
-        return np.asarray(meanings)[values]
-    return values.astype(str)
+    if not (meanings and values.dtype.kind in "iu"):
+        names, codes = np.unique(values.astype(str), return_inverse=True)
+        return _Sources(names.tolist(), codes.astype(np.int32))
+    if values.size and not 0 <= values.min() <= values.max() < len(meanings):
+        raise UserError(f"source: codes beyond its {len(meanings)} flag_meanings")
+    # By code: a million names would have to be made and sorted else.
+    present = np.flatnonzero(np.bincount(values))
+    names = sorted(meanings[code] for code in present)
+    position = np.zeros(len(meanings), np.int32)
+    position[present] = [names.index(meanings[code]) for code in present]
+    return _Sources(names, position[values])

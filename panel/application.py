@@ -1,20 +1,21 @@
 """The web application: routes over a catalogue, by id only, read-only."""
 
+import gzip
 import hashlib
 import json
+import threading
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib import metadata
-from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import plotly
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import Field
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,6 +29,7 @@ from panel.cross_source import CrossSource
 from panel.effects_source import EffectsSource
 from panel.fidelity_source import FidelitySource
 from panel.jacobian_source import JacobianSource
+from panel.page_files import PLOTLY_FILE, STATIC_FOLDER
 from panel.probe_source import ProbeSource
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
@@ -35,12 +37,19 @@ from panel.security import ReadOnlyGuard
 from panel.training_source import TrainingSource
 from panel.trust_source import TrustSource
 
-STATIC_FOLDER = Path(__file__).parent / "static"
-PLOTLY_FILE = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-
 ItemId = Annotated[str, PathParameter(pattern="^[0-9a-f]{16}$")]
 EpisodeId = Annotated[int, PathParameter(ge=0, lt=2**31)]
 Position = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _gradient_view(
+    target: str, target_step: str, environment_gradient: str
+) -> tuple[str, str, str]:
+    return target, target_step, environment_gradient
+
+
+GradientView = Annotated[tuple[str, str, str], Depends(_gradient_view)]
+"""Which gradient of a sample, as labels in the order of `panel.saliency_source.VIEW_DIMS`."""
 
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -59,6 +68,15 @@ class ArraysAnswer(Response):
 
     media_type = MEDIA_TYPE
 
+
+COMPRESSION_LEVEL = 1
+"""The quickest: most answers travel no further than to this machine."""
+PROBE_BYTES = 32 * 1024
+WORTHWHILE_RATIO = 0.8
+"""Compressing a million floats takes longer than it saves on a line of 100 Mbit/s."""
+MAX_READING = 8
+"""Answers of arrays made at once; each holds up to 8 MiB of frames, or a column of an analysis."""
+_READING = threading.BoundedSemaphore(MAX_READING)
 
 ERROR_SCHEMA = {
     "type": "object",
@@ -114,7 +132,13 @@ def make_application(
     _add_results(application, catalogue)
     _add_behaviours(application, catalogue)
     _add_measurements(application, catalogue)
-    compressed = GZipMiddleware(application, minimum_size=2048, compresslevel=1)
+    compressed = GZipMiddleware(
+        application,
+        minimum_size=2048,
+        compresslevel=COMPRESSION_LEVEL,
+        # Arrays are compressed where they are made, or on purpose not.
+        exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, MEDIA_TYPE),
+    )
     prefix = root_path.rstrip("/")
     access = TokenAccess(token, prefix)
     return ReadOnlyGuard(_without_prefix(compressed, prefix), access, allowed_hosts)
@@ -330,61 +354,31 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
             lambda: source.episode(source_name, episode_id),
         )
 
-    @_arrays_route(application, "/api/saliency/{item_id}/components")
-    def component_gradients(
-        request: Request,
-        item_id: ItemId,
-        target: str,
-        target_step: str,
-        environment_gradient: str,
+    def saliency_answer(
+        request: Request, item_id: str, read: Callable[[SaliencySource], dict[str, Any]]
     ) -> Response:
-        """Container with `gradient`, (N, T, K) float32 of all samples in one view."""
         source = catalogue.open_as(item_id, SaliencySource)
-        view = (target, target_step, environment_gradient)
-        return _answer(
-            request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: source.component_gradients(view),
-        )
+        item = catalogue.item(item_id)
+        return _answer(request, item, source.content_hash, lambda: read(source))
+
+    @_arrays_route(application, "/api/saliency/{item_id}/components")
+    def component_gradients(request: Request, item_id: ItemId, view: GradientView) -> Response:
+        """Container with `gradient`, (N, T, K) float32 of all samples in one view."""
+        return saliency_answer(request, item_id, lambda source: source.component_gradients(view))
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
     def components(
-        request: Request,
-        item_id: ItemId,
-        sample_id: EpisodeId,
-        target: str,
-        target_step: str,
-        environment_gradient: str,
+        request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `activation` and `gradient`, (T, K) float32 of one sample and view."""
-        source = catalogue.open_as(item_id, SaliencySource)
-        view = (target, target_step, environment_gradient)
-        return _answer(
-            request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: source.components(sample_id, view),
-        )
+        return saliency_answer(request, item_id, lambda source: source.components(sample_id, view))
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")
     def saliency(
-        request: Request,
-        item_id: ItemId,
-        sample_id: EpisodeId,
-        target: str,
-        target_step: str,
-        environment_gradient: str,
+        request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `saliency`, (T, H, W) signed float32 of one sample and view."""
-        source = catalogue.open_as(item_id, SaliencySource)
-        view = (target, target_step, environment_gradient)
-        return _answer(
-            request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: {"saliency": source.signed_map(sample_id, view)},
-        )
+        return saliency_answer(request, item_id, lambda source: source.signed_map(sample_id, view))
 
 
 def _arrays_route(application: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
@@ -402,11 +396,16 @@ def _answer(
     """
     address = f"{content_hash} {request.url.path}?{request.url.query}"
     tag = f'W/"{hashlib.sha256(address.encode()).hexdigest()[:32]}"'
-    headers = {"etag": tag, "cache-control": "private, no-cache"}
+    headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    with _named_damage(item):
-        content = encode_arrays(read())
+    with _READING:
+        with _named_damage(item):
+            content = encode_arrays(read())
+        if "gzip" in request.headers.get("accept-encoding", "") and _is_compressible(content):
+            # Here and not on the way, so that only so many answers are held uncompressed.
+            content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
+            headers["content-encoding"] = "gzip"
     return ArraysAnswer(content, headers=headers)
 
 
@@ -417,6 +416,13 @@ def _named_damage(item: Item) -> Iterator[None]:
         yield
     except READ_ERRORS as error:
         raise DamagedItemError(describe_damage(item, error)) from error
+
+
+def _is_compressible(content: bytes) -> bool:
+    """Whether the middle of some content shrinks enough: frames do, columns of floats do not."""
+    middle = len(content) // 2
+    probe = content[middle : middle + PROBE_BYTES]
+    return len(zlib.compress(probe, COMPRESSION_LEVEL)) < WORTHWHILE_RATIO * len(probe)
 
 
 def _answer_unknown(_: Request, error: Exception) -> PlainAnswer:

@@ -49,9 +49,9 @@ def encode_arrays(arrays: Mapping[str, NDArray]) -> bytes:
     text = json.dumps(header).encode()
     start = _padded(len(MAGIC) + 4 + len(text))
     parts = [(MAGIC + struct.pack("<I", len(text)) + text).ljust(start, b"\0")]
-    parts += [
-        values.tobytes().ljust(_padded(values.nbytes), b"\0") for values in converted.values()
-    ]
+    for values in converted.values():
+        # The array itself and no copy: frames of many readers are held at once.
+        parts += [values.data, bytes(_padded(values.nbytes) - values.nbytes)]
     return b"".join(parts)
 
 

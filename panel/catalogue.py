@@ -284,8 +284,12 @@ def _item(path: Path, folder: Path) -> Item:
     place = path.parent if path.name == DATASET_FILE else path
     inside = place.relative_to(folder)
     label = Path(folder.resolve().name, inside).as_posix()
-    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
-    return Item(digest[:16], path, label)
+    return Item(item_id(path), path, label)
+
+
+def item_id(path: Path) -> str:
+    """The opaque id of a result file, or of a dataset by its `dataset.json`."""
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
 def _open_item(path: Path) -> Source:

@@ -67,6 +67,7 @@ class RolloutSource:
         self._dataset = RolloutDataset(folder)
         self.content_hash: str = self._dataset.hash
         self.is_simulated = self._dataset.metadata.simulated is not None
+        self.shows_images = self._dataset.metadata.environment.shows_images
         self.kinship = _kinship(self._dataset.metadata)
 
     @property
@@ -120,7 +121,7 @@ class RolloutSource:
         stop = min(stop, length)
         if not 0 <= start < stop:
             raise UnknownItemError(f"episode {episode_id} has rows 0 to {length - 1}, not {start}")
-        if not self._dataset.metadata.environment.shows_images:
+        if not self.shows_images:
             raise UnknownItemError("the observations of this dataset are vectors, not frames")
         frame_bytes = math.prod(self._dataset.metadata.environment.obs_shape)
         limit = min(MAX_FRAMES_PER_REQUEST, max(1, MAX_FRAME_BYTES_PER_REQUEST // frame_bytes))

@@ -42,8 +42,8 @@ class SaliencySource(ResultSource):
             "num_components": self._num_components,
         }
 
-    def signed_map(self, sample_id: int, view: tuple[str, str, str]) -> NDArray[np.float32]:
-        """(T, H, W) gradient of a target with respect to the frames, mean over the channels.
+    def signed_map(self, sample_id: int, view: tuple[str, str, str]) -> dict[str, NDArray]:
+        """`saliency` (T, H, W), gradient of a target by the frames, mean over the channels.
 
         Args:
             sample_id: episode id of the simulated rollout.
@@ -53,7 +53,7 @@ class SaliencySource(ResultSource):
             UnknownItemError: no such sample or view, or the target is undefined there.
         """
         gradient = self._read_view(GRADIENT, sample_id, view)
-        return gradient.mean(axis=-1)
+        return {"saliency": gradient.mean(axis=-1)}
 
     def components(self, sample_id: int, view: tuple[str, str, str]) -> dict[str, NDArray]:
         """`activation` (T, K) of one sample, and `gradient` (T, K) of a target with respect to it.

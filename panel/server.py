@@ -12,6 +12,7 @@ import uvicorn
 
 from experiment.command_line import parse_flags
 from experiment.errors import UserError
+from experiment.memory import return_freed_memory
 from panel.access import TOKEN_PARAMETER, make_token
 from panel.application import make_application
 from panel.catalogue import Catalogue
@@ -22,7 +23,9 @@ MAX_CONNECTIONS = 1024
 
 DESCRIPTION = (
     "Serve the web panel over rollout datasets and result files. It only reads. "
-    "It listens on this machine alone; from elsewhere, reach it through the ssh line it prints."
+    "It listens on this machine alone; from elsewhere, reach it through the ssh line it prints. "
+    "`python -m panel export` writes a page about some samples that needs no server; "
+    "see its --help."
 )
 
 
@@ -59,6 +62,7 @@ def serve(config: PanelConfig) -> None:
         UserError: a folder does not exist, the address is not allowed or already in use.
     """
     check_config(config)
+    return_freed_memory()
     listener = bind(config.host, config.port)
     with closing(listener):
         catalogue = Catalogue(config.folders)

@@ -57,7 +57,7 @@ def refuse(
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         main = (
-            importlib.import_module("panel.server").main
+            importlib.import_module("panel.__main__").main
             if script == "panel"
             else load_script(script).main
         )
@@ -305,3 +305,9 @@ def test_panel_port_that_is_taken(refuse: Refuse, results: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert str(port) in refuse("panel", results, "--port", port).line
+
+
+def test_panel_export_of_a_sample_that_does_not_exist(refuse: Refuse) -> None:
+    refusal = refuse("panel", "export", "nowhere:3", "--out", "page")
+    assert "nowhere" in refusal.line
+    assert not refusal.new_files

@@ -1,41 +1,24 @@
-// Asks the server for what it has. Every address is relative, so that the page works behind a
-// path prefix.
+// Asks the server for what it has.
+
+import { requestBuffer, requestJson } from "./transport.js";
+import { RequestError } from "./request_error.js";
+
+export { RequestError } from "./request_error.js";
 
 const MAGIC = "DSA1";
 const TYPED_ARRAYS = {
   uint8: Uint8Array, int32: Int32Array, float32: Float32Array, float64: Float64Array,
 };
 
-/** A request that failed, with a message for the reader of the page. */
-export class RequestError extends Error {}
-
-async function request(path) {
-  let response;
-  try {
-    response = await fetch(new URL(path, document.baseURI));
-  } catch {
-    throw new RequestError("The panel's server does not answer. Is it still running, and the tunnel open?");
-  }
-  if (!response.ok) {
-    const answer = await response.json().catch(() => ({}));
-    const reason = typeof answer.detail === "string" ? answer.detail : `answer ${response.status}`;
-    throw new RequestError(reason);
-  }
-  return response;
-}
-
 /** Everything there is to see; see `Catalogue.describe` in panel/catalogue.py. */
 export const fetchCatalogue = () => fetchJson("api/catalogue");
 
 /** Plain values. */
-export async function fetchJson(path) {
-  return (await request(path)).json();
-}
+export const fetchJson = (path) => requestJson(path);
 
 /** Named arrays: `{name: {data, shape}}`. The layout is described in panel/binary.py. */
 export async function fetchArrays(path) {
-  const buffer = await (await request(path)).arrayBuffer();
-  return decodeArrays(buffer);
+  return decodeArrays(await requestBuffer(path));
 }
 
 const kept = new Map();

@@ -17,18 +17,24 @@ const VIRIDIS = [
 // Blue for negative, orange for positive, neutral in the middle.
 const DIVERGING = ["#1f5fa8", "#79a9d6", "#b9bec4", "#eea05a", "#b8480b"];
 
+// Read again when the theme changes: computed styles are dear to read at every step.
+let knownColours = null;
+
 export function themeColours() {
+  if (knownColours) return knownColours;
   const style = getComputedStyle(document.documentElement);
   const names = ["text", "quiet", "line", "surface", "accent", "real", "simulated", "grid", "highlight"];
   const colours = Object.fromEntries(
     names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]),
   );
   colours.font = style.getPropertyValue("--font").trim();
+  knownColours = colours;
   return colours;
 }
 
-export const onThemeChange = (listener) =>
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", listener);
+const darkness = window.matchMedia("(prefers-color-scheme: dark)");
+export const onThemeChange = (listener) => darkness.addEventListener("change", listener);
+onThemeChange(() => { knownColours = null; });
 
 /** Evenly spaced stops as Plotly wants them. */
 export function colourScale(colours) {

@@ -13,12 +13,6 @@ const SVG = "http://www.w3.org/2000/svg";
  * columns `{name: values}`. Without a plot there is only the table to save.
  */
 export function addExport(box, { label, name, plot, table, layers = () => [] }) {
-  const menu = document.createElement("details");
-  menu.className = "export";
-  const summary = Object.assign(document.createElement("summary"), {
-    textContent: "Save", ariaLabel: `Save ${label}`,
-  });
-  const choices = document.createElement("div");
   const formats = {
     ...(plot && {
       PNG: () => picture(plot, layers()),
@@ -26,11 +20,27 @@ export function addExport(box, { label, name, plot, table, layers = () => [] }) 
     }),
     CSV: async () => new Blob([csv(table())], { type: "text/csv" }),
   };
+  addSaveMenu(box, { label, name, formats });
+}
+
+/**
+ * Adds a menu to `box` with a button per format; `formats` are `{PNG: async () => blob}`, and nothing
+ * is saved where there is no blob. Returns the menu.
+ */
+export function addSaveMenu(box, { label, name, formats }) {
+  const menu = document.createElement("details");
+  menu.className = "export";
+  const summary = Object.assign(document.createElement("summary"), {
+    textContent: "Save", ariaLabel: `Save ${label}`,
+  });
+  const choices = document.createElement("div");
   for (const [format, make] of Object.entries(formats)) {
     const button = Object.assign(document.createElement("button"), { type: "button", textContent: format });
     button.addEventListener("click", async () => {
       menu.open = false;
-      save(await make(), `${name()}.${format.toLowerCase()}`);
+      const file = `${name()}.${format.toLowerCase()}`;
+      const blob = await make();
+      if (blob) save(blob, file);
     });
     choices.append(button);
   }
@@ -38,6 +48,7 @@ export function addExport(box, { label, name, plot, table, layers = () => [] }) 
   // The plot beneath takes a press as a wish to move.
   menu.addEventListener("pointerdown", (event) => event.stopPropagation());
   box.append(menu);
+  return menu;
 }
 
 /** Columns as comma-separated text with a head line; shorter columns end in empty fields. */

@@ -7,6 +7,7 @@ const KINDS = {
   datasets: "rollouts", analyses: "components", cross: "cross-correlation", consistency: "statements",
   effects: "intervention", probes: "probes", trust: "trust", saliency: "saliency",
   fidelity: "fidelity", training: "training log", cards: "description",
+  supplements: "where it comes from",
 };
 const element = (id) => document.getElementById(id);
 
@@ -18,7 +19,7 @@ export class FilesView {
 
   setCatalogue(catalogue) {
     this.items = Object.entries(KINDS).flatMap(([kind, name]) =>
-      catalogue[kind].map((item) => ({ ...item, kindName: item.title ?? name })));
+      (catalogue[kind] ?? []).map((item) => ({ ...item, kindName: item.title ?? name })));
     element("files").replaceChildren(...this.items.map((item) => this.#fold(item)));
   }
 

@@ -3,8 +3,9 @@
 import { AnalysisRows, axisChoices } from "./analysis_rows.js";
 import { RequestError, fetchArrays, fetchCatalogue } from "./api.js";
 import { BehavioursView } from "./behaviours_view.js";
+import { ClipView } from "./clip_view.js";
 import { onThemeChange } from "./colours.js";
-import { episodePath } from "./comparison.js";
+import { episodePath, framesOf } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
 import { Components } from "./components.js";
 import { addExport } from "./export.js";
@@ -48,6 +49,7 @@ class Page {
     this.components = new Components((step) => this.view.update({ step }));
     this.saliency = new SaliencyView(this.view, this.player);
     this.comparison = new ComparisonView(this.view, this.player, this.traces);
+    this.clips = new ClipView(this.player, (action) => this.guard(action));
     this.list = new RolloutList((entry, step) => this.openEntry(entry, step));
     this.filter = new FilterView(this.view, {
       entryOf: (point) => this.entryOf(point, this.filter.rows.analysis),
@@ -147,10 +149,12 @@ class Page {
     this.saliency.files = this.catalogue.saliency;
     for (const view of [...this.results, this.files]) view.setCatalogue(this.catalogue);
     const results = this.guard(() => Promise.all(this.results.map((view) => view.redraw())));
-    const embedding = this.guard(() => this.setUpEmbedding());
     if (this.entries.length === 0) this.showNothing();
-    else await this.openFromAddress();
-    await Promise.all([embedding, results]);
+    const opened = this.entries.length > 0 && this.guard(() => this.openFromAddress());
+    // A browser asks for six things at once: columns of a million points would hold up the frame.
+    if (opened) await Promise.race([opened, this.player.firstFrame]);
+    const embedding = this.guard(() => this.setUpEmbedding());
+    await Promise.all([opened, embedding, results]);
   }
 
   /** Trust becomes a value of each simulated rollout, as its return is. */
@@ -245,12 +249,18 @@ class Page {
     const turn = ++this.opening;
     this.player.pause();
     this.list.select(entry);
+    const frames = framesOf(entry);
+    // What fails here fails again when the player asks, which tells the reader.
+    const firstFrame = frames.load(this.askedStep(entry)).catch(() => {});
     const steps = await fetchArrays(`${episodePath(entry)}/steps`);
     if (turn !== this.opening) return;
     steps.probabilities = softmaxRows(steps.action_logits);
     this.current = entry;
-    this.player.open(entry, steps);
+    this.player.open(entry, steps, frames);
     this.showStep();
+    // Drawing the plots takes longer than a frame takes to arrive, and would hold it up.
+    await firstFrame;
+    if (turn !== this.opening) return;
     element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
     await Promise.all([
       this.traces.open(entry, steps),
@@ -297,9 +307,13 @@ class Page {
     };
   }
 
+  /** The step that the address asks for, within a rollout. */
+  askedStep({ length }) {
+    return Math.round(Math.min(Math.max(this.view.get("step") ?? 0, 0), length - 1));
+  }
+
   showStep() {
-    const last = this.current.length - 1;
-    const step = Math.round(Math.min(Math.max(this.view.get("step") ?? 0, 0), last));
+    const step = this.askedStep(this.current);
     this.player.show(step);
     this.traces.show(step);
     this.scatter.show(step);
@@ -369,6 +383,8 @@ class Page {
   }
 
   async setUpEmbedding() {
+    // An exported page has no points, only the rows of its own rollouts.
+    if (!this.tabs.has("states")) return;
     const { analyses } = this.catalogue;
     if (analyses.length === 0) {
       await this.filter.setRows(null);

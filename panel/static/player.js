@@ -1,7 +1,6 @@
 // The player: frames with pixel-exact scaling, playback, figures of the current step.
 
 import { RequestError } from "./api.js";
-import { framesOf } from "./comparison.js";
 import { describeRollout } from "./rollout_list.js";
 import { drawGlyph, steadyNumber, textScale } from "./words.js";
 
@@ -27,16 +26,19 @@ export class Player {
     this.step = 0;
     this.playing = false;
     this.overlay = null;
+    this.isBeside = false;
     this.other = null;
     this.shownActions = 4;
+    /** Resolves once any frame has been drawn. */
+    this.firstFrame = new Promise((resolve) => { this.announceFrame = resolve; });
     this.#connect();
     new ResizeObserver(() => this.#fit()).observe(document.querySelector(".stage"));
     window.addEventListener("resize", () => this.#fit());
   }
 
-  /** Shows another rollout; `steps` holds its per-step arrays. */
-  open(entry, steps) {
-    this.sample = { entry, steps, frames: framesOf(entry) };
+  /** Shows another rollout; `steps` holds its per-step arrays, `frames` is its `FrameStore`. */
+  open(entry, steps, frames) {
+    this.sample = { entry, steps, frames };
     this.step = 0;
     const [height, width] = entry.dataset.obs_shape;
     for (const canvas of this.#canvases()) Object.assign(canvas, { width, height });
@@ -70,7 +72,9 @@ export class Player {
    * for none. See saliency.js for `paint`.
    */
   setOverlay(overlay, isBeside = false) {
+    if (overlay === null && this.overlay === null) return;
     this.overlay = overlay;
+    this.isBeside = isBeside;
     const beside = overlay !== null && isBeside;
     element("saliency-box").hidden = !beside;
     (beside ? element("saliency-screen") : element("screen")).append(this.overlayCanvas);
@@ -82,6 +86,7 @@ export class Player {
 
   /** Another rollout in lockstep, `{frames, length, offset, caption}`, or null for none. */
   setOther(other) {
+    if (other === null && this.other === null) return;
     this.other = other;
     element("other-box").hidden = !other;
     if (other) element("other-caption").textContent = other.caption;
@@ -169,6 +174,7 @@ export class Player {
     context.putImageData(image, 0, 0);
     this.greyCanvas.getContext("2d").putImageData(image, 0, 0);
     this.canvas.dataset.step = this.step;
+    this.announceFrame();
     this.canvas.setAttribute("aria-label", `Frame ${this.step} of ${entry.length - 1}`);
     this.#drawOverlay();
     frames.load(this.step).catch(() => {});

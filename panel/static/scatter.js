@@ -153,7 +153,8 @@ export class Scatter {
   #chooseRows(shown) {
     const { sources } = this.values;
     const wanted = this.analysis.source_names.indexOf(shown);
-    const rows = Uint32Array.from(sources.keys());
+    const rows = new Uint32Array(sources.length);
+    for (let row = 0; row < rows.length; row += 1) rows[row] = row;
     return wanted < 0 ? rows : rows.filter((row) => sources[row] === wanted);
   }
 

@@ -18,6 +18,11 @@ export class Tabs {
     return names.includes(this.view.get("view")) ? this.view.get("view") : names[0];
   }
 
+  /** Whether there is such a view. */
+  has(name) {
+    return this.tabs.some(({ dataset }) => dataset.view === name);
+  }
+
   show() {
     for (const tab of this.tabs) {
       const isOpen = tab.dataset.view === this.current;

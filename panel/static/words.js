@@ -4,7 +4,14 @@ const DIRECTIONS = { left: [-1, 0], right: [1, 0], up: [0, -1], down: [0, 1] };
 const SVG = "http://www.w3.org/2000/svg";
 
 /** How much larger than the design's 14 pixels the page's text is; lengths in scripts follow it. */
-export const textScale = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 14;
+export function textScale() {
+  knownScale ??= parseFloat(getComputedStyle(document.documentElement).fontSize) / 14;
+  return knownScale;
+}
+
+// Computed styles are dear to read at every step, and change with the window only.
+let knownScale = null;
+window.addEventListener("resize", () => { knownScale = null; });
 
 /** Margins of a plot, by side, in the page's text size. */
 export const scaled = (margin, scale) =>
@@ -25,7 +32,8 @@ export function steadyNumber(value, digits = 3) {
   return Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–";
 }
 
-export const count = (value) => value.toLocaleString("en").replaceAll(",", "\u202f");
+const COUNT = new Intl.NumberFormat("en");
+export const count = (value) => COUNT.format(value).replaceAll(",", "\u202f");
 
 export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? "" : "s"}`;
 

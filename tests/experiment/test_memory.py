@@ -31,3 +31,39 @@ def test_a_large_buffer_that_was_freed_is_used_again_instead_of_mapped_anew():
     # numpy asks for huge pages, which the kernel may or may not give; only the ratio is certain.
     assert kept <= 1.2 * pages
     assert returned > 3 * kept
+
+
+RESIDENT = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from experiment.memory import return_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+def use(_):
+    # Growing buffers teach glibc to keep ever larger ones.
+    for size in (2, 4, 8, 16):
+        held.append(np.ones(2**10))
+        np.ones(size * 2**17)
+
+if sys.argv[1] == "return":
+    assert return_freed_memory()
+held = []
+before = resident()
+with ThreadPoolExecutor(8) as threads:
+    list(threads.map(use, range(64)))
+    print(resident() - before)
+"""
+
+
+def resident_growth(mode: str) -> int:
+    command = [sys.executable, "-c", RESIDENT, mode]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.skipif(resource.getpagesize() != 4096, reason="other pages")
+def test_what_threads_free_goes_back():
+    assert resident_growth("return") < resident_growth("default") / 4

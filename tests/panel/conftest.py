@@ -1,4 +1,4 @@
-"""A small folder of results, made through the same writers as the real ones."""
+"""A small folder of results, made through the same writers as the real ones, and a browser."""
 
 import asyncio
 import os
@@ -105,6 +105,19 @@ ENVIRONMENT = EnvironmentSpec(
     action_names=("left", "null", "right", "upleft", "fire"),
     null_action=1,
     time_limit=None,
+)
+
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 )
 
 

@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.path import Path as MatplotlibPath
-from PIL import Image
+from PIL import Image, ImageSequence
 from playwright.sync_api import Browser, Page
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
 from rollouts.store import RolloutDataset
+from rollouts.video import read_video
 
 pytestmark = pytest.mark.medium
 
@@ -627,6 +628,169 @@ def test_scatter_is_saved_with_its_points(
     assert set(table["action"]) == {"left", "null", "right", "upleft", "fire"}
     drawing = save_plot(page, "#scatter-foot", "SVG").decode()
     assert drawing.count("data:image/png") == 2
+
+
+def gif_frames(content: bytes) -> tuple[np.ndarray, list[int]]:
+    """All frames (T, H, W, 3) and for how many milliseconds each is shown."""
+    with Image.open(io.BytesIO(content)) as picture:
+        frames, durations = [], []
+        for frame in ImageSequence.Iterator(picture):
+            frames.append(np.asarray(frame.convert("RGB")))
+            durations.append(frame.info["duration"])
+    return np.stack(frames), durations
+
+
+ENCODE_GIF = """async ([width, height, images]) => {
+  const { GifEncoder } = await import(new URL('static/gif.js', document.baseURI));
+  const encoder = new GifEncoder({ width, height, fps: 15 });
+  const canvas = new OffscreenCanvas(width, height);
+  for (const image of images) {
+    const bytes = Uint8ClampedArray.from(atob(image), (byte) => byte.charCodeAt(0));
+    canvas.getContext('2d').putImageData(new ImageData(bytes, width, height), 0, 0);
+    await encoder.add(canvas);
+  }
+  const blob = await encoder.finish();
+  return btoa(String.fromCharCode(...new Uint8Array(await blob.arrayBuffer())));
+}"""
+
+
+def encode_gif(page: Page, frames: np.ndarray) -> bytes:
+    opaque = np.full((*frames.shape[:3], 1), 255, np.uint8)
+    images = [
+        base64.b64encode(image.tobytes()).decode()
+        for image in np.concatenate([frames, opaque], axis=-1)
+    ]
+    height, width = frames.shape[1:3]
+    return base64.b64decode(page.evaluate(ENCODE_GIF, [width, height, images]))
+
+
+@pytest.mark.parametrize("num_colours", [1, 2, 3, 16, 17, 256])
+def test_gif_keeps_up_to_256_colours_exactly(
+    num_colours: int, open_page: Callable[..., Page]
+) -> None:
+    rng = np.random.default_rng(num_colours)
+    colours = rng.integers(0, 256, (num_colours, 3), dtype=np.uint8)
+    # Noise of so many pixels fills the table of codes several times over.
+    frames = colours[rng.integers(0, num_colours, (3, 90, 110))]
+    frames[1] = colours[0]
+    decoded, durations = gif_frames(encode_gif(open_page(), frames))
+    np.testing.assert_array_equal(decoded, frames)
+    assert durations == [70, 60, 70]
+
+
+def test_gif_of_more_colours_stays_close(open_page: Callable[..., Page]) -> None:
+    levels = np.linspace(0, 255, 64).astype(np.uint8)
+    ramp = np.stack([*np.meshgrid(levels, levels), np.full((64, 64), 90)], axis=-1)
+    [decoded], _ = gif_frames(encode_gif(open_page(), ramp[None].astype(np.uint8)))
+    # 256 groups of 4,096 evenly spaced colours: 4 × 4 steps of 4 levels each.
+    assert np.abs(decoded.astype(int) - ramp).max() <= 10
+    assert len(np.unique(decoded.reshape(-1, 3), axis=0)) == 256
+
+
+def test_rollout_is_saved_as_a_moving_picture(
+    open_page: Callable[..., Page], panel_data: Any, ids: dict[str, str], tmp_path: Path
+) -> None:
+    page = open_page(f"#data={ids['real']}&episode=1")
+    page.select_option("#speed", "5")
+    obs = panel_data.real.read_episode(0).obs
+    height, scale = obs.shape[1], 26
+    expected = obs.repeat(scale, axis=1).repeat(scale, axis=2).astype(int)
+    frames, durations = gif_frames(save_plot(page, ".controls", "GIF"))
+    assert durations == [200] * len(obs)
+    pictures, caption = np.split(frames, [height * scale], axis=1)
+    # Each frame has 280 colours, the caption some more, a GIF's palette 256.
+    assert (np.abs(pictures - expected).max(axis=-1) == 0).mean() > 0.6
+    assert np.abs(pictures - expected).mean() < 3
+    assert all((line > 200).any() and (line < 40).any() for line in caption)
+    assert len({line.tobytes() for line in caption}) == len(obs)
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(save_plot(page, ".controls", "MP4"))
+    video = read_video(path)
+    assert video.shape == frames.shape
+    middle = slice(scale // 2, None, scale)
+    pixels = video[:, : height * scale][:, middle, middle].astype(int)
+    assert np.abs(pixels - obs).mean() < 12
+    assert page.locator("#saving").is_hidden()
+
+
+@pytest.mark.parametrize("placement", ["", "beside"])
+def test_saliency_that_is_shown_is_saved(
+    placement: str, open_page: Callable[..., Page], panel_data: Any, ids: dict[str, str]
+) -> None:
+    fragment = f"#data={ids['simulated']}&episode=1&target=value&step=3&placement={placement}"
+    page = open_page(fragment)
+    wait_for_step(page, 3)
+    obs = panel_data.simulated.read_episode(0).obs[3]
+    paint = canvas_pixels(page, "overlay").astype(float)
+    light = obs @ np.array([0.2126, 0.7152, 0.0722])
+    grey = ((light - 127.5) * 0.75 + 127.5)[..., None]
+    share = paint[..., 3:] / 255
+    expected = (1 - share) * grey + share * paint[..., :3]
+    frames, _ = gif_frames(save_plot(page, ".controls", "GIF"))
+    scale = 13 if placement else 26
+    left = obs.shape[1] * scale + 8 if placement else 0
+    centre = scale // 2
+    rows = np.arange(obs.shape[0]) * scale + centre
+    columns = np.arange(obs.shape[1]) * scale + centre
+    salient = frames[3][rows[:, None], left + columns].astype(float)
+    assert np.abs(salient - expected).mean() < 4
+    if placement:
+        assert np.abs(frames[3][rows[:, None], columns].astype(float) - obs).mean() < 8
+
+
+def test_rollout_beside_is_saved_too(
+    open_page: Callable[..., Page], related_data: Path, client_maker: Any, serve: Any
+) -> None:
+    datasets = client_maker(related_data).json("/api/catalogue")["datasets"]
+    known = {entry["label"]: entry["id"] for entry in datasets}
+    reality = known["demo/samples/replays"]
+    content = b""
+    for base in serve(related_data):
+        page = open_page(f"#data={known['demo/samples']}&episode=3&beside=reality.{reality}", base)
+        wait_until(page, "window.dreamscope.player.other !== null")
+        content = save_plot(page, ".controls", "GIF")
+    frames, _ = gif_frames(content)
+    obs = RolloutDataset(related_data / "samples" / "replays").read_episode(1).obs
+    right = frames[:, 6 : 13 * obs.shape[1] : 13, 13 * obs.shape[2] + 8 + 6 :: 13]
+    assert len(frames) == 10 > len(obs) == 6
+    assert np.abs(right[:6].astype(int) - obs).mean() < 8
+    # It has ended: nothing but the ground is left.
+    assert len(np.unique(right[6:].reshape(-1, 3), axis=0)) == 1
+
+
+def test_browser_that_cannot_encode_says_so(
+    open_page: Callable[..., Page], ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['real']}&episode=1", fresh=True)
+    page.evaluate("() => { VideoEncoder.isConfigSupported = async () => ({ supported: false }); }")
+    page.click(".controls .export summary")
+    page.click(".controls .export button:text-is('MP4')")
+    page.wait_for_selector("#errors p")
+    assert "cannot encode MP4 (H.264) here; save a GIF instead" in page.inner_text("#errors")
+    assert page.locator("#saving").is_hidden()
+    # The next test finds a browser that can again.
+    open_page(fresh=True)
+
+
+def test_saving_can_be_cancelled(open_page: Callable[..., Page], ids: dict[str, str]) -> None:
+    page = open_page(f"#data={ids['real']}&episode=3")
+    downloads: list[Any] = []
+    page.on("download", lambda download: downloads.append(download))
+    page.click(".controls .export summary")
+    page.click(".controls .export button:text-is('GIF')")
+    page.click("#cancel-saving")
+    page.wait_for_selector("#saving", state="hidden")
+    page.wait_for_timeout(200)
+    assert downloads == []
+
+
+def test_save_menu_names_the_command_for_a_page(
+    open_page: Callable[..., Page], ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=3")
+    page.click(".controls .export summary")
+    assert "python -m panel export demo/samples:3 --out DIR" in page.inner_text(".controls .export")
+    page.click(".controls .export summary")
 
 
 def analysed(panel_data: Any) -> pd.DataFrame:

@@ -102,6 +102,57 @@ def test_frames_in_chunks_make_the_whole_episode(
     np.testing.assert_array_equal(np.concatenate(chunks), expected)
 
 
+def test_what_shrinks_is_compressed_for_those_who_can_read_it(
+    panel_client: Any, dataset_ids: dict[str, str]
+) -> None:
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    steps = f"/api/analyses/{entry['id']}/columns/step"
+    noise = f"/api/datasets/{dataset_ids['real']}/episodes/3/frames?stop=100"
+    encodings = {}
+    for path in (steps, noise):
+        for accepted in ("gzip", "identity"):
+            answer = panel_client.request(path, headers={"accept-encoding": accepted})
+            encodings[path, accepted] = answer.headers.get("content-encoding", "none")
+            assert answer.content == panel_client.request(path).content
+            assert "accept-encoding" in answer.headers["vary"].lower()
+    assert encodings == {
+        (steps, "gzip"): "gzip",
+        (steps, "identity"): "none",
+        (noise, "gzip"): "none",
+        (noise, "identity"): "none",
+    }
+
+
+@pytest.mark.parametrize("codes", [[0, 2, 0, 2], [2, 2, 2, 2]])
+def test_sources_are_named_by_their_meanings(
+    codes: list[int], panel_data: Any, client_maker: Any, result_writer: Any, tmp_path: Path
+) -> None:
+    meanings = np.array(["simulated", "elsewhere", "real"])
+    result_writer(tmp_path / "hidden_analysis.nc", sourced_rows(codes, " ".join(meanings)))
+    client = client_maker(tmp_path)
+    [entry] = client.json("/api/catalogue")["analyses"]
+    assert entry["source_names"] == sorted({str(meanings[code]) for code in codes})
+    values = client.arrays(f"/api/analyses/{entry['id']}/columns/source")["values"]
+    named = [entry["source_names"][value] for value in values]
+    assert named == meanings[codes].tolist()
+
+
+@pytest.mark.parametrize("codes", [[0, 3], [-1, 0], [2**31 - 1, 0]])
+def test_source_without_a_meaning_is_damage(
+    codes: list[int], client_maker: Any, result_writer: Any, tmp_path: Path
+) -> None:
+    result_writer(tmp_path / "hidden_analysis.nc", sourced_rows(codes, "real simulated both"))
+    content = client_maker(tmp_path).json("/api/catalogue")
+    assert content["analyses"] == []
+    assert "codes beyond its 3 flag_meanings" in content["errors"][0]["error"]
+
+
+def sourced_rows(codes: list[int], meanings: str) -> xr.Dataset:
+    rows = np.arange(len(codes), dtype=np.int32)
+    source = ("row", np.array(codes, np.int32), {"flag_meanings": meanings})
+    return xr.Dataset({"source": source, "episode_id": ("row", rows), "step": ("row", rows)})
+
+
 def test_analysis_columns_equal_the_file(panel_data: Any, panel_client: Any) -> None:
     [entry] = panel_client.json("/api/catalogue")["analyses"]
     base = f"/api/analyses/{entry['id']}/columns"
