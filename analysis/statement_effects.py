@@ -4,9 +4,9 @@ Correlations and Jacobians rank statements "component i drives j after k steps"
 (`analysis/causal_statements.py`). Here each component is pushed once, at row 0, by an amount of its
 own, in the simulator and in the real environment from the same starts; what all components do k
 rows later is compared with the same recording without the push. So every statement on all samples
-is put to the test, and with it every pair of components of which nothing was stated, which tells how
-often a sign comes out right by itself. The best statements are also tested by what they would let
-one expect of behaviour: the updates of i are led to j (*swap*), and i is held at its mean
+is put to the test, and with it every pair of components of which nothing was stated, which tells
+how often a sign comes out right by itself. The best statements are also tested by what they would
+let one expect of behaviour: the updates of i are led to j (*swap*), and i is held at its mean
 (*collapse*).
 """
 
@@ -174,7 +174,7 @@ def _require_projection(config: StatementEffectsConfig, cross: xr.Dataset) -> No
 
 
 def count_candidates(cross: xr.Dataset) -> int:
-    """How many statements "i drives j after k steps in behaviour c" were tested, i and j differing."""
+    """How many statements "i drives j ≠ i after k steps in behaviour c" were tested."""
     later = cross.isel(lag=np.flatnonzero(cross["lag"].values > 0))
     gradient = later["causation"].sel(environment_gradient="passed").values
     is_known = np.isfinite(gradient) & np.isfinite(later["correlation"].values)
