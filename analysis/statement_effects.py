@@ -212,7 +212,11 @@ def measure_statements(plan: StatementPlan, report: StageReport) -> Path:
         print(f"intervention {name}", flush=True)
         measure_effects(command)
         report.outputs.append(str(folder / name))
-    responses = [_read_response(folder / push_name(source), plan) for source in plan.pushed]
+    lags = tested_lags(plan.cross, config.pushes.num_sim_steps)
+    responses = [
+        read_response(folder / push_name(source), lags, plan.num_components)
+        for source in plan.pushed
+    ]
     with read_results(folder / push_name(plan.pushed[0]) / INTERVENTION_EFFECTS_NAME) as results:
         hashes = input_hashes(results)
     path = folder / STATEMENT_EFFECTS_NAME
@@ -293,11 +297,11 @@ class Response:
     """(R, W, L, D) of pushes as large along random directions."""
 
 
-def _read_response(folder: Path, plan: StatementPlan) -> Response:
-    lags = tested_lags(plan.cross, plan.config.pushes.num_sim_steps)
-    names = [f"{COMPONENT_PREFIX}{number}" for number in range(plan.num_components)]
+def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Response:
+    """What the recordings of a push in `folder` say of the rows `lags`, the push being at row 0."""
+    names = [f"{COMPONENT_PREFIX}{number}" for number in range(num_components)]
     with read_results(folder / INTERVENTION_EFFECTS_NAME) as results:
-        rows = results.sel(row_measure=names).isel(step=lags)
+        rows = results.sel(row_measure=names).isel(step=list(lags))
         dims = ("world", "step", "row_measure")
         randoms = random_controls(results)
         tested = rows.sel(variant=TESTED)
