@@ -261,7 +261,8 @@ def interventions_section(chain: ChainFolder) -> Section:
         results, source = chain.results(str(path))
         tables.append(verdict_table(results, intervention))
         sources.append(source)
-        sentences += [f"{describe_name(intervention)}: {line}." for line in strength_lines(results)]
+        told = [*_evidence_lines(effects, intervention), *strength_lines(results)]
+        sentences += [f"{describe_name(intervention)}: {line}." for line in told]
     captions = {f"statement_figures/{n}.png": describe_name(n) for n in names}
     return Section(
         name, title, tuple(sentences), tuple(tables), chain.pictures(captions), tuple(sources)
@@ -275,6 +276,17 @@ def describe_name(intervention: str) -> str:
     if kind == "swap":
         return f"Swap {numbers[0]} → {numbers[1]}"
     return f"Collapse of {numbers[0]}"
+
+
+def _evidence_lines(effects: xr.Dataset, intervention: str) -> list[str]:
+    """How well supported the statement is that a swap is about; nothing for a collapse."""
+    kind, *components = intervention.split("_")
+    if kind != "swap":
+        return []
+    source, target = map(int, components)
+    score = np.nanmax(effects["score"].sel(source=source, target=target).values)
+    largest = effects.attrs["largest_possible_score"]
+    return [f"the best statement that {source} drives {target} has evidence {score:g} of {largest}"]
 
 
 def verdict_table(results: xr.Dataset, intervention: str) -> Table:

@@ -2,7 +2,8 @@
 
 Between `<!-- report: KIND NAME -->` and `<!-- end -->` stands what a report put there, and the next
 report replaces it: the rows of a table (`table NAME`; `table NAME 5` for the first five), the
-sentences of a section (`sentences NAME`), or a figure (`figure FOLDER_FILE.png`), of which a small
+sentences of a section (`sentences NAME`), all its tables with their captions (`tables NAME`), or a
+figure (`figure FOLDER_FILE.png`), of which a small
 copy is kept. Everything else is prose and stays.
 """
 
@@ -49,14 +50,16 @@ def fill_document(page: Page, path: Path, images_dir: Path) -> None:
 
 
 def _text(page: Page, kind: str, name: str, count: int | None, path: Path) -> str:
-    if kind == "table":
-        table = page.table(name)
-        if table is not None:
-            return markdown_table(table.columns, table.rows[:count])
-    elif kind == "sentences":
-        section = page.section(name)
-        if section is not None and section.sentences:
-            return "\n".join(f"- {sentence}" for sentence in section.sentences)
+    table, section = page.table(name), page.section(name)
+    if kind == "table" and table is not None:
+        return markdown_table(table.columns, table.rows[:count])
+    if kind == "sentences" and section is not None and section.sentences:
+        return "\n".join(f"- {sentence}" for sentence in section.sentences)
+    if kind == "tables" and section is not None and section.tables:
+        return "\n\n".join(
+            f"{table.caption}\n\n{markdown_table(table.columns, table.rows)}"
+            for table in section.tables
+        )
     raise UserError(f"{path}: asks for {kind} {name!r}, which the page lacks")
 
 

@@ -123,6 +123,8 @@ old rows
 Prose between.
 <!-- report: sentences saliency -->
 <!-- end -->
+<!-- report: tables saliency -->
+<!-- end -->
 <!-- report: figure saliency_trust_figures_saliency_reality.png -->
 <!-- end -->
 """
@@ -142,7 +144,10 @@ def test_marked_places_of_a_document_are_filled_and_nothing_else(
     table = page.table("areas")
     assert table is not None
     assert table.rows[0][3] in filled
-    assert table.rows[-1][3] not in filled
+    before, after = filled.split("<!-- report: tables saliency -->")
+    assert table.rows[-1][3] not in before
+    assert table.rows[-1][3] in after
+    assert table.caption in after
     name = "images/findings_saliency_trust_figures_saliency_reality.png"
     assert f"]({name})" in filled
     with Image.open(document.parent / name) as picture:
