@@ -212,7 +212,7 @@ def measure_statements(plan: StatementPlan, report: StageReport) -> Path:
         print(f"intervention {name}", flush=True)
         measure_effects(command)
         report.outputs.append(str(folder / name))
-    lags = tested_lags(plan.cross, config.pushes.num_sim_steps)
+    lags = lags_reached(plan.cross, config.pushes.num_sim_steps)
     responses = [
         read_response(folder / push_name(source), lags, plan.num_components)
         for source in plan.pushed
@@ -312,14 +312,14 @@ def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Res
         )
 
 
-def tested_lags(cross: xr.Dataset, num_rows: int) -> list[int]:
+def lags_reached(cross: xr.Dataset, num_rows: int) -> list[int]:
     """Lags of statements that a push at row 0 reaches."""
     return [int(lag) for lag in cross["lag"].values if 0 < lag < num_rows]
 
 
 def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset:
     """Label responses, what was predicted, what was stated, and how they agree."""
-    lags = tested_lags(plan.cross, plan.config.pushes.num_sim_steps)
+    lags = lags_reached(plan.cross, plan.config.pushes.num_sim_steps)
     effect, interval, control = (
         np.stack([getattr(one, name) for one in responses], axis=axis)
         for name, axis in (("effect", 1), ("interval", 2), ("control", 2))

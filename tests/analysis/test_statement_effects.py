@@ -16,7 +16,7 @@ from analysis.statement_effects import (
     count_candidates,
     outcome,
     response_q,
-    tested_lags,
+    lags_reached,
 )
 from analysis.statement_figures import draw_agreement, draw_responses
 from experiment.provenance import collect_provenance
@@ -61,7 +61,7 @@ def test_candidates_are_pairs_with_a_later_lag_that_have_both_numbers() -> None:
     )
     # Two groups, two later lags, six pairs of different components, of which one is not known.
     assert count_candidates(cross) == 2 * 2 * 6 - 1
-    assert tested_lags(cross, num_rows=2) == [1]
+    assert lags_reached(cross, num_rows=2) == [1]
 
 
 def test_q_values_find_the_planted_effects_only() -> None:
