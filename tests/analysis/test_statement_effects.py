@@ -14,9 +14,9 @@ from analysis.statement_effects import (
     best_pairs,
     components_to_push,
     count_candidates,
+    lags_reached,
     outcome,
     response_q,
-    lags_reached,
 )
 from analysis.statement_figures import draw_agreement, draw_responses
 from experiment.provenance import collect_provenance
