@@ -13,10 +13,9 @@ let one expect of behaviour: the updates of i are led to j (*swap*), and i is he
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, norm
@@ -53,6 +52,8 @@ COMPARISONS = {
 """Which responses to pushes are compared with which."""
 AFTER_THE_FIRST_ROW = ("1", "to", "end")
 """On row 0 the simulator corrects a state that it decoded, which is no update of the agent's."""
+PUSHES = EffectRecordingConfig(real_steps=10, num_random_controls=2)
+"""What is recorded of a push by default: no more real rows than simulated ones."""
 _DEVIATIONS_OF_INTERVAL = 2 * norm.ppf(0.975)
 
 
@@ -85,13 +86,9 @@ class StatementEffectsConfig:
     """Size of a push, in standard deviations of the component over real states."""
     num_pairs: int = 3
     """Best statements, of different sources, whose components are swapped and collapsed."""
-    pushes: Annotated[EffectRecordingConfig, tyro.conf.arg(name="pushes")] = field(
-        default_factory=lambda: EffectRecordingConfig(real_steps=10, num_random_controls=2)
-    )
+    pushes: EffectRecordingConfig = field(default=PUSHES)
     """How much is recorded of each push."""
-    pairs: Annotated[EffectRecordingConfig, tyro.conf.arg(name="pairs")] = field(
-        default_factory=EffectRecordingConfig
-    )
+    pairs: EffectRecordingConfig = field(default_factory=EffectRecordingConfig)
     """How much is recorded of each swap and each collapse."""
     num_permutations: int = 1000
     """Permutations of the components for the null of the agreement of responses."""
