@@ -18,13 +18,26 @@ PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --const
 # chains never write into one folder. Snakemake's own lock files would outlive a kill.
 LOCKED = mkdir -p $(OUT) && flock --verbose --wait 3600 $(OUT)/.lock
 
-.PHONY: demo panel test check test-all format clean
+RUN_CHAIN = $(LOCKED) $(RUN) -m snakemake --snakefile Snakefile --cores $(CORES) --nolock \
+	--rerun-incomplete --quiet rules host progress \
+	--config preset=$(PRESET) out=$(OUT) agent=$(AGENT)
+
+.PHONY: demo report findings panel test check test-all format clean
 
 demo: $(INSTALLED)
-	@$(LOCKED) $(RUN) -m snakemake --snakefile Snakefile --cores $(CORES) --nolock \
-		--rerun-incomplete --quiet rules host progress \
-		--config preset=$(PRESET) out=$(OUT) agent=$(AGENT)
+	@$(RUN_CHAIN)
 	@$(RUN) -m experiment.summary $(OUT)/summary.json
+
+# All analyses of what ships, and a page of what they found.
+report: PRESET := report
+report: OUT := report/results
+report: $(INSTALLED)
+	@$(RUN_CHAIN)
+	@$(RUN) -m findings --results $(OUT) --output_dir report
+
+# The tables and pictures of docs/findings.md, from the report that is there.
+findings: $(INSTALLED)
+	@$(RUN) -m findings --results report/results --output_dir report --document docs/findings.md
 
 panel: $(INSTALLED)
 	@$(RUN) -m panel $(OUT) --port $(PORT)

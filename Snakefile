@@ -32,11 +32,21 @@ AGENT = config.get("agent") or CHAIN["agent"]
 AGENT_STAGE = "train_agent" if AGENT == "train" else "take_agent"
 AGENT_FOLDER = Path(AGENT) if Path(AGENT).exists() else Path(workflow.basedir) / AGENT
 SIMULATOR_FOLDER = Path(workflow.basedir) / CHAIN["simulator"]
+if AGENT != "train" and not (AGENT_FOLDER / "agent.json").is_file():
+    raise UserError(f"AGENT={AGENT}: neither `train` nor the folder of an agent")
+# A shipped simulator is trained on where its own agent plays, or taken as it is where the preset names
+# no training for it; of any other agent it knows nothing.
+IS_SHIPPED = False
+if AGENT != "train" and CHAIN["simulator"] != "train":
+    description = read_json(SIMULATOR_FOLDER / "simulator.json")
+    IS_SHIPPED = description["agent_hash"] == read_json(AGENT_FOLDER / "agent.json")["hash"]
+IS_TAKEN = IS_SHIPPED and CHAIN["finetuning_params_name"] is None
+SIMULATOR_STAGE = "take_simulator" if IS_TAKEN else "train_simulator"
 STAGES = (
     AGENT_STAGE,
     "record_rollouts",
     "record_heldout",
-    "train_simulator",
+    SIMULATOR_STAGE,
     "simulator_fidelity",
     "fidelity_figures",
     "record_samples",
@@ -46,6 +56,16 @@ STAGES = (
     "record_followed",
     "probe_analysis",
     "probe_figures",
+    "behaviour_clusters",
+    "behaviour_figures",
+    "jacobians",
+    "jacobian_figures",
+    "cross_dynamics",
+    "consistency",
+    "statement_effects",
+    "statement_figures",
+    "saliency_trust",
+    "saliency_trust_figures",
 )
 FIRST_HELDOUT_LEVEL = 10**9
 SHARED_SETTINGS = ("env_name", "distribution_mode", "train_flags", "seed")
@@ -72,29 +92,25 @@ SETTINGS = {}
 if AGENT == "train":
     SETTINGS[AGENT_STAGE] = settings("agents.yml")
 else:
-    if not (AGENT_FOLDER / "agent.json").is_file():
-        raise UserError(f"AGENT={AGENT}: neither `train` nor the folder of an agent")
     SETTINGS[AGENT_STAGE] = {"hash": read_json(AGENT_FOLDER / "agent.json")["hash"]}
 SETTINGS["record_rollouts"] = settings("recording.yml", SETTINGS[AGENT_STAGE])
 SETTINGS["record_heldout"] = {
     "recording": SETTINGS["record_rollouts"],
     "num_heldout_episodes": CHAIN["num_heldout_episodes"],
 }
-# A shipped simulator is trained on where its own agent plays; of any other agent it knows nothing.
-IS_TRAINED_ON = AGENT != "train" and CHAIN["simulator"] != "train"
-if IS_TRAINED_ON:
-    description = read_json(SIMULATOR_FOLDER / "simulator.json")
-    IS_TRAINED_ON = description["agent_hash"] == SETTINGS[AGENT_STAGE]["hash"]
-SIMULATOR_PRESET = CHAIN["finetuning_params_name" if IS_TRAINED_ON else "interpreting_params_name"]
-SIMULATOR_FLAGS = f"--model_file {shlex.quote(str(SIMULATOR_FOLDER))}" if IS_TRAINED_ON else ""
-SETTINGS["train_simulator"] = settings(
-    "simulator.yml",
-    SETTINGS["record_rollouts"],
-    {"simulator": description if IS_TRAINED_ON else "train"},
-    section="training",
-    name=SIMULATOR_PRESET,
-)
-SETTINGS["record_samples"] = settings("sampling.yml", SETTINGS["train_simulator"])
+if IS_TAKEN:
+    SETTINGS[SIMULATOR_STAGE] = {"simulator": description}
+else:
+    SIMULATOR_PRESET = CHAIN["finetuning_params_name" if IS_SHIPPED else "interpreting_params_name"]
+    SIMULATOR_FLAGS = f"--model_file {shlex.quote(str(SIMULATOR_FOLDER))}" if IS_SHIPPED else ""
+    SETTINGS[SIMULATOR_STAGE] = settings(
+        "simulator.yml",
+        SETTINGS["record_rollouts"],
+        {"simulator": description if IS_SHIPPED else "train"},
+        section="training",
+        name=SIMULATOR_PRESET,
+    )
+SETTINGS["record_samples"] = settings("sampling.yml", SETTINGS[SIMULATOR_STAGE])
 SETTINGS["hidden_analysis"] = settings(
     "hidden_analysis.yml", SETTINGS["record_samples"], section="precompute"
 )
@@ -120,6 +136,29 @@ SETTINGS["probe_figures"] = settings(
     "probe_analysis.yml", SETTINGS["probe_analysis"], section="plotting"
 )
 SETTINGS["saliency"] = settings("saliency.yml", SETTINGS["hidden_analysis"])
+
+
+def dynamics_settings(section, *upstream):
+    return settings("dynamics.yml", *upstream, section=section)
+
+
+SETTINGS["behaviour_clusters"] = dynamics_settings("behaviour", SETTINGS["record_samples"])
+SETTINGS["behaviour_figures"] = dynamics_settings(
+    "behaviour_plotting", SETTINGS["behaviour_clusters"]
+)
+SETTINGS["jacobians"] = dynamics_settings("jacobian", SETTINGS["hidden_analysis"])
+SETTINGS["jacobian_figures"] = dynamics_settings("jacobian_plotting", SETTINGS["jacobians"])
+SETTINGS["cross_dynamics"] = dynamics_settings(
+    "cross", SETTINGS["behaviour_clusters"], SETTINGS["jacobians"]
+)
+SETTINGS["consistency"] = dynamics_settings("consistency", SETTINGS["cross_dynamics"])
+SETTINGS["statement_effects"] = settings("statement_effects.yml", SETTINGS["consistency"])
+SETTINGS["statement_figures"] = {"measured": SETTINGS["statement_effects"]}
+SETTINGS["saliency_trust"] = {
+    "samples": SETTINGS["record_samples"],
+    "flags": CHAIN["saliency_trust_flags"],
+}
+SETTINGS["saliency_trust_figures"] = {"measured": SETTINGS["saliency_trust"]}
 
 
 def describe_agent():
@@ -222,31 +261,52 @@ rule record_heldout:
         " && mv $work {output.data}"
 
 
-rule train_simulator:
-    input:
-        agent=AGENT_RULE.output.agent,
-        data=rules.record_rollouts.output.data,
-        heldout=rules.record_heldout.output.data,
-    output:
-        simulator=directory(f"{OUT}/simulator"),
-        report=f"{OUT}/reports/train_simulator.json",
-    params:
-        settings=SETTINGS["train_simulator"],
-        work=working_folder("train_simulator"),
-    threads: workflow.cores
-    shell:
-        "work={params.work}-$(cat {input.agent}/*.json {input.data}/dataset.json"
-        " {input.heldout}/dataset.json | {STAMP});"
-        " {PYTHON} {ROOT}/train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
-        " --heldout_data_dir {input.heldout} --seed {CHAIN[seed]} --device auto"
-        " --interpreting_params_name {SIMULATOR_PRESET} {SIMULATOR_FLAGS}"
-        " --run_dir $work --export_dir {output.simulator} --report {output.report}"
+if IS_TAKEN:
+
+    rule take_simulator:
+        input:
+            SIMULATOR_FOLDER / "simulator.json",
+            SIMULATOR_FOLDER / "simulator.safetensors",
+        output:
+            simulator=directory(f"{OUT}/simulator"),
+            report=f"{OUT}/reports/take_simulator.json",
+        params:
+            settings=SETTINGS[SIMULATOR_STAGE],
+        run:
+            with stage_report("take_simulator", Path(output.report)) as report:
+                export_folder(SIMULATOR_FOLDER, Path(output.simulator))
+                report.outputs.append(output.simulator)
+
+else:
+
+    rule train_simulator:
+        input:
+            agent=AGENT_RULE.output.agent,
+            data=rules.record_rollouts.output.data,
+            heldout=rules.record_heldout.output.data,
+        output:
+            simulator=directory(f"{OUT}/simulator"),
+            report=f"{OUT}/reports/train_simulator.json",
+        params:
+            settings=SETTINGS["train_simulator"],
+            work=working_folder("train_simulator"),
+        threads: workflow.cores
+        shell:
+            "work={params.work}-$(cat {input.agent}/*.json {input.data}/dataset.json"
+            " {input.heldout}/dataset.json | {STAMP});"
+            " {PYTHON} {ROOT}/train_gen_model.py --agent_file {input.agent} --data_dir {input.data}"
+            " --heldout_data_dir {input.heldout} --seed {CHAIN[seed]} --device auto"
+            " --interpreting_params_name {SIMULATOR_PRESET} {SIMULATOR_FLAGS}"
+            " --run_dir $work --export_dir {output.simulator} --report {output.report}"
+
+
+SIMULATOR_RULE = getattr(rules, SIMULATOR_STAGE)
 
 
 rule simulator_fidelity:
     input:
         agent=AGENT_RULE.output.agent,
-        simulator=rules.train_simulator.output.simulator,
+        simulator=SIMULATOR_RULE.output.simulator,
         data=rules.record_rollouts.output.data,
         heldout=rules.record_heldout.output.data,
         hidden_analysis=f"{OUT}/hidden_analysis",
@@ -284,7 +344,7 @@ rule fidelity_figures:
 rule record_samples:
     input:
         agent=AGENT_RULE.output.agent,
-        simulator=rules.train_simulator.output.simulator,
+        simulator=SIMULATOR_RULE.output.simulator,
         data=rules.record_rollouts.output.data,
     output:
         data=directory(f"{OUT}/samples"),
@@ -324,7 +384,7 @@ rule hidden_analysis:
 rule saliency:
     input:
         agent=AGENT_RULE.output.agent,
-        simulator=rules.train_simulator.output.simulator,
+        simulator=SIMULATOR_RULE.output.simulator,
         samples=rules.record_samples.output.data,
         hidden_analysis=rules.hidden_analysis.output.results,
     output:
@@ -360,7 +420,7 @@ rule figures:
 rule record_followed:
     input:
         agent=AGENT_RULE.output.agent,
-        simulator=rules.train_simulator.output.simulator,
+        simulator=SIMULATOR_RULE.output.simulator,
         data=rules.record_heldout.output.data,
     output:
         data=directory(f"{OUT}/followed"),
@@ -411,6 +471,185 @@ rule probe_figures:
     shell:
         "{PYTHON} {ROOT}/analysis/probe_analysis_plotting.py --input_dir {input.results}"
         " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+rule behaviour_clusters:
+    input:
+        samples=rules.record_samples.output.data,
+    output:
+        results=directory(f"{OUT}/behaviour_clusters"),
+        report=f"{OUT}/reports/behaviour_clusters.json",
+    params:
+        settings=SETTINGS["behaviour_clusters"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/combined_agent_env_hx_analysis_precompute.py"
+        " --generated_data_dir {input.samples} --seed {CHAIN[seed]}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule behaviour_figures:
+    input:
+        results=rules.behaviour_clusters.output.results,
+    output:
+        figures=directory(f"{OUT}/behaviour_figures"),
+        report=f"{OUT}/reports/behaviour_figures.json",
+    params:
+        settings=SETTINGS["behaviour_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/combined_agent_env_hx_analysis_plotting.py"
+        " --input_dir {input.results}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+rule jacobians:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=SIMULATOR_RULE.output.simulator,
+        samples=rules.record_samples.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/jacobians"),
+        report=f"{OUT}/reports/jacobians.json",
+    params:
+        settings=SETTINGS["jacobians"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/jacobian_analysis_precompute.py --agent_file {input.agent}"
+        " --model_file {input.simulator} --generated_data_dir {input.samples}"
+        " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule jacobian_figures:
+    input:
+        results=rules.jacobians.output.results,
+    output:
+        figures=directory(f"{OUT}/jacobian_figures"),
+        report=f"{OUT}/reports/jacobian_figures.json",
+    params:
+        settings=SETTINGS["jacobian_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/jacobian_analysis_plotting.py --input_dir {input.results}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+rule cross_dynamics:
+    input:
+        samples=rules.record_samples.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+        behaviour=rules.behaviour_clusters.output.results,
+        jacobians=rules.jacobians.output.results,
+    output:
+        results=directory(f"{OUT}/cross_dynamics"),
+        report=f"{OUT}/reports/cross_dynamics.json",
+    params:
+        settings=SETTINGS["cross_dynamics"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/xcorr_and_xcaus_plots.py --generated_data_dir {input.samples}"
+        " --projection {input.hidden_analysis}/projection --behaviour {input.behaviour}"
+        " --jacobians {input.jacobians}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule consistency:
+    input:
+        cross=rules.cross_dynamics.output.results,
+        behaviour=rules.behaviour_clusters.output.results,
+        jacobians=rules.jacobians.output.results,
+    output:
+        results=directory(f"{OUT}/consistency"),
+        report=f"{OUT}/reports/consistency.json",
+    params:
+        settings=SETTINGS["consistency"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/dynamics_grads_consistency_plots.py --cross {input.cross}"
+        " --behaviour {input.behaviour} --jacobians {input.jacobians}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule statement_effects:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=SIMULATOR_RULE.output.simulator,
+        data=rules.record_rollouts.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+        cross=rules.cross_dynamics.output.results,
+        consistency=rules.consistency.output.results,
+    output:
+        results=directory(f"{OUT}/statement_effects"),
+        report=f"{OUT}/reports/statement_effects.json",
+    params:
+        settings=SETTINGS["statement_effects"],
+        work=working_folder("statement_effects"),
+    threads: workflow.cores
+    shell:
+        "work={params.work}-$(cat {input.simulator}/*.json {input.data}/dataset.json"
+        " {input.hidden_analysis}/projection/*.json {input.consistency}/*.csv | {STAMP});"
+        " {PYTHON} {ROOT}/analysis/statement_effects_precompute.py --agent_file {input.agent}"
+        " --model_file {input.simulator} --data_dir {input.data}"
+        " --projection {input.hidden_analysis}/projection --cross {input.cross}"
+        " --consistency {input.consistency} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir $work --report {output.report}"
+        " && mv $work {output.results}"
+
+
+rule statement_figures:
+    input:
+        results=rules.statement_effects.output.results,
+    output:
+        figures=directory(f"{OUT}/statement_figures"),
+        report=f"{OUT}/reports/statement_figures.json",
+    params:
+        settings=SETTINGS["statement_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/statement_effects_plotting.py --input_dir {input.results}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+rule saliency_trust:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=SIMULATOR_RULE.output.simulator,
+        samples=rules.record_samples.output.data,
+    output:
+        results=directory(f"{OUT}/saliency_trust"),
+        report=f"{OUT}/reports/saliency_trust.json",
+    params:
+        settings=SETTINGS["saliency_trust"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/saliency_trust_precompute.py --agent_file {input.agent}"
+        " --model_file {input.simulator} --generated_data_dir {input.samples}"
+        " --seed {CHAIN[seed]} --device auto {CHAIN[saliency_trust_flags]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule saliency_trust_figures:
+    input:
+        results=rules.saliency_trust.output.results,
+    output:
+        figures=directory(f"{OUT}/saliency_trust_figures"),
+        report=f"{OUT}/reports/saliency_trust_figures.json",
+    params:
+        settings=SETTINGS["saliency_trust_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/saliency_trust_plotting.py"
+        " --saliency_trust {input.results}/saliency_trust.nc"
         " --output_dir {output.figures} --report {output.report}"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.manifold import trustworthiness
 from sklearn.neighbors import NearestNeighbors
@@ -99,14 +100,37 @@ def _umap(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDA
 
 
 def _tsne(features: NDArray[np.floating], num_neighbours: int, seed: int) -> NDArray[np.float32]:
-    """t-SNE (van der Maaten and Hinton, 2008) by openTSNE, from the first two components on."""
+    """t-SNE (van der Maaten and Hinton, 2008) by openTSNE, from the first two components on.
+
+    Neighbours are exact, so that the result does not depend on the number of threads, as that of
+    openTSNE's approximate search would.
+    """
     from openTSNE import TSNE
+    from openTSNE.affinity import PerplexityBasedNN
+    from openTSNE.initialization import pca
+    from openTSNE.nearest_neighbors import PrecomputedNeighbors
 
     perplexity = max(1, min(2 * num_neighbours, (len(features) - 1) // 3))
-    tsne = TSNE(
-        perplexity=perplexity, initialization="pca", n_jobs=1, random_state=seed, verbose=False
+    num_threads = torch.get_num_threads()
+    distances, neighbours = _nearest(features, min(3 * perplexity, len(features) - 1))
+    affinities = PerplexityBasedNN(
+        knn_index=PrecomputedNeighbors(neighbours, distances),
+        perplexity=perplexity,
+        n_jobs=num_threads,
     )
-    return np.asarray(tsne.fit(features.astype(np.float64)), np.float32)
+    start = pca(features.astype(np.float64), random_state=seed)
+    tsne = TSNE(perplexity=perplexity, n_jobs=num_threads, random_state=seed, verbose=False)
+    return np.asarray(tsne.fit(affinities=affinities, initialization=start), np.float32)
+
+
+def _nearest(
+    features: NDArray[np.floating], num_neighbours: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(N, num_neighbours) distances and rows of the nearest others, by ascending distance."""
+    index = NearestNeighbors(n_neighbors=num_neighbours, algorithm="brute").fit(features)
+    # Without rows to look up, a row is no neighbour of its own.
+    distances, neighbours = index.kneighbors()
+    return distances.astype(np.float64), neighbours
 
 
 @dataclass(frozen=True)

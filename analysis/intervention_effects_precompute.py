@@ -105,6 +105,20 @@ class InterventionEffectsCommand:
 
 
 def precompute(config: InterventionEffectsCommand, report: StageReport) -> Path:
+    """Measure what the flags ask for and print the verdict; returns the result's path.
+
+    Raises:
+        UserError: see `measure_effects`.
+    """
+    path = measure_effects(config)
+    report.outputs.append(str(path))
+    with read_results(path) as results:
+        report.metrics["verdict"] = describe(results)
+    print(report.metrics["verdict"], flush=True)
+    return path
+
+
+def measure_effects(config: InterventionEffectsCommand) -> Path:
     """Load what the flags name, record, measure, write; returns the result's path.
 
     Raises:
@@ -137,9 +151,6 @@ def precompute(config: InterventionEffectsCommand, report: StageReport) -> Path:
     results = to_dataset(effects, recordings, measuring.names, levels)
     path = config.output_dir / INTERVENTION_EFFECTS_NAME
     write_results(path, results, collect_provenance(config, config.seed, hashes))
-    report.outputs.append(str(path))
-    report.metrics["verdict"] = describe(results)
-    print(report.metrics["verdict"], flush=True)
     return path
 
 

@@ -36,6 +36,7 @@ PRODUCERS = {
     "saliency": "python saliency_experiments.py",
     "saliency_trust": "python analysis/saliency_trust_precompute.py",
     "sample_trust": "python analysis/sample_trust_precompute.py",
+    "statement_effects": "python analysis/statement_effects_precompute.py",
     "sml_analysis": "python analysis/sml_analysis_precompute.py",
     "simulator_fidelity": "python analysis/simulator_fidelity_precompute.py",
     "target_functions": "python analysis/target_functions_precompute.py",
@@ -54,6 +55,7 @@ JACOBIAN_NAME = "jacobians.nc"
 CROSS_NAME = "xcorr_and_xcaus.nc"
 CONSISTENCY_NAME = "consistency.nc"
 INTERVENTION_EFFECTS_NAME = "intervention_effects.nc"
+STATEMENT_EFFECTS_NAME = "statement_effects.nc"
 SML_ANALYSIS_NAME = "sml_analysis.nc"
 TARGET_FUNCTIONS_NAME = "target_functions.nc"
 SALIENCY_TRUST_NAME = "saliency_trust.nc"

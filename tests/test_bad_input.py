@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
 from agents.checkpoint import load_agent, require_recurrent_policy, save_agent
 from experiment.errors import USER_ERROR_EXIT_CODE, run_entry_point
+from projections.hidden import HiddenProjection
 from rollouts.store import RolloutDataset, RolloutWriter
 
 pytestmark = [pytest.mark.medium, pytest.mark.timeout(600)]
@@ -21,6 +23,8 @@ pytestmark = [pytest.mark.medium, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parent.parent
 UNWRITABLE = Path("/proc/dreamscope")
 """No process may create folders in /proc, not even root's."""
+MODULES = {"panel": "panel.__main__", "findings": "findings.__main__"}
+"""Commands that are run as `python -m`."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,8 @@ def refuse(
     def run(script: str, *arguments: object) -> Refusal:
         monkeypatch.chdir(folder)
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        main = (
-            importlib.import_module("panel.__main__").main
-            if script == "panel"
-            else load_script(script).main
-        )
+        module = MODULES.get(script)
+        main = (importlib.import_module(module) if module else load_script(script)).main
         with pytest.raises(SystemExit) as stop:
             run_entry_point(main)
         assert stop.value.code == USER_ERROR_EXIT_CODE
@@ -119,6 +120,7 @@ SCRIPTS = (
     "analysis/jacobian_analysis_plotting.py",
     "xcorr_and_xcaus_plots.py",
     "analysis/dynamics_grads_consistency_plots.py",
+    "analysis/statement_effects_precompute.py",
 )
 
 
@@ -127,6 +129,7 @@ SCRIPTS_WITHOUT_PRESET = (
     "analysis/sample_trust_plotting.py",
     "analysis/saliency_trust_precompute.py",
     "analysis/saliency_trust_plotting.py",
+    "analysis/statement_effects_plotting.py",
 )
 
 
@@ -281,6 +284,8 @@ def test_dynamics_that_were_not_computed_yet(refuse: Refuse, results: Path) -> N
         ("analysis/combined_agent_env_hx_analysis_plotting.py", "_precompute.py"),
         ("analysis/jacobian_analysis_plotting.py", "jacobian_analysis_precompute.py"),
         ("analysis/dynamics_grads_consistency_plots.py", "xcorr_and_xcaus_plots.py"),
+        ("analysis/statement_effects_precompute.py", "xcorr_and_xcaus_plots.py"),
+        ("analysis/statement_effects_plotting.py", "statement_effects_precompute.py"),
     ):
         refusal = refuse(script)
         assert producer in refusal.line
@@ -292,6 +297,26 @@ def test_dynamics_that_were_not_computed_yet(refuse: Refuse, results: Path) -> N
         "analysis/jacobian_analysis_precompute.py", "--generated_data_dir", results / "rollouts"
     )
     assert "holds real rollouts" in refusal.line
+    assert not refusal.new_files
+
+
+def test_statements_of_other_components_than_those_of_the_projection(
+    refuse: Refuse, results: Path, tmp_path: Path
+) -> None:
+    states = np.random.default_rng(0).normal(size=(100, 64)).astype(np.float32)
+    HiddenProjection(n_components=2).fit(states).save(tmp_path / "projection")
+    refusal = refuse(
+        *("analysis/statement_effects_precompute.py", "--interpreting_params_name", "tiny"),
+        *("--cross", results / "cross_dynamics", "--consistency", results / "consistency"),
+        *("--projection", tmp_path / "projection"),
+    )
+    assert f"--projection {tmp_path / 'projection'}: fitted on data" in refusal.line
+    assert not refusal.new_files
+
+
+def test_report_of_results_that_are_not_there(refuse: Refuse) -> None:
+    refusal = refuse("findings", "--results", "nowhere")
+    assert "--results nowhere: no such folder; make it with: make report" in refusal.line
     assert not refusal.new_files
 
 

@@ -29,6 +29,16 @@ STAGES = {
     "record_followed",
     "probe_analysis",
     "probe_figures",
+    "behaviour_clusters",
+    "behaviour_figures",
+    "jacobians",
+    "jacobian_figures",
+    "cross_dynamics",
+    "consistency",
+    "statement_effects",
+    "statement_figures",
+    "saliency_trust",
+    "saliency_trust_figures",
 }
 
 

@@ -14,6 +14,7 @@ PACKAGES = (
     "agents",
     "generative",
     "analysis",
+    "findings",
     "panel",
 )
 ENTRY_SCRIPTS = {path.stem for path in ROOT.glob("*.py")}

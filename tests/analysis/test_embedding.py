@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from analysis.embedding import fit_embedding, measure_quality
 
@@ -62,3 +63,15 @@ def test_trustworthiness_is_one_for_the_features_themselves_and_half_by_chance(g
     assert quality.trustworthiness == pytest.approx(1.0)
     assert quality.of_pca == pytest.approx(1.0)
     assert quality.of_shuffled == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.medium
+def test_tsne_is_the_same_whatever_the_number_of_threads(monkeypatch, groups):
+    """Each row keeps its place: neighbours are exact, and no sum depends on who adds it up."""
+    layouts = []
+    for num_threads in (1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=num_threads: count)
+        embedder = fit_embedding("tsne", groups, 10, seed=0)
+        assert embedder is not None
+        layouts.append(embedder.transform(groups))
+    np.testing.assert_array_equal(*layouts)

@@ -1,0 +1,520 @@
+"""Whether what drives what in the simulator drives it in reality too.
+
+Correlations and Jacobians rank statements "component i drives j after k steps"
+(`analysis/causal_statements.py`). Here each component is pushed once, at row 0, by an amount of its
+own, in the simulator and in the real environment from the same starts; what all components do k
+rows later is compared with the same recording without the push. So every statement on all samples
+is put to the test, and with it every pair of components of which nothing was stated, which tells
+how often a sign comes out right by itself. The best statements are also tested by what they would
+let one expect of behaviour: the updates of i are led to j (*swap*), and i is held at its mean
+(*collapse*).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control, norm
+
+from analysis.causal_statements import EVIDENCE
+from analysis.consistency import MEASURES, compare_with_null, permute_components
+from analysis.cross_dynamics import ALL
+from analysis.effect_recording import TESTED, EffectRecordingConfig
+from analysis.effect_verdict import random_controls
+from analysis.fidelity_file import BOUNDS
+from analysis.intervention_effects_precompute import InterventionEffectsCommand, measure_effects
+from analysis.paired_rows import COMPONENT_PREFIX
+from analysis.results import (
+    CONSISTENCY_NAME,
+    CROSS_NAME,
+    INTERVENTION_EFFECTS_NAME,
+    STATEMENT_EFFECTS_NAME,
+    input_hashes,
+    read_results,
+    write_results,
+)
+from experiment.errors import UserError, require_at_least
+from experiment.files import require_writable_folder
+from experiment.provenance import collect_provenance
+from experiment.report import StageReport
+from projections.hidden import HiddenProjection
+from projections.intervention_flags import DEFAULT_PROJECTIONS, InterventionConfig
+
+COMPARISONS = {
+    "gradient_simulated": ("gradient", "simulated"),
+    "gradient_real": ("gradient", "real"),
+    "simulated_real": ("simulated", "real"),
+}
+"""Which responses to pushes are compared with which."""
+AFTER_THE_FIRST_ROW = ("1", "to", "end")
+"""On row 0 the simulator corrects a state that it decoded, which is no update of the agent's."""
+PUSHES = EffectRecordingConfig(real_steps=10, num_random_controls=2)
+"""What is recorded of a push by default: no more real rows than simulated ones."""
+_DEVIATIONS_OF_INTERVAL = 2 * norm.ppf(0.975)
+
+
+@dataclass(frozen=True)
+class StatementEffectsConfig:
+    """Flags of `statement_effects_precompute.py`."""
+
+    interpreting_params_name: str = "defaults"
+    """Preset of hyperparams/statement_effects.yml that the other values are taken from."""
+    consistency: Path = Path("analysis/dynamics_grads_consistency_plots")
+    """Folder of consistency.nc, whose statements are tested."""
+    cross: Path = Path("analysis/xcorr_and_xcaus_plots")
+    """Folder of xcorr_and_xcaus.nc, which that file was made from: mean Jacobians of all pairs."""
+    data_dir: Path = Path("data")
+    """Dataset of real rollouts, made by record.py, whose rows are the starts."""
+    gen_mod_exp_name: str = "test_tgm"
+    """Name of the training whose newest simulator is taken when no --model_file is given."""
+    model_file: Path | None = None
+    """The simulator's folder; by default the newest of generative/results/GEN_MOD_EXP_NAME/."""
+    agent_file: str | None = None
+    """The agent; by default the one that recorded DATA_DIR."""
+    projection: Path = DEFAULT_PROJECTIONS / "projection"
+    """Fitted projection that defines the components."""
+    output_dir: Path = Path("analysis/statement_effects")
+    """Folder for statement_effects.nc, and a folder in it for each intervention, with its
+    recordings; what is there already is not recorded again."""
+    num_pushed: int = 16
+    """Components that are pushed: sources of the best statements first, then the leading others."""
+    push_size: float = 1.0
+    """Size of a push, in standard deviations of the component over real states."""
+    num_pairs: int = 3
+    """Best statements, of different sources, whose components are swapped and collapsed."""
+    pushes: EffectRecordingConfig = field(default=PUSHES)
+    """How much is recorded of each push."""
+    pairs: EffectRecordingConfig = field(default_factory=EffectRecordingConfig)
+    """How much is recorded of each swap and each collapse."""
+    num_permutations: int = 1000
+    """Permutations of the components for the null of the agreement of responses."""
+    num_resamples: int = 1000
+    """Bootstrap resamples of the levels, for the 95% intervals."""
+    seed: int = 0
+    """Decides starts, draws and permutations."""
+    device: str = "auto"
+    """Where the networks run: auto, cpu, gpu, cuda, cuda:N."""
+    report: Path | None = None
+    """Write seconds, outputs and metrics to this JSON file."""
+
+
+@dataclass(frozen=True)
+class ComponentPair:
+    """One component, and another that it is said to drive."""
+
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, eq=False)
+class StatementPlan:
+    """What is tested, read and checked before any recording."""
+
+    config: StatementEffectsConfig
+    cross: xr.Dataset
+    statements: xr.Dataset
+    """Those on all samples, along `statement`."""
+    pushed: list[int]
+    """Components in ascending order."""
+    pairs: list[ComponentPair]
+    num_candidates: int
+    """Statements that the analysis made of all behaviours, before the best were kept."""
+
+    @property
+    def num_components(self) -> int:
+        """Components that statements are about."""
+        return self.cross.sizes["source"]
+
+
+def make_plan(config: StatementEffectsConfig) -> StatementPlan:
+    """Read what the flags name; every mistake in them is found here, before any recording."""
+    require_at_least(config, "num_pushed", "num_permutations")
+    require_at_least(config, "num_pairs", least=0)
+    if not (config.pushes.real and config.pairs.real):
+        raise UserError("--pushes.no-real, --pairs.no-real: statements are tested in reality too")
+    with read_results(config.cross / CROSS_NAME) as results:
+        cross = results.load()
+    with read_results(config.consistency / CONSISTENCY_NAME) as results:
+        if input_hashes(results) != input_hashes(cross):
+            raise UserError(
+                f"--consistency {config.consistency}: made from other data than --cross "
+                f"{config.cross}"
+            )
+        if "statement_source" not in results:
+            raise UserError(f"--consistency {config.consistency}: the file has no statements")
+        consistency = results.load()
+    _require_projection(config, cross)
+    chosen = np.flatnonzero(consistency["statement_behaviour"].values == ALL)
+    statements = consistency.isel(statement=chosen)
+    return StatementPlan(
+        config,
+        cross,
+        statements,
+        components_to_push(statements, cross.sizes["source"], config.num_pushed),
+        best_pairs(statements, config.num_pairs),
+        count_candidates(cross),
+    )
+
+
+def _require_projection(config: StatementEffectsConfig, cross: xr.Dataset) -> None:
+    found = HiddenProjection.load(config.projection).data_hash
+    expected = input_hashes(cross)["projection_data"]
+    if found != expected:
+        raise UserError(
+            f"--projection {config.projection}: fitted on data {found[:12]}, but the components of "
+            f"--cross {config.cross} on {expected[:12]}"
+        )
+
+
+def count_candidates(cross: xr.Dataset) -> int:
+    """How many statements "i drives j ≠ i after k steps in behaviour c" were tested."""
+    later = cross.isel(lag=np.flatnonzero(cross["lag"].values > 0))
+    gradient = later["causation"].sel(environment_gradient="passed").values
+    is_known = np.isfinite(gradient) & np.isfinite(later["correlation"].values)
+    return int((is_known & ~np.eye(cross.sizes["source"], dtype=np.bool_)).sum())
+
+
+def components_to_push(statements: xr.Dataset, num_components: int, wanted: int) -> list[int]:
+    """Sources of the best statements first, then the leading other components; ascending."""
+    order = [*statements["statement_source"].values.tolist(), *range(num_components)]
+    return sorted(list(dict.fromkeys(order))[:wanted])
+
+
+def best_pairs(statements: xr.Dataset, wanted: int) -> list[ComponentPair]:
+    """Pairs of the best statements, each source at most once."""
+    pairs: dict[int, ComponentPair] = {}
+    for source, target in zip(
+        statements["statement_source"].values.tolist(),
+        statements["statement_target"].values.tolist(),
+        strict=True,
+    ):
+        pairs.setdefault(source, ComponentPair(source, target))
+    return list(pairs.values())[:wanted]
+
+
+def measure_statements(plan: StatementPlan, report: StageReport) -> Path:
+    """Record all interventions, compare, write statement_effects.nc; returns its path.
+
+    Raises:
+        UserError: files that do not fit each other, before any recording; an output folder that
+            cannot be written.
+    """
+    config = plan.config
+    folder = require_writable_folder(config.output_dir, "--output_dir")
+    for name, command in interventions(plan):
+        print(f"intervention {name}", flush=True)
+        measure_effects(command)
+        report.outputs.append(str(folder / name))
+    lags = lags_reached(plan.cross, config.pushes.num_sim_steps)
+    responses = [
+        read_response(folder / push_name(source), lags, plan.num_components)
+        for source in plan.pushed
+    ]
+    with read_results(folder / push_name(plan.pushed[0]) / INTERVENTION_EFFECTS_NAME) as results:
+        hashes = input_hashes(results)
+    path = folder / STATEMENT_EFFECTS_NAME
+    dataset = to_dataset(plan, responses)
+    write_results(path, dataset, collect_provenance(config, config.seed, hashes))
+    report.outputs.append(str(path))
+    report.metrics |= summarise(dataset)
+    return path
+
+
+def push_name(source: int) -> str:
+    """Folder of the push of a component."""
+    return f"push_{source:02d}"
+
+
+def swap_name(pair: ComponentPair) -> str:
+    """Folder of the swap of a pair."""
+    return f"swap_{pair.source:02d}_{pair.target:02d}"
+
+
+def collapse_name(source: int) -> str:
+    """Folder of the collapse of a component."""
+    return f"collapse_{source:02d}"
+
+
+def interventions(plan: StatementPlan) -> Iterator[tuple[str, InterventionEffectsCommand]]:
+    """All interventions, by the name of their folder."""
+    config = plan.config
+    for source in plan.pushed:
+        push = InterventionConfig(
+            add_directions=(source,), add_amounts=(config.push_size,), add_once=True
+        )
+        name = push_name(source)
+        yield name, replace(_command(plan, name, push, config.pushes), gradients=False)
+    for pair in plan.pairs:
+        swap = InterventionConfig(
+            swap_directions_from=(pair.source,),
+            swap_directions_to=(pair.target,),
+            intervention_steps=AFTER_THE_FIRST_ROW,
+        )
+        yield swap_name(pair), _command(plan, swap_name(pair), swap, config.pairs)
+        collapse = InterventionConfig(
+            clamp_directions=(pair.source,),
+            clamp_values=(0.0,),
+            intervention_steps=AFTER_THE_FIRST_ROW,
+        )
+        name = collapse_name(pair.source)
+        yield name, _command(plan, name, collapse, config.pairs)
+
+
+def _command(
+    plan: StatementPlan, name: str, asked: InterventionConfig, recording: EffectRecordingConfig
+) -> InterventionEffectsCommand:
+    config = plan.config
+    return InterventionEffectsCommand(
+        data_dir=config.data_dir,
+        gen_mod_exp_name=config.gen_mod_exp_name,
+        model_file=config.model_file,
+        agent_file=config.agent_file,
+        output_dir=config.output_dir / name,
+        intervention=replace(asked, projection=config.projection),
+        recording=recording,
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+        device=config.device,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    """What all components do after one was pushed; W worlds, L lags, D components."""
+
+    effect: NDArray[np.float64]
+    """(W, L, D) mean over starts, less the twin's, in coordinates."""
+    interval: NDArray[np.float64]
+    """(2, W, L, D)"""
+    control: NDArray[np.float64]
+    """(R, W, L, D) of pushes as large along random directions."""
+
+
+def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Response:
+    """What the recordings of a push in `folder` say of the rows `lags`, the push being at row 0."""
+    names = [f"{COMPONENT_PREFIX}{number}" for number in range(num_components)]
+    with read_results(folder / INTERVENTION_EFFECTS_NAME) as results:
+        rows = results.sel(row_measure=names).isel(step=list(lags))
+        dims = ("world", "step", "row_measure")
+        randoms = random_controls(results)
+        tested = rows.sel(variant=TESTED)
+        return Response(
+            tested["row_effect"].transpose(*dims).values,
+            tested["row_effect_interval"].transpose("bound", *dims).values,
+            rows["row_effect"].sel(variant=randoms).transpose("variant", *dims).values,
+        )
+
+
+def lags_reached(cross: xr.Dataset, num_rows: int) -> list[int]:
+    """Lags of statements that a push at row 0 reaches."""
+    return [int(lag) for lag in cross["lag"].values if 0 < lag < num_rows]
+
+
+def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset:
+    """Label responses, what was predicted, what was stated, and how they agree."""
+    lags = lags_reached(plan.cross, plan.config.pushes.num_sim_steps)
+    effect, interval, control = (
+        np.stack([getattr(one, name) for one in responses], axis=axis)
+        for name, axis in (("effect", 1), ("interval", 2), ("control", 2))
+    )
+    by_world = ("world", "source", "lag", "target")
+    unit = {"units": "coordinate", "long_name": "mean over starts, less the twin's"}
+    is_pair = np.array(plan.pushed)[:, None] != np.arange(plan.num_components)
+    dataset = xr.Dataset(
+        {
+            "effect": (by_world, effect, unit),
+            "effect_interval": (("bound", *by_world), interval, {"long_name": "95% interval"}),
+            "effect_q": (by_world, response_q(effect, interval, is_pair[:, None]), {
+                "long_name": "q of an effect of zero, over all pairs and lags of a world"
+            }),
+            "control_low": (by_world, control.min(axis=0), {"long_name": "least of the controls"}),
+            "control_high": (by_world, control.max(axis=0), {"long_name": "largest of them"}),
+            **_predicted(plan, lags),
+            **_stated(plan, lags),
+        },
+        coords={
+            "world": ["simulated", "real"],
+            "source": plan.pushed,
+            "lag": lags,
+            "target": np.arange(plan.num_components),
+            "bound": list(BOUNDS),
+        },
+        attrs={
+            "num_candidates": plan.num_candidates,
+            "largest_possible_score": len(EVIDENCE),
+            "push_size": plan.config.push_size,
+            "num_starts": plan.config.pushes.num_starts,
+            "swaps": " ".join(swap_name(pair) for pair in plan.pairs),
+            "collapses": " ".join(collapse_name(pair.source) for pair in plan.pairs),
+        },
+    )  # fmt: skip
+    return dataset.merge(_agreements(dataset, plan))
+
+
+def response_q(
+    effect: NDArray[np.float64], interval: NDArray[np.float64], is_pair: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """(W, S, L, D) effects → q-values, adjusted over the pairs and lags of each world.
+
+    The p-value is that of a normal distribution whose deviation the 95% interval tells; adjusted
+    after Benjamini and Hochberg (1995). NaN for a component's effect on itself, which is no
+    statement, and where there is no effect.
+
+    Args:
+        effect: (W, S, L, D)
+        interval: (2, W, S, L, D)
+        is_pair: broadcasts to (S, L, D); false for source = target.
+    """
+    deviation = (interval[1] - interval[0]) / _DEVIATIONS_OF_INTERVAL
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = np.where(
+            np.isclose(deviation, 0) & np.isclose(effect, 0),
+            1.0,
+            2 * norm.sf(np.abs(effect / deviation)),
+        )
+    q_value = np.full(effect.shape, np.nan)
+    for p, q in zip(p_value, q_value, strict=True):
+        known = np.isfinite(p) & is_pair
+        if known.any():
+            q[known] = false_discovery_control(p[known])
+    return q_value
+
+
+def _predicted(plan: StatementPlan, lags: list[int]) -> dict[str, Any]:
+    """Mean Jacobians times the push, in coordinates."""
+    cross = plan.cross.sel(group=ALL, environment_gradient="passed", lag=lags)
+    pushed = cross.sel(source=plan.pushed).transpose("source", "lag", "target", ...)
+    deviation = plan.cross["component_deviation"].values
+    projection = HiddenProjection.load(plan.config.projection)
+    statistics = projection.coordinates(projection.method).statistics
+    assert statistics is not None
+    push = plan.config.push_size * statistics.deviation[plan.pushed]
+    # Jacobians are kept in standard deviations over the simulated samples.
+    scale = push[:, None, None] * deviation / deviation[plan.pushed][:, None, None]
+    dims = ("source", "lag", "target")
+    return {
+        "gradient": (
+            dims,
+            pushed["causation"].values * scale,
+            {"units": "coordinate", "long_name": "mean Jacobian times the push"},
+        ),
+        "gradient_q": (dims, pushed["causation_q"].values, {"long_name": "its q-value"}),
+    }
+
+
+def _stated(plan: StatementPlan, lags: list[int]) -> dict[str, Any]:
+    """Sum of the evidence for each statement on all samples; NaN for what was not kept."""
+    shape = (len(plan.pushed), len(lags), plan.num_components)
+    score = np.full(shape, np.nan)
+    columns = ("source", "lag", "target", "score")
+    table = (plan.statements[f"statement_{name}"].values.tolist() for name in columns)
+    for source, lag, target, value in zip(*table, strict=True):
+        if source in plan.pushed and lag in lags:
+            score[plan.pushed.index(source), lags.index(lag), target] = value
+    meaning = {"long_name": "evidence for the statement on all samples, less that against it"}
+    return {"score": (("source", "lag", "target"), score, meaning)}
+
+
+def _agreements(dataset: xr.Dataset, plan: StatementPlan) -> xr.Dataset:
+    """How responses agree, beside permuted components; only where all components were pushed."""
+    if len(plan.pushed) < plan.num_components:
+        print(
+            f"--num_pushed {len(plan.pushed)}: {plan.num_components} components would have to be "
+            "pushed to compare responses with those of permuted components; that is left out"
+        )
+        return xr.Dataset()
+    lags = dataset["lag"].values
+    shape = (len(COMPARISONS), len(lags), len(MEASURES))
+    observed, null_mean, p_value = (np.full(shape, np.nan) for _ in range(3))
+    for index, (first, second) in enumerate(COMPARISONS.values()):
+        for place in range(len(lags)):
+            rng = np.random.default_rng([plan.config.seed, place])
+            one, other = (_response(dataset, name, place) for name in (first, second))
+            null = permute_components(other, plan.config.num_permutations, rng)
+            found = compare_with_null(one, other, null)
+            observed[index, place], null_mean[index, place] = found.observed, found.null_mean
+            p_value[index, place] = found.p_value
+    dims = ("comparison", "lag", "measure")
+    return xr.Dataset(
+        {
+            "agreement": (dims, observed, {"long_name": "agreement between different components"}),
+            "agreement_null": (dims, null_mean, {"long_name": "mean under permuted components"}),
+            "agreement_p": (dims, p_value, {"long_name": "p-value, one-sided (Mantel)"}),
+            "measure_meaning": ("measure", list(MEASURES.values())),
+        },
+        coords={"comparison": list(COMPARISONS), "measure": list(MEASURES)},
+    )
+
+
+def _response(dataset: xr.Dataset, name: str, place: int) -> NDArray[np.float64]:
+    """(S, D) predicted by the gradient, or observed in a world."""
+    chosen = dataset["gradient"] if name == "gradient" else dataset["effect"].sel(world=name)
+    return chosen.isel(lag=place).transpose("source", "target").values
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How often the effects of a group of statements come out as predicted."""
+
+    num_statements: int
+    num_seen: int
+    """Effects that differ from zero (q below the rate) and have the sign of the gradient."""
+    num_opposite: int
+    """Effects that differ from zero and have the opposite sign."""
+    num_beyond_controls: int
+    """Of those seen, the ones that lie outside the range of the random controls."""
+
+    @property
+    def share_seen(self) -> float:
+        """NaN without statements."""
+        return self.num_seen / self.num_statements if self.num_statements else float("nan")
+
+
+GROUPS = {
+    "supported": "all evidence for them",
+    "others": "not all evidence for them (control)",
+}
+"""Statements between different components that are told apart."""
+
+
+def statement_group(dataset: xr.Dataset, group: str) -> NDArray[np.bool_]:
+    """(S, L, D) which statements belong to a group of GROUPS."""
+    largest = dataset.attrs["largest_possible_score"]
+    is_supported = dataset["score"].values == largest
+    is_pair = dataset["source"].values[:, None, None] != dataset["target"].values
+    is_known = np.isfinite(dataset["gradient"].values) & is_pair
+    return is_known & (is_supported if group == "supported" else ~is_supported)
+
+
+def outcome(dataset: xr.Dataset, world: str, group: str, rate: float = 0.05) -> Outcome:
+    """Count what the pushes of a world say of a group of statements."""
+    chosen = statement_group(dataset, group)
+    at = dataset.sel(world=world)
+    is_effect = at["effect_q"].values < rate
+    same = np.sign(at["effect"].values) == np.sign(dataset["gradient"].values)
+    is_seen = chosen & is_effect & same
+    outside = (at["effect"].values < at["control_low"].values) | (
+        at["effect"].values > at["control_high"].values
+    )
+    return Outcome(
+        int(chosen.sum()),
+        int(is_seen.sum()),
+        int((chosen & is_effect & ~same).sum()),
+        int((is_seen & outside).sum()),
+    )
+
+
+def summarise(dataset: xr.Dataset) -> dict[str, Any]:
+    """Plain numbers for a report."""
+    numbers: dict[str, Any] = {"statements_tested": int(dataset.attrs["num_candidates"])}
+    for world in dataset["world"].values.tolist():
+        for group in GROUPS:
+            found = outcome(dataset, world, group)
+            numbers[f"{group}_{world}"] = (
+                f"{found.num_seen} of {found.num_statements} seen, {found.num_opposite} opposite"
+            )
+    return numbers

@@ -1,0 +1,164 @@
+"""Figures of how causal statements fare, drawn from their result files alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.effect_figures import draw_effects
+from analysis.effect_verdict import describe
+from analysis.fidelity_curves import open_axis
+from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.results import (
+    INTERVENTION_EFFECTS_NAME,
+    STATEMENT_EFFECTS_NAME,
+    read_results,
+)
+from analysis.statement_effects import GROUPS, Outcome, outcome, statement_group
+from experiment.errors import require_at_least
+from experiment.files import atomic_file, require_writable_folder
+from experiment.report import StageReport
+
+COLOURS = {"supported": OKABE_ITO[5], "others": "0.6"}
+COMPARISON_STYLES = {
+    "gradient_simulated": ("gradient and simulated response", OKABE_ITO[0], "o"),
+    "gradient_real": ("gradient and real response", OKABE_ITO[5], "s"),
+    "simulated_real": ("simulated and real response", OKABE_ITO[2], "^"),
+}
+MAX_ERROR_BARS = 60
+
+
+@dataclass(frozen=True)
+class StatementPlottingConfig:
+    """Flags of `statement_effects_plotting.py`."""
+
+    input_dir: Path = Path("analysis/statement_effects")
+    """Folder of statement_effects.nc, made by statement_effects_precompute.py."""
+    output_dir: Path = Path("analysis/statement_effects_plots")
+    """Folder for the figures, each as PNG and PDF, and the verdicts as text."""
+    dpi: int = 130
+    """Resolution of PNGs."""
+    report: Path | None = None
+    """JSON file for seconds, outputs and metrics."""
+
+
+def plot_statements(config: StatementPlottingConfig, report: StageReport) -> list[Path]:
+    """Draw responses, their agreement and the page of every swap and collapse; returns the PNGs.
+
+    Raises:
+        UserError: no result file, or a folder that cannot be written.
+    """
+    require_at_least(config, "dpi")
+    with (
+        read_results(config.input_dir / STATEMENT_EFFECTS_NAME) as results,
+        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+    ):
+        results.load()
+        folder = require_writable_folder(config.output_dir, "--output_dir")
+        figures = {"responses": draw_responses(results)}
+        if "agreement" in results:
+            figures["response_agreement"] = draw_agreement(results)
+        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
+        names = intervention_names(results)
+        pictures += [_plot_intervention(config, name, folder) for name in names]
+    report.outputs.append(str(folder))
+    report.metrics["figures"] = len(pictures)
+    return pictures
+
+
+def intervention_names(results: xr.Dataset) -> Iterator[str]:
+    """Folders of swaps and collapses, beside statement_effects.nc."""
+    yield from results.attrs["swaps"].split()
+    yield from results.attrs["collapses"].split()
+
+
+def _plot_intervention(config: StatementPlottingConfig, name: str, folder: Path) -> Path:
+    with read_results(config.input_dir / name / INTERVENTION_EFFECTS_NAME) as effects:
+        effects.load()
+        with atomic_file(folder / f"{name}.md") as path:
+            path.write_text(describe(effects) + "\n")
+        return save_figure(draw_effects(effects), folder / name, config.dpi)
+
+
+def draw_responses(results: xr.Dataset) -> Figure:
+    """What the gradient predicted against what is observed, in simulation and in reality."""
+    worlds = results["world"].values.tolist()
+    figure = Figure(figsize=(5.2 * len(worlds), 5.0), layout="constrained")
+    axes = figure.subplots(1, len(worlds), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, world in zip(axes, worlds, strict=True):
+        for group in reversed(GROUPS):
+            _draw_group(axis, results, world, group)
+        limits = (*axis.get_xlim(), *axis.get_ylim())
+        ends = (max(limits[0], limits[2]), min(limits[1], limits[3]))
+        axis.plot(ends, ends, color="0.4", linewidth=0.8, linestyle="--")
+        axis.axhline(0, color="black", linewidth=0.6)
+        axis.axvline(0, color="black", linewidth=0.6)
+        lines = [f"{name}: {tell(outcome(results, world, name))}" for name in GROUPS]
+        axis.set(title="\n".join([world, *lines]), xlabel="predicted by the mean Jacobian")
+        open_axis(axis)
+    axes[0].set_ylabel("observed change of the target")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    size, starts = results.attrs["push_size"], results.attrs["num_starts"]
+    figure.suptitle(
+        f"Responses of {results.sizes['target']} components to pushes of "
+        f"{results.sizes['source']} by {size:g} standard deviation ({starts} starts), in "
+        f"coordinates;\none dot per pair of components and lag from {results['lag'].values[0]} to "
+        f"{results['lag'].values[-1]}; bars are 95% intervals over levels"
+    )
+    return figure
+
+
+def tell(found: Outcome) -> str:
+    """Counts in words."""
+    return (
+        f"{found.num_seen} of {found.num_statements} with the predicted sign, "
+        f"{found.num_opposite} with the opposite"
+    )
+
+
+def _draw_group(axis: Axes, results: xr.Dataset, world: str, group: str) -> None:
+    chosen = statement_group(results, group)
+    at = results.sel(world=world)
+    dims = ("source", "lag", "target")
+    predicted = results["gradient"].transpose(*dims).values[chosen]
+    observed = at["effect"].transpose(*dims).values[chosen]
+    low, high = at["effect_interval"].transpose("bound", *dims).values[:, chosen]
+    label = f"statements with {GROUPS[group]} ({len(predicted)})"
+    axis.plot(predicted, observed, ".", color=COLOURS[group], markersize=3, label=label)
+    if group == "supported":
+        drawn = np.argsort(-np.abs(predicted))[:MAX_ERROR_BARS]
+        axis.vlines(predicted[drawn], low[drawn], high[drawn], color=COLOURS[group], linewidth=0.6)
+
+
+def draw_agreement(results: xr.Dataset) -> Figure:
+    """Agreement of responses over the lags, beside that of permuted components."""
+    measures = results["measure"].values.tolist()
+    figure = Figure(figsize=(3.6 * len(measures), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(measures), squeeze=False)[0]
+    lag = results["lag"].values
+    for axis, measure in zip(axes, measures, strict=True):
+        for name, (label, colour, marker) in COMPARISON_STYLES.items():
+            at = results.sel(comparison=name, measure=measure)
+            axis.plot(lag, at["agreement"], color=colour, linewidth=1.2)
+            is_filled = at["agreement_p"].values < 0.05
+            face = [colour if filled else "white" for filled in is_filled]
+            axis.scatter(
+                lag, at["agreement"], s=22, marker=marker, facecolors=face, edgecolors=colour,
+                zorder=3, label=label,
+            )  # fmt: skip
+            axis.plot(lag, at["agreement_null"], ":", color=colour, linewidth=0.8)
+        axis.set(title=str(results["measure_meaning"].sel(measure=measure).values), xlabel="lag")
+        open_axis(axis)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(
+        "Agreement of responses between different components; filled: p < 0.05 against permuted "
+        "components (dotted: their mean)"
+    )
+    return figure

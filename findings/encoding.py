@@ -1,0 +1,159 @@
+"""What the components of the hidden state encode."""
+
+import numpy as np
+import xarray as xr
+
+from analysis.results import HIDDEN_ANALYSIS_NAME, PROBE_ANALYSIS_NAME
+from findings.chain import ChainFolder
+from findings.page import Section, Table, number, probability, share, signed, with_bounds
+
+NAME, TITLE = "encoding", "What the main directions encode"
+SHOWN_VARIABLES = 3
+"""Variables shown for each component."""
+REPRESENTATIONS = ("hidden", "components", "pixels", "untrained")
+
+
+def encoding_section(chain: ChainFolder) -> Section:
+    """Components against the game's variables, and what probes read of them.
+
+    Raises:
+        UserError: the probe analysis or the hidden-state analysis is missing.
+    """
+    probes, probe_source = chain.results(f"probe_analysis/{PROBE_ANALYSIS_NAME}")
+    hidden, hidden_source = chain.results(f"hidden_analysis/{HIDDEN_ANALYSIS_NAME}")
+    return Section(
+        NAME,
+        TITLE,
+        sentences=(_pairs_sentence(probes), *_probe_sentences(probes), _cluster_sentence(hidden)),
+        tables=(component_table(probes), probe_table(probes)),
+        pictures=chain.pictures(
+            {
+                "probe_figures/component_variables.png": "Partial correlation of every component "
+                "with every variable, given the step in the episode.",
+                "probe_figures/probe_scores.png": "What probes read of the game, on levels they "
+                "were not fitted on.",
+            }
+        ),
+        sources=(probe_source, hidden_source),
+    )
+
+
+def component_table(probes: xr.Dataset) -> Table:
+    """For each component the variables that go with it most, of those that pass the control."""
+    rate = float(probes.attrs["false_discovery_rate"])
+    rows = []
+    for component in probes["component"].values.tolist():
+        at = probes.sel(component=component)
+        partial, q_value = at["partial_correlation"].values, at["q_value"].values
+        low, high = at["partial_correlation_interval"].transpose("bound", "variable").values
+        is_found = q_value < rate
+        order = np.argsort(-np.where(is_found, np.abs(partial), -1.0))[:SHOWN_VARIABLES]
+        told = [
+            f"{probes['variable'].values[v]} {with_bounds(partial[v], low[v], high[v])}"
+            for v in order
+            if is_found[v]
+        ]
+        largest = max((q_value[v] for v in order if is_found[v]), default=float("nan"))
+        tested = int(np.isfinite(q_value).sum())
+        rows.append(
+            (
+                str(component),
+                "; ".join(told) or "none",
+                probability(largest),
+                f"{int(is_found.sum())} of {tested}",
+            )
+        )
+    return Table(
+        "components",
+        "Partial correlation given the step in the episode, with its 95% interval over levels; "
+        f"only variables whose false-discovery rate over the whole table is below {rate:.0%}.",
+        ("component", "variables that go with it most", "largest q shown", "variables found"),
+        tuple(rows),
+    )
+
+
+def probe_table(probes: xr.Dataset) -> Table:
+    """Linear probes of every representation, and the hidden state against an untrained agent."""
+    linear = probes.sel(probe="linear")
+    shown = [r for r in REPRESENTATIONS if r in probes["representation"].values]
+    scores = linear["score"]
+    known = np.flatnonzero(np.isfinite(scores.sel(representation="hidden").values))
+    order = known[np.argsort(-scores.sel(representation="hidden").values[known])]
+    rows = []
+    for index in order.tolist():
+        at = linear.isel(variable=index)
+        cells = []
+        for name in shown:
+            low, high = at["score_interval"].sel(representation=name).values
+            cells.append(with_bounds(float(at["score"].sel(representation=name)), low, high))
+        rows.append(
+            (
+                str(probes["variable"].values[index]),
+                *cells,
+                number(float(at["shuffled_score"].sel(representation="hidden"))),
+                _difference(at),
+            )
+        )
+    return Table(
+        "probes",
+        "R² of linear probes (Brier skill of yes-or-no variables) on levels they were not fitted "
+        "on, with 95% intervals over levels; “shuffled” asks the hidden state for the values of "
+        "other levels.",
+        ("variable", *shown, "shuffled", "hidden − untrained"),
+        tuple(rows),
+    )
+
+
+def _difference(at: xr.Dataset) -> str:
+    if "untrained" not in at["baseline"].values:
+        return "–"
+    chosen = at.sel(representation="hidden", baseline="untrained")
+    low, high = chosen["difference_interval"].values
+    return f"{signed(float(chosen['difference']))} [{signed(low)}, {signed(high)}]"
+
+
+def _pairs_sentence(probes: xr.Dataset) -> str:
+    q_value = probes["q_value"].values
+    tested, rate = int(np.isfinite(q_value).sum()), float(probes.attrs["false_discovery_rate"])
+    found = q_value < rate
+    strong = found & (np.abs(probes["partial_correlation"].values) >= 0.5)
+    return (
+        f"Of {tested} pairs of component and variable, {share(int(found.sum()), tested)} pass the "
+        f"control of false discoveries at {rate:.0%}; {int(strong.sum())} have a partial "
+        "correlation of at least 0.5 in size."
+    )
+
+
+def _probe_sentences(probes: xr.Dataset) -> tuple[str, ...]:
+    if "untrained" not in probes["baseline"].values:
+        return ()
+    bounds = probes["difference_interval"].sel(representation="hidden", baseline="untrained")
+    low, high = bounds.transpose("bound", "variable").values
+    names = probes["variable"].values
+    better = [str(name) for name in names[low > 0]]
+    worse = [str(name) for name in names[high < 0]]
+    pixels = probes["difference_interval"].sel(representation="hidden", baseline="pixels")
+    beyond = names[pixels.sel(bound="lower").values > 0]
+    return (
+        "The trained hidden state tells more than that of an untrained agent of "
+        f"{_listed(better)}, and less of {_listed(worse)} (95% intervals of the difference that "
+        "exclude 0; not adjusted for their number).",
+        f"It tells more than the pixels of the same frame of {_listed(list(map(str, beyond)))}.",
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) if names else "nothing"
+
+
+def _cluster_sentence(hidden: xr.Dataset) -> str:
+    attributes = hidden.attrs
+    if "cluster_stability_adjusted_rand" not in attributes:
+        return f"{attributes['num_components_95']} principal components hold 95% of the variance."
+    return (
+        f"{attributes['num_components_95']} principal components hold 95% of the variance. "
+        f"{attributes['num_clusters']} clusters of hidden states agree between halves of the "
+        f"episodes with an adjusted Rand index of "
+        f"{number(attributes['cluster_stability_adjusted_rand'])} (normal data without clusters: "
+        f"{number(attributes['cluster_stability_control'])})."
+    )

@@ -1,0 +1,178 @@
+"""Causal statements put to the test by pushes, on responses that are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from analysis import statement_effects
+from analysis.paired_rows import COMPONENT_PREFIX
+from analysis.results import INTERVENTION_EFFECTS_NAME, write_results
+from analysis.statement_effects import (
+    ComponentPair,
+    best_pairs,
+    components_to_push,
+    count_candidates,
+    lags_reached,
+    outcome,
+    response_q,
+)
+from analysis.statement_figures import draw_agreement, draw_responses
+from experiment.provenance import collect_provenance
+
+SIZE, LAGS = 3, [1, 2]
+LARGEST_SCORE = 6
+
+
+def statements(*pairs: tuple[int, int]) -> xr.Dataset:
+    sources, targets = zip(*pairs, strict=True)
+    return xr.Dataset(
+        {
+            "statement_source": ("statement", list(sources)),
+            "statement_target": ("statement", list(targets)),
+        }
+    )
+
+
+def test_sources_of_the_best_statements_are_pushed_first() -> None:
+    ranked = statements((5, 1), (2, 0), (5, 3))
+    assert components_to_push(ranked, 8, 2) == [2, 5]
+    assert components_to_push(ranked, 8, 4) == [0, 1, 2, 5]
+    assert components_to_push(ranked, 8, 100) == list(range(8))
+
+
+def test_best_pairs_have_different_sources() -> None:
+    ranked = statements((5, 1), (5, 3), (2, 0))
+    assert best_pairs(ranked, 2) == [ComponentPair(5, 1), ComponentPair(2, 0)]
+    assert best_pairs(ranked, 0) == []
+
+
+def test_candidates_are_pairs_with_a_later_lag_that_have_both_numbers() -> None:
+    dims = ("group", "lag", "source", "target")
+    causation = np.ones((1, 2, 3, SIZE, SIZE))
+    causation[:, 1, 2, 0, 1] = np.nan
+    cross = xr.Dataset(
+        {
+            "causation": (("environment_gradient", *dims), causation),
+            "correlation": (dims, np.ones((2, 3, SIZE, SIZE))),
+        },
+        coords={"environment_gradient": ["passed"], "lag": [0, 1, 2]},
+    )
+    # Two groups, two later lags, six pairs of different components, of which one is not known.
+    assert count_candidates(cross) == 2 * 2 * 6 - 1
+    assert lags_reached(cross, num_rows=2) == [1]
+
+
+def test_q_values_find_the_planted_effects_only() -> None:
+    rng = np.random.default_rng(0)
+    effect = rng.normal(size=(1, 4, 5, 10))
+    effect[0, 0] += 8.0
+    interval = np.stack([effect - 1.96, effect + 1.96])
+    is_pair = np.ones((4, 5, 10), np.bool_)
+    is_pair[1] = False
+    q_value = response_q(effect, interval, is_pair)
+    assert (q_value[0, 0] < 0.05).all()
+    assert np.isnan(q_value[0, 1]).all()
+    assert (q_value[0, 2:] < 0.05).mean() < 0.05
+
+
+def results(effect: np.ndarray, gradient: np.ndarray, score: np.ndarray) -> xr.Dataset:
+    """Responses whose intervals are narrow; what is zero is known to be."""
+    by_world = ("world", "source", "lag", "target")
+    interval = np.stack([effect - 0.1, effect + 0.1])
+    is_pair = ~np.eye(SIZE, dtype=np.bool_)[:, None]
+    dims = ("comparison", "lag", "measure")
+    return xr.Dataset(
+        {
+            "effect": (by_world, effect),
+            "effect_interval": (("bound", *by_world), interval),
+            "effect_q": (by_world, response_q(effect, interval, is_pair)),
+            "control_low": (by_world, np.full(effect.shape, -1.5)),
+            "control_high": (by_world, np.full(effect.shape, 1.5)),
+            "gradient": (by_world[1:], gradient),
+            "score": (by_world[1:], score),
+            **{
+                name: (dims, np.full((3, 2, 1), 0.5))
+                for name in ("agreement", "agreement_null", "agreement_p")
+            },
+            "measure_meaning": ("measure", ["cosine"]),
+        },
+        coords={
+            "world": ["simulated", "real"],
+            "source": np.arange(SIZE),
+            "lag": LAGS,
+            "target": np.arange(SIZE),
+            "bound": ["lower", "upper"],
+            "measure": ["cosine"],
+            "comparison": list(statement_effects.COMPARISONS),
+        },
+        attrs={
+            "largest_possible_score": LARGEST_SCORE,
+            "push_size": 1.0,
+            "num_starts": 8,
+            "swaps": "",
+            "collapses": "",
+            "num_candidates": 12,
+        },
+    )
+
+
+@pytest.fixture
+def planted() -> xr.Dataset:
+    """Two supported statements: one true in both worlds, one whose real effect is the opposite."""
+    effect = np.zeros((2, SIZE, len(LAGS), SIZE))
+    effect[:, 0, 0, 1] = 2.0
+    effect[:, 1, 1, 2] = (1.0, -1.0)
+    gradient = np.full((SIZE, len(LAGS), SIZE), 0.3)
+    score = np.zeros(gradient.shape)
+    score[0, 0, 1] = score[1, 1, 2] = LARGEST_SCORE
+    # A component drives itself: no statement.
+    effect[:, 2, 0, 2] = 5.0
+    return results(effect, gradient, score)
+
+
+def test_outcomes_are_counted_by_sign_and_control(planted: xr.Dataset) -> None:
+    simulated = outcome(planted, "simulated", "supported")
+    assert (simulated.num_statements, simulated.num_seen, simulated.num_opposite) == (2, 2, 0)
+    # Random directions reach 1.5, so only the effect of 2 lies beyond them.
+    assert simulated.num_beyond_controls == 1
+    real = outcome(planted, "real", "supported")
+    assert (real.num_seen, real.num_opposite) == (1, 1)
+    others = outcome(planted, "real", "others")
+    assert others.num_statements == len(LAGS) * SIZE * (SIZE - 1) - 2
+    assert others.num_seen == others.num_opposite == 0
+    assert others.share_seen == 0.0
+
+
+def test_figures_are_drawn(planted: xr.Dataset) -> None:
+    titles = [axis.get_title() for axis in draw_responses(planted).axes]
+    assert "2 of 2 with the predicted sign" in titles[0]
+    assert "1 of 2 with the predicted sign, 1 with the opposite" in titles[1]
+    assert len(draw_agreement(planted).axes) == 1
+
+
+def test_a_response_at_lag_k_is_read_from_row_k(tmp_path: Path) -> None:
+    """Effects that are the number of their row, so that a shift by one row would show."""
+    dims = ("world", "variant", "row_measure", "step")
+    names = ["value", *(f"{COMPONENT_PREFIX}{number}" for number in range(SIZE))]
+    rows = np.broadcast_to(np.arange(4.0), (2, 2, len(names), 4))
+    dataset = xr.Dataset(
+        {
+            "row_effect": (dims, rows),
+            "row_effect_interval": (("bound", *dims), np.stack([rows - 1, rows + 1])),
+        },
+        coords={
+            "world": ["simulated", "real"],
+            "variant": ["tested", "random_0"],
+            "control": ["random_0"],
+            "row_measure": names,
+            "bound": ["lower", "upper"],
+        },
+    )
+    provenance = collect_provenance({}, 0, {})
+    write_results(tmp_path / INTERVENTION_EFFECTS_NAME, dataset, provenance)
+    response = statement_effects.read_response(tmp_path, LAGS, SIZE)
+    np.testing.assert_array_equal(response.effect[0], [[1.0] * SIZE, [2.0] * SIZE])
+    np.testing.assert_array_equal(response.interval[0], response.effect - 1)
+    np.testing.assert_array_equal(response.control[0], response.effect)
