@@ -33,7 +33,10 @@ AGENT_STAGE = "train_agent" if AGENT == "train" else "take_agent"
 AGENT_FOLDER = Path(AGENT) if Path(AGENT).exists() else Path(workflow.basedir) / AGENT
 SIMULATOR_FOLDER = Path(workflow.basedir) / CHAIN["simulator"]
 if AGENT != "train" and not (AGENT_FOLDER / "agent.json").is_file():
-    raise UserError(f"AGENT={AGENT}: neither `train` nor the folder of an agent")
+    raise UserError(
+        f"AGENT={AGENT}: neither `train` nor the folder of an agent; `python -m agents import FILE "
+        "--out FOLDER` makes one of a file"
+    )
 # A shipped simulator is trained on where its own agent plays, or taken as it is where the preset names
 # no training for it; of any other agent it knows nothing.
 IS_SHIPPED = False
