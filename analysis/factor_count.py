@@ -72,7 +72,7 @@ def choose_factor_count(
     units = list(KFold(NUM_UNIT_FOLDS, shuffle=True, random_state=seed).split(np.arange(num_units)))
     error = np.zeros(len(candidates))
     total = 0.0
-    for training, testing in tqdm(rows, desc="number of factors", unit="fold"):
+    for training, testing in tqdm(rows, desc="number of factors", unit="fold", disable=None):
         low = hidden[training].min(axis=0)
         data = np.maximum(hidden - low, 0.0).astype(np.float64)
         total += ((data[testing] - data[training].mean(axis=0)) ** 2).sum()

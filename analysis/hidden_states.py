@@ -12,7 +12,6 @@ import tyro
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from tqdm import tqdm
 
 from analysis.clustering import (
     Clustering,
@@ -41,6 +40,7 @@ from analysis.results import (
 from analysis.rollout_rows import RolloutRows, select_episodes
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
+from experiment.progress import Progress
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
@@ -419,14 +419,14 @@ def write_analysis(
     """
     num_rows = sum(table.num_rows for table in tables)
     declared = _row_variables(maps, num_rows)
-    progress = tqdm(total=num_rows, desc="hidden states", unit="row")
+    progress = Progress(num_rows, "hidden state")
     dataset = _fitted_dataset(maps, tables)
     with progress, streamed_results(path, dataset, declared, provenance) as stream:
         start = 0
         for source, table in enumerate(tables):
             for chunk in table.chunks(rows_per_chunk):
                 _write_chunk(stream, start + chunk.start, maps, table, source, chunk)
-                progress.update(chunk.stop - chunk.start)
+                progress.advance(count=chunk.stop - chunk.start)
             start += table.num_rows
 
 

@@ -108,6 +108,7 @@ def read_probe_rows(
         list(zip(chosen.tolist(), lengths.tolist(), strict=True)),
         desc="read rollouts",
         unit="episode",
+        disable=None,
     ):
         kept = np.sort(rng.permutation(length)[: max(1, round(share * length))])
         episodes.append(_read_episode(dataset, readers, index, kept))

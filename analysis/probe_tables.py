@@ -117,7 +117,7 @@ def fit_probes(rows: LabelledRows, settings: ProbeSettings, seed: int) -> dict[s
     fold = level_folds(rows.level, settings.num_folds, seed)
     fitted = {}
     for name, wide in tqdm(
-        rows.representations.items(), desc="linear probes", unit="representation"
+        rows.representations.items(), desc="linear probes", unit="representation", disable=None
     ):
         narrow = fit_narrowing(wide, settings.max_features)
         fitted[name] = FittedProbes(narrow, fit_linear(narrow(wide), rows.targets, fold))
@@ -147,7 +147,7 @@ def judge_probes(
         shuffle_levels(targets.values, rows.level, rng) for _ in range(settings.num_shuffles)
     ]
     linear, perceptron, shuffled = {}, {}, {}
-    for name, probes in tqdm(fitted.items(), desc="controls", unit="representation"):
+    for name, probes in tqdm(fitted.items(), desc="controls", unit="representation", disable=None):
         features = probes.narrow(rows.representations[name])
         linear[name] = scorer.resampled(probes.probes.predict(features, fold))
         perceptron[name] = scorer.resampled(

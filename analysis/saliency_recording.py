@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from agents.player import full_float32
 from analysis.results import SALIENCY_NAME, ResultStream, read_results, streamed_results
@@ -38,6 +37,7 @@ from analysis.sample_source import (
     sample_batches,
 )
 from experiment.files import require_free_space, require_writable_folder
+from experiment.progress import Progress
 from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
 from generative.gradient_edges import GradientEdges
@@ -102,7 +102,7 @@ def _write_result(plan: SaliencyPlan, path: Path) -> NDArray[np.float32]:
     num_bytes = sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in declared.values())
     require_free_space(path, num_bytes, "--output_dir")
     shares = []
-    progress = tqdm(total=num_results, desc="saliency", unit="sample", mininterval=1.0)
+    progress = Progress(num_results, "sample")
     stream_to = streamed_results(path, file_labels(plan), declared, _provenance(plan))
     with progress, stream_to as stream, full_float32():
         start = 0
@@ -111,7 +111,7 @@ def _write_result(plan: SaliencyPlan, path: Path) -> NDArray[np.float32]:
             _write_batch(stream, start, values)
             shares.append(values["frames_reproduced"])
             start += len(batch.ids)
-            progress.update(len(batch.ids))
+            progress.advance("saliency", len(batch.ids))
     return np.concatenate(shares)
 
 

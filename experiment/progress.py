@@ -79,13 +79,15 @@ class Progress:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def advance(self, shown: str) -> None:
-        """One unit is done; `shown` tells what else is worth knowing."""
-        self._done += 1
+    def advance(self, shown: str = "", count: int = 1) -> None:
+        """So many more units are done; `shown` tells what else is worth knowing."""
+        if count == 0:
+            return
+        self._done += count
         now = time.monotonic()
-        told = f"{self._minutes_left(now):.0f} min left, {shown}"
+        told = f"{self._minutes_left(now):.0f} min left" + (f", {shown}" if shown else "")
         self._bar.set_postfix_str(told, refresh=False)
-        self._bar.update()
+        self._bar.update(count)
         if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
             print(f"{self._unit} {self._done} of {self._total}, {told}", flush=True)

@@ -6,7 +6,6 @@ begins with the smaller one, a killed one goes on with the samples that it lacks
 intervened recording shares start and noise with its unmodified twin.
 """
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from agents.checkpoint import LoadedAgent
 from agents.player import BehaviourConfig, behaviour_log_probs, full_float32
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_free_space, write_json
+from experiment.progress import Progress
 from experiment.provenance import collect_provenance, to_plain
 from generative.checkpoint import LoadedSimulator
 from generative.recording_identity import FREE_SETTINGS
@@ -300,19 +299,15 @@ def missing_samples(plan: SamplingPlan, folder: Path) -> NDArray[np.int64]:
 
 def _write_samples(plan: SamplingPlan, folder: Path, sample_ids: NDArray[np.int64]) -> None:
     batch_size = plan.batch_size
-    # Without a terminal each update is a line in a log: a few are enough.
-    interval = 0.5 if sys.stderr.isatty() else 30.0
     with (
         RolloutWriter(folder, _dataset_metadata(plan)) as writer,
-        tqdm(
-            total=len(sample_ids), desc=folder.name, unit="sample", mininterval=interval
-        ) as progress,
+        Progress(len(sample_ids), "sample") as progress,
     ):
         for start in range(0, len(sample_ids), batch_size):
             batch = sample_ids[start : start + batch_size]
             for rollout in to_rollouts(simulate_samples(plan, batch), plan):
                 writer.write(rollout)
-            progress.update(len(batch))
+            progress.advance(folder.name, len(batch))
 
 
 def _dataset_metadata(plan: SamplingPlan) -> DatasetMetadata:

@@ -14,6 +14,16 @@ def test_without_a_terminal_a_line_comes_now_and_then(monkeypatch, capsys):
     assert capsys.readouterr().out == "episode 6 of 10, 4 min left, 7 rows\n"
 
 
+def test_units_that_are_done_together_count_together(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with Progress(100, "sample") as counted:
+        counted.advance(count=0)
+        now[0] = 60.0
+        counted.advance(count=25)
+    assert capsys.readouterr().out == "sample 25 of 100, 3 min left\n"
+
+
 def test_work_that_stops_at_a_time_is_expected_to_last_until_then(monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
