@@ -466,7 +466,8 @@ class Outcome:
     num_opposite: int
     """Effects that differ from zero and have the opposite sign."""
     num_beyond_controls: int
-    """Of those seen, the ones that lie outside the range of the random controls."""
+    """Of those seen, the ones larger in size than every random control: a random direction may as
+    well point the other way."""
 
     @property
     def share_seen(self) -> float:
@@ -490,6 +491,11 @@ def statement_group(dataset: xr.Dataset, group: str) -> NDArray[np.bool_]:
     return is_known & (is_supported if group == "supported" else ~is_supported)
 
 
+def largest_control(at: xr.Dataset) -> NDArray[np.float64]:
+    """Size of the largest effect that a random control has."""
+    return np.maximum(np.abs(at["control_low"].values), np.abs(at["control_high"].values))
+
+
 def outcome(dataset: xr.Dataset, world: str, group: str, rate: float = 0.05) -> Outcome:
     """Count what the pushes of a world say of a group of statements."""
     chosen = statement_group(dataset, group)
@@ -497,14 +503,12 @@ def outcome(dataset: xr.Dataset, world: str, group: str, rate: float = 0.05) -> 
     is_effect = at["effect_q"].values < rate
     same = np.sign(at["effect"].values) == np.sign(dataset["gradient"].values)
     is_seen = chosen & is_effect & same
-    outside = (at["effect"].values < at["control_low"].values) | (
-        at["effect"].values > at["control_high"].values
-    )
+    is_larger = np.abs(at["effect"].values) > largest_control(at)
     return Outcome(
         int(chosen.sum()),
         int(is_seen.sum()),
         int((chosen & is_effect & ~same).sum()),
-        int((is_seen & outside).sum()),
+        int((is_seen & is_larger).sum()),
     )
 
 

@@ -14,7 +14,7 @@ from analysis.results import (
     INTERVENTION_EFFECTS_NAME,
     STATEMENT_EFFECTS_NAME,
 )
-from analysis.statement_effects import GROUPS, outcome
+from analysis.statement_effects import GROUPS, largest_control, outcome
 from analysis.statement_figures import intervention_names
 from experiment.errors import UserError
 from findings.chain import ChainFolder
@@ -113,8 +113,8 @@ def outcome_table(effects: xr.Dataset) -> Table:
         f"Each component pushed once by {effects.attrs['push_size']:g} standard deviation from "
         f"{starts} starts: effects on other components that differ from zero (false-discovery rate "
         "5% over all pairs and lags of a world) and have the sign that the mean Jacobian predicts, "
-        "or the opposite one, and those of the former that lie outside what pushes of the same "
-        "size along random directions do. Statements on all samples, lags that a push reaches.",
+        "or the opposite one, and those of the former that are larger in size than what pushes as "
+        "large along random directions do. Statements on all samples, lags that a push reaches.",
         (
             "world",
             "statements with",
@@ -170,8 +170,8 @@ def verdict(at: xr.Dataset) -> str:
     effect = float(at["effect"])
     if np.sign(effect) != np.sign(float(at["gradient"])):
         return "opposite"
-    inside = float(at["control_low"]) <= effect <= float(at["control_high"])
-    return "as predicted, but random directions do as much" if inside else "as predicted"
+    is_larger = abs(effect) > float(largest_control(at))
+    return "as predicted" if is_larger else "as predicted, but random directions do as much"
 
 
 def response_table(effects: xr.Dataset) -> Table:

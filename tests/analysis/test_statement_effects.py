@@ -137,6 +137,12 @@ def test_outcomes_are_counted_by_sign_and_control(planted: xr.Dataset) -> None:
     assert (simulated.num_statements, simulated.num_seen, simulated.num_opposite) == (2, 2, 0)
     # Random directions reach 1.5, so only the effect of 2 lies beyond them.
     assert simulated.num_beyond_controls == 1
+    # One control has no range; what points the other way counts by its size, too.
+    for control in (3.0, -3.0):
+        one = planted.assign(
+            {name: xr.full_like(planted[name], control) for name in ("control_low", "control_high")}
+        )
+        assert outcome(one, "simulated", "supported").num_beyond_controls == 0
     real = outcome(planted, "real", "supported")
     assert (real.num_seen, real.num_opposite) == (1, 1)
     others = outcome(planted, "real", "others")
