@@ -86,7 +86,7 @@ def draw_effects(results: xr.Dataset) -> Figure:
     worlds = results["world"].values.tolist()
     heights = [0.2 * len(measures) * len(worlds) + 1.0, 2.3 * len(worlds) + 0.4, 3.2]
     figure = Figure(figsize=(13, sum(heights) + 0.3), layout="constrained")
-    table, curves, bars = list(figure.subfigures(3, 1, height_ratios=heights))
+    table, curves, bars = figure.subfigures(3, 1, height_ratios=heights, squeeze=False).ravel()
     _draw_table(table.subplots(), results, measures)
     panels = curves.subplots(len(worlds), len(by_row), squeeze=False)
     for axes, world in zip(panels, worlds, strict=True):

@@ -129,18 +129,18 @@ def outcome_table(effects: xr.Dataset) -> Table:
 
 def best_table(effects: xr.Dataset, statements: pd.DataFrame) -> Table:
     """The best ranked supported statements, with what pushes did in both worlds."""
-    of_all = statements[statements["behaviour"] == "all"].sort_values("rank")
+    of_all = statements.loc[statements["behaviour"] == "all", :].sort_values(by="rank")
     rows = []
-    for one in of_all.itertuples():
-        reached = one.source in effects["source"].values and one.lag in effects["lag"].values
-        if len(rows) == SHOWN_STATEMENTS or one.score < len(EVIDENCE):
+    for one in of_all.to_dict("records"):
+        source, lag, target = one["source"], one["lag"], one["target"]
+        if len(rows) == SHOWN_STATEMENTS or one["score"] < len(EVIDENCE):
             break
-        if reached:
-            at = effects.sel(source=one.source, lag=one.lag, target=one.target)
+        if source in effects["source"].values and lag in effects["lag"].values:
+            at = effects.sel(source=source, lag=lag, target=target)
             rows.append(
                 (
-                    f"{one.source} → {one.target} after {one.lag}",
-                    with_bounds(one.r, one.r_lower, one.r_upper),
+                    f"{source} → {target} after {lag}",
+                    with_bounds(one["r"], one["r_lower"], one["r_upper"]),
                     signed(float(at["gradient"])),
                     *(_response(at.sel(world=world)) for world in ("simulated", "real")),
                     verdict(at.sel(world="real")),

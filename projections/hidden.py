@@ -106,7 +106,7 @@ class HiddenProjection(TransformerMixin, BaseEstimator):
         tol: float = 0.02,
         random_state: int = 0,
     ) -> None:
-        self.method = method
+        self.method: Method = method
         self.n_components = n_components
         self.max_iter = max_iter
         self.tol = tol
