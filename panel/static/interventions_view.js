@@ -210,7 +210,7 @@ function worldRows(one) {
   })));
   const verdict = document.createElement("tr");
   const words = Object.assign(document.createElement("td"), {
-    colSpan: 3, className: one.is_beyond_controls ? "verdict beyond" : "verdict",
+    colSpan: 3, className: one.verdict.startsWith("beyond") ? "verdict beyond" : "verdict",
     textContent: `${one.verdict} (random controls ${signed(one.lowest_control)} to ${signed(one.highest_control)})`,
   });
   verdict.append(document.createElement("td"), words);
