@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -334,7 +335,12 @@ def start_training(folder: Path, *flags: str) -> subprocess.Popen[str]:
 
 
 def saved_steps(folder: Path) -> int:
-    return torch.load(folder / "training_state.pt", weights_only=True)["iteration"] * 32
+    # While a state takes the place of another there is for a moment only the older one.
+    for _ in range(100):
+        with contextlib.suppress(FileNotFoundError):
+            return torch.load(folder / "training_state.pt", weights_only=True)["iteration"] * 32
+        time.sleep(0.02)
+    raise AssertionError(f"no training state in {folder}")
 
 
 def wait_for_state(folder: Path, process: subprocess.Popen[str]) -> None:

@@ -788,6 +788,7 @@ def test_save_menu_names_the_command_for_a_page(
     open_page: Callable[..., Page], ids: dict[str, str]
 ) -> None:
     page = open_page(f"#data={ids['simulated']}&episode=3")
+    wait_until(page, f"window.dreamscope.current?.dataset.id === '{ids['simulated']}'")
     page.click(".controls .export summary")
     assert "python -m panel export demo/samples:3 --out DIR" in page.inner_text(".controls .export")
     page.click(".controls .export summary")
