@@ -108,19 +108,6 @@ ENVIRONMENT = EnvironmentSpec(
 )
 
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
 @dataclass(frozen=True)
 class PanelData:
     """Where the results lie, and the datasets opened."""
