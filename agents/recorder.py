@@ -11,8 +11,9 @@ shards under a name of its own. Their union is the dataset that one process woul
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ import torch
 from agents.checkpoint import LoadedAgent
 from agents.episode_slots import EpisodeSlots, EpisodeStart
 from agents.intervening import UNTOUCHED, Intervening
-from agents.player import Player
+from agents.networks import RecurrentPolicy
+from agents.player import Player, full_float32
 from agents.recording_config import RecordingConfig, level_seeds
 from agents.recording_plan import estimate_rows, require_space, what_remains
+from agents.turns import alternate, deal, played_ahead
 from environments.factory import make_environment_from_spec, require_levels
 from environments.game_trace import game_tables
 from environments.protocol import EnvironmentSpec
@@ -176,8 +179,10 @@ def play_starts(
 ) -> Iterator[Rollout]:
     """Play episodes from where they start and yield each when it ends, in the order of their ends.
 
-    Two halves of the environments take turns, so that stepping one overlaps inference for the
-    other.
+    The environments are played in two halves: each in a thread of its own where the processor has
+    two to give, else in turns, so that stepping one overlaps inference for the other. A start's
+    position decides its half, and each half has its part of a budget of rows, so that the episodes
+    and their order are the same either way.
 
     Args:
         player: who plays.
@@ -187,6 +192,8 @@ def play_starts(
         starts: `count` episodes; taken one by one as slots become free.
         count: their number.
     """
+    if not count:
+        return
     num_envs = min(config.num_envs, count)
     sizes = [size for size in (num_envs - num_envs // 2, num_envs // 2) if size]
     halves = [
@@ -205,46 +212,90 @@ def play_starts(
         )
         for size in sizes
     ]
-    num_rows = 0
+    hands = deal(starts, len(halves))
+    budgets = _Budget.shared_by(len(halves), config)
+    turns = list(map(_turns_of_half, halves, hands, budgets))
+    rollouts = _play_all(turns, _num_threads(player, len(halves)))
     try:
-        with Progress(count, "episode") as progress:
-            for rollout in _take_turns(halves, iter(starts), config):
-                num_rows += len(rollout)
-                progress.advance(f"{num_rows} rows")
-                yield rollout
+        yield from _shown(rollouts, count, config.max_steps)
     finally:
         for half in halves:
             half.environment.close()
 
 
-def _take_turns(
-    halves: list[EpisodeSlots], starts: Iterator[EpisodeStart], config: RecordingConfig
-) -> Iterator[Rollout]:
-    budget = _Budget(config)
+def _shown(rollouts: Iterator[Rollout], count: int, max_steps: int | None) -> Iterator[Rollout]:
+    """Show progress towards what ends the recording: as a rule the budget of rows, if any."""
+    num_episodes = num_rows = 0
+    total, unit = (count, "episode") if max_steps is None else (max_steps, "row")
+    with Progress(total, unit) as progress:
+        for rollout in rollouts:
+            num_episodes += 1
+            num_rows += len(rollout)
+            if max_steps is None:
+                progress.advance(f"{num_rows} rows")
+            else:
+                progress.advance(f"{num_episodes} episodes", len(rollout))
+            yield rollout
+
+
+def _num_threads(player: Player, num_halves: int) -> int:
+    """Threads that play; agents from elsewhere may not bear to be asked by two at a time."""
+    if player.device.type != "cpu" or not isinstance(player.policy, RecurrentPolicy):
+        return 1
+    return min(num_halves, torch.get_num_threads())
+
+
+def _play_all(turns: list[Iterator[list[Rollout]]], num_threads: int) -> Iterator[Rollout]:
+    if num_threads == 1:
+        yield from chain.from_iterable(alternate(turns))
+        return
+    threads_before = torch.get_num_threads()
+    # Outside the threads: within, one could restore what the other had set.
+    with full_float32(), ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads_before)
+        ahead = [
+            stack.enter_context(played_ahead(each, threads_before // num_threads)) for each in turns
+        ]
+        yield from chain.from_iterable(alternate(ahead))
+
+
+def _turns_of_half(
+    half: EpisodeSlots, starts: Iterator[EpisodeStart], budget: "_Budget"
+) -> Iterator[list[Rollout]]:
+    """Play, and yield after each step which episodes ended with the step before."""
     while True:
-        for half in halves:
-            yield from half.collect()
-            if budget.is_spent(halves):
-                for unfinished in halves:
-                    yield from unfinished.cut()
-                return
-            half.begin_episodes(list(islice(starts, half.num_free)))
-            half.act()
-        if not any(half.is_playing for half in halves):
+        ended = list(half.collect())
+        if budget.is_spent(half):
+            yield ended + list(half.cut())
+            return
+        half.begin_episodes(list(islice(starts, half.num_free)))
+        half.act()
+        yield ended
+        if not half.is_playing:
             return
 
 
+@dataclass(frozen=True)
 class _Budget:
-    def __init__(self, config: RecordingConfig) -> None:
-        self._max_steps = config.max_steps
-        self._end = time.monotonic() + 3600 * (
-            np.inf if config.max_hours is None else config.max_hours
-        )
+    """What ends the playing of a half."""
 
-    def is_spent(self, halves: list[EpisodeSlots]) -> bool:
-        if time.monotonic() >= self._end:
+    max_steps: int | None
+    end: float
+    """On the monotonic clock."""
+
+    @classmethod
+    def shared_by(cls, num_halves: int, config: RecordingConfig) -> list["_Budget"]:
+        """Equal parts, up to a row."""
+        end = time.monotonic() + 3600 * (np.inf if config.max_hours is None else config.max_hours)
+        if config.max_steps is None:
+            return [cls(None, end)] * num_halves
+        steps, more = divmod(config.max_steps, num_halves)
+        return [cls(steps + (index < more), end) for index in range(num_halves)]
+
+    def is_spent(self, half: EpisodeSlots) -> bool:
+        if time.monotonic() >= self.end:
             return True
-        return self._max_steps is not None and sum(h.num_steps for h in halves) >= self._max_steps
+        return self.max_steps is not None and half.num_steps >= self.max_steps
 
 
 def summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:

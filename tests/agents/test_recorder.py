@@ -154,17 +154,37 @@ def test_spent_budget_cuts_running_episodes_and_keeps_them(tmp_path) -> None:
     config = replace(SMALL, max_episodes=100, num_envs=8, max_steps=60)
     summary = record_episodes(agent, FAKE, tmp_path, config)
     episodes = read_episodes(tmp_path)
-    assert sorted(episodes) == list(range(len(episodes)))
+    for half in (0, 1):
+        begun = sorted(number for number in episodes if number % 2 == half)
+        assert begun == list(range(half, 2 * len(begun), 2)), "one is missing that was begun"
     cut = [rollout for rollout in episodes.values() if rollout.info.cut]
     assert 0 < len(cut) == summary.cut_episodes <= 8
     assert 60 <= summary.rows <= 60 + 8
-    uncut = play(FAKE, replace(config, max_steps=None, max_episodes=len(episodes)))
+    uncut = play(FAKE, replace(config, max_steps=None, max_episodes=max(episodes) + 1))
     for rollout in cut:
         assert not rollout.done.any()
         assert_replays(rollout, agent)
         assert_happens_again(rollout, FAKE)
         whole = uncut[rollout.info.episode_id]
         np.testing.assert_array_equal(rollout.reward, whole.reward[: len(rollout)])
+
+
+@pytest.mark.parametrize("budget", [{"max_episodes": 24}, {"max_episodes": 100, "max_steps": 101}])
+def test_two_threads_record_the_same_in_the_same_order_as_one(tmp_path, budget) -> None:
+    agent, config = make_agent(FAKE), replace(SMALL, num_envs=6, **budget)
+    recorded = {}
+    threads_before = torch.get_num_threads()
+    for num_threads in (1, 2):
+        torch.set_num_threads(num_threads)
+        try:
+            record_episodes(agent, FAKE, tmp_path / str(num_threads), config)
+            assert torch.get_num_threads() == num_threads
+        finally:
+            torch.set_num_threads(threads_before)
+        recorded[num_threads] = read_episodes(tmp_path / str(num_threads))
+    assert list(recorded[1]) == list(recorded[2])
+    for one, other in zip(recorded[1].values(), recorded[2].values(), strict=True):
+        assert_same_rollout(one, other)
 
 
 def test_step_budget_is_that_of_the_dataset_in_all(tmp_path) -> None:
