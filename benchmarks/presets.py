@@ -1,8 +1,8 @@
 """Which preset of the simulator learns more per hour: held-out losses over wall time.
 
 `python benchmarks/presets.py --run_dirs RUN OTHER --seconds_per_step 0.7 2.67 --heldout_data_dir
-DIR --output_dir FOLDER` measures every simulator that the trainings RUN and OTHER saved, on the same
-held-out windows and under the same weights, whatever each was trained with, and writes
+DIR --output_dir FOLDER` measures every simulator that the trainings RUN and OTHER saved, on the
+same held-out windows and under the same weights, whatever each was trained with, and writes
 `presets.csv` and `presets.png`. A training's own clock says little where it shared a machine: wall
 time here is the number of steps times the seconds of a step on a quiet one, as
 `benchmarks/simulator.py` prints them.
