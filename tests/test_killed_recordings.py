@@ -167,7 +167,7 @@ def verify_command(data: Path) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(60 * NUM_KILLS)
 def test_a_recording_survives_kills_at_random_moments(recorders: Recorders) -> None:
     rng = np.random.default_rng(0)
     num_episodes = ("--max_episodes", EPISODES_PER_KILL * NUM_KILLS)
@@ -187,7 +187,7 @@ def test_a_recording_survives_kills_at_random_moments(recorders: Recorders) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(60 * NUM_KILLS)
 def test_two_shards_survive_kills_while_the_other_goes_on(recorders: Recorders) -> None:
     rng = np.random.default_rng(1)
     losses = Losses(recorders.data)
