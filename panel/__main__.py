@@ -4,14 +4,18 @@
 import sys
 
 from experiment.errors import run_entry_point
-from panel import export, server
 
 
 def main() -> None:
     """Entry point. A folder of the name `export` can be served as `./export`."""
+    # The server's start does not wait for what only an export needs, nor the other way round.
     if sys.argv[1:2] == ["export"]:
+        from panel import export
+
         export.main(sys.argv[2:])
     else:
+        from panel import server
+
         server.main()
 
 

@@ -14,10 +14,9 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from panel.access import TokenAccess
@@ -37,7 +36,13 @@ from panel.cross_source import CrossSource
 from panel.effects_source import EffectsSource
 from panel.fidelity_source import FidelitySource
 from panel.jacobian_source import JacobianSource
-from panel.page_files import PLOTLY_FILE, STATIC_FOLDER
+from panel.page_files import (
+    COMPRESSION_LEVEL,
+    PageFiles,
+    page_answer,
+    plotly_answer,
+    takes_gzip,
+)
 from panel.probe_source import ProbeSource
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
@@ -77,8 +82,7 @@ class ArraysAnswer(Response):
     media_type = MEDIA_TYPE
 
 
-COMPRESSION_LEVEL = 1
-"""The quickest: most answers travel no further than to this machine."""
+STATIC_PREFIX = "/static/"
 PROBE_BYTES = 32 * 1024
 WORTHWHILE_RATIO = 0.8
 """Compressing a million floats takes longer than it saves on a line of 100 Mbit/s."""
@@ -106,15 +110,6 @@ ARRAY_ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "Nothing changed since the answer with that entity tag."},
     **ERROR_ANSWERS,
 }
-
-
-class _RevalidatedFiles(StaticFiles):
-    """Files that a browser asks for again, lest it mix scripts of two versions."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["cache-control"] = "no-cache"
-        return response
 
 
 def make_application(
@@ -149,33 +144,31 @@ def make_application(
     )
     prefix = root_path.rstrip("/")
     access = TokenAccess(token, prefix)
-    return ReadOnlyGuard(_without_prefix(compressed, prefix), access, allowed_hosts)
+    return ReadOnlyGuard(_dispatcher(compressed, prefix), access, allowed_hosts)
 
 
-def _without_prefix(application: ASGIApp, prefix: str) -> ASGIApp:
+def _dispatcher(application: ASGIApp, prefix: str) -> ASGIApp:
+    """Takes a proxy's prefix off; the page's files do not go through the application's layers."""
+    files = PageFiles(STATIC_PREFIX)
+
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if prefix and path.startswith(f"{prefix}/"):
             scope = {**scope, "path": path[len(prefix) :]}
-        await application(scope, receive, send)
+        chosen = files if scope["path"].startswith(STATIC_PREFIX) else application
+        await chosen(scope, receive, send)
 
     return answer
 
 
 def _add_page(application: FastAPI) -> None:
     @application.get("/", include_in_schema=False)
-    def page() -> FileResponse:
-        return FileResponse(STATIC_FOLDER / "index.html", headers={"cache-control": "no-cache"})
+    def page() -> Response:
+        return page_answer()
 
     @application.get("/vendor/plotly.min.js", include_in_schema=False)
-    def plotly_script() -> FileResponse:
-        return FileResponse(
-            PLOTLY_FILE,
-            media_type="text/javascript",
-            headers={"cache-control": "private, max-age=86400"},
-        )
-
-    application.mount("/static", _RevalidatedFiles(directory=STATIC_FOLDER), name="static")
+    def plotly_script(request: Request) -> Response:
+        return plotly_answer(request.headers)
 
 
 def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
@@ -407,7 +400,7 @@ class _Items:
         with _READING:
             with _named_damage(self.catalogue.item(item_id)):
                 content = encode_arrays(read(source))
-            if "gzip" in request.headers.get("accept-encoding", "") and _is_compressible(content):
+            if takes_gzip(request.headers) and _is_compressible(content):
                 # Here and not on the way, so that only so many answers are held uncompressed.
                 content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
                 headers["content-encoding"] = "gzip"

@@ -5,7 +5,7 @@ import { CATEGORICAL, axisChoices, columnChoices } from "./analysis_rows.js";
 import {
   NOTHING, categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
 } from "./colours.js";
-import { plotly } from "./plotting.js";
+import { loadPlotly } from "./plotting.js";
 import { Lasso, formatCorners, parseCorners, rowsInside } from "./lasso.js";
 import { DENSITY_FROM, nearestPoint, paintDensity, paintPoints, pointStyle, rgb } from "./point_layer.js";
 import { number, plural, scaled, textScale } from "./words.js";
@@ -125,7 +125,7 @@ export class Scatter {
   /** Draws everything anew, for instance in another theme or size. */
   async redraw() {
     if (!this.request || this.box.clientWidth === 0) return;
-    const Plotly = await plotly;
+    const Plotly = await loadPlotly();
     const isFirst = !this.plot.isConnected;
     if (isFirst) {
       this.box.replaceChildren(

@@ -2,7 +2,7 @@
 // compared, with a cursor in step with the player.
 
 import { colourScale, themeColours } from "./colours.js";
-import { plotly } from "./plotting.js";
+import { loadPlotly } from "./plotting.js";
 import { StepCursor } from "./step_cursor.js";
 import { actionSign, scaled, textScale } from "./words.js";
 
@@ -49,7 +49,7 @@ export class Traces {
   /** Draws anew, for instance in another theme. */
   async redraw() {
     if (!this.sample) return;
-    const Plotly = await plotly;
+    const Plotly = await loadPlotly();
     const colours = themeColours();
     await Plotly.react(this.plot, this.#data(colours), this.#layout(colours), {
       displayModeBar: false,
