@@ -40,7 +40,7 @@ def return_freed_memory() -> bool:
 
 def _set_options(options: dict[int, int]) -> bool:
     try:
-        # Of the program itself; a search for the library by name would start a compiler.
+        # Of the program itself: to search for the library by name starts another program.
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):
         return False

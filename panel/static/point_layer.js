@@ -125,7 +125,8 @@ export function paintDensity(image, positions, codes, palette, cell) {
   }
 }
 
-function coprimeStride(total) {
+/** A step that visits each of `total` places once, the next always far from those before. */
+export function coprimeStride(total) {
   const gcd = (a, b) => (b ? gcd(b, a % b) : a);
   let stride = Math.max(1, Math.floor(total * 0.618));
   while (gcd(stride, total) !== 1) stride += 1;
