@@ -130,9 +130,9 @@ def test_page_holds_the_answers_of_the_server_about_its_samples(
 ) -> None:
     addresses = list(read_index(page_folder)["files"])
     asked = [a for a in addresses if re.search("/frames|/steps|saliency/|analyses/", a)]
-    # Frames of 300 steps in two parts, of 10 in one each; steps of three; the analysis' rows of
+    # Frames of 300 steps in ten parts, of 10 in one each; steps of three; the analysis' rows of
     # three; of one sample 2 targets, 2 steps and 2 gradients, as frames and as components.
-    assert len(asked) == 4 + 3 + 3 + 16
+    assert len(asked) == 12 + 3 + 3 + 16
     for address in asked:
         assert read_answer(page_folder, address) == panel_client.request(f"/{address}").content
 
