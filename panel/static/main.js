@@ -271,6 +271,7 @@ class Page {
     await firstFrame;
     if (turn !== this.opening) return;
     element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
+    this.showSample();
     const related = [
       this.guard(() => this.saliency.open(entry)),
       this.guard(() => this.showComponents()),
@@ -281,7 +282,6 @@ class Page {
     await Promise.all([
       ...related,
       this.traces.open(entry, steps),
-      this.showSample(),
       this.guard(() => this.comparison.open(entry, steps, this.entries)),
     ]);
     if (turn === this.opening) this.showStep();
