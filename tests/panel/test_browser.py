@@ -843,7 +843,9 @@ def test_save_menu_names_the_command_for_a_page(
     page = open_page(f"#data={ids['simulated']}&episode=3")
     wait_until(page, f"window.dreamscope.current?.dataset.id === '{ids['simulated']}'")
     page.click(".controls .export summary")
-    assert "python -m panel export demo/samples:3 --out DIR" in page.inner_text(".controls .export")
+    # The menu tells when it has opened, a task after the click.
+    hint = "python -m panel export demo/samples:3 --out DIR"
+    wait_until(page, f"document.querySelector('.controls .export').innerText.includes('{hint}')")
     page.click(".controls .export summary")
 
 
