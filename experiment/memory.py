@@ -1,7 +1,6 @@
 """How the C library hands out memory to computations on the CPU."""
 
 import ctypes
-import ctypes.util
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
@@ -41,7 +40,8 @@ def return_freed_memory() -> bool:
 
 def _set_options(options: dict[int, int]) -> bool:
     try:
-        mallopt = ctypes.CDLL(ctypes.util.find_library("c")).mallopt
-    except (OSError, AttributeError):
+        # Of the program itself: to search for the library by name starts another program.
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):
         return False
     return all(bool(mallopt(name, value)) for name, value in options.items())

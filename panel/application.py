@@ -7,29 +7,42 @@ import threading
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from pydantic import Field
 from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from panel.access import TokenAccess
 from panel.analysis_source import AnalysisSource
 from panel.behaviour_source import BehaviourSource
 from panel.binary import MEDIA_TYPE, encode_arrays
-from panel.catalogue import READ_ERRORS, Catalogue, DamagedItemError, Item, describe_damage
+from panel.catalogue import (
+    READ_ERRORS,
+    Catalogue,
+    DamagedItemError,
+    Item,
+    SourceType,
+    describe_damage,
+)
 from panel.consistency_source import ConsistencySource
 from panel.cross_source import CrossSource
 from panel.effects_source import EffectsSource
 from panel.fidelity_source import FidelitySource
 from panel.jacobian_source import JacobianSource
-from panel.page_files import PLOTLY_FILE, STATIC_FOLDER
+from panel.page_files import (
+    COMPRESSION_LEVEL,
+    PageFiles,
+    page_answer,
+    plotly_answer,
+    takes_gzip,
+)
 from panel.probe_source import ProbeSource
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
@@ -69,8 +82,7 @@ class ArraysAnswer(Response):
     media_type = MEDIA_TYPE
 
 
-COMPRESSION_LEVEL = 1
-"""The quickest: most answers travel no further than to this machine."""
+STATIC_PREFIX = "/static/"
 PROBE_BYTES = 32 * 1024
 WORTHWHILE_RATIO = 0.8
 """Compressing a million floats takes longer than it saves on a line of 100 Mbit/s."""
@@ -98,15 +110,6 @@ ARRAY_ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "Nothing changed since the answer with that entity tag."},
     **ERROR_ANSWERS,
 }
-
-
-class _RevalidatedFiles(StaticFiles):
-    """Files that a browser asks for again, lest it mix scripts of two versions."""
-
-    def file_response(self, *args: Any, **kwargs: Any) -> Response:
-        response = super().file_response(*args, **kwargs)
-        response.headers["cache-control"] = "no-cache"
-        return response
 
 
 def make_application(
@@ -141,33 +144,31 @@ def make_application(
     )
     prefix = root_path.rstrip("/")
     access = TokenAccess(token, prefix)
-    return ReadOnlyGuard(_without_prefix(compressed, prefix), access, allowed_hosts)
+    return ReadOnlyGuard(_dispatcher(compressed, prefix), access, allowed_hosts)
 
 
-def _without_prefix(application: ASGIApp, prefix: str) -> ASGIApp:
+def _dispatcher(application: ASGIApp, prefix: str) -> ASGIApp:
+    """Takes a proxy's prefix off; the page's files do not go through the application's layers."""
+    files = PageFiles(STATIC_PREFIX)
+
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         if prefix and path.startswith(f"{prefix}/"):
             scope = {**scope, "path": path[len(prefix) :]}
-        await application(scope, receive, send)
+        chosen = files if scope["path"].startswith(STATIC_PREFIX) else application
+        await chosen(scope, receive, send)
 
     return answer
 
 
 def _add_page(application: FastAPI) -> None:
     @application.get("/", include_in_schema=False)
-    def page() -> FileResponse:
-        return FileResponse(STATIC_FOLDER / "index.html", headers={"cache-control": "no-cache"})
+    def page() -> Response:
+        return page_answer()
 
     @application.get("/vendor/plotly.min.js", include_in_schema=False)
-    def plotly_script() -> FileResponse:
-        return FileResponse(
-            PLOTLY_FILE,
-            media_type="text/javascript",
-            headers={"cache-control": "private, max-age=86400"},
-        )
-
-    application.mount("/static", _RevalidatedFiles(directory=STATIC_FOLDER), name="static")
+    def plotly_script(request: Request) -> Response:
+        return plotly_answer(request.headers)
 
 
 def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
@@ -184,18 +185,18 @@ def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
 
 
 def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
+    items = _Items(catalogue)
+
     @_arrays_route(application, "/api/datasets/{item_id}/episodes")
     def episode_table(request: Request, item_id: ItemId) -> Response:
         """Container of arrays, one entry per episode."""
-        source = catalogue.open_as(item_id, RolloutSource)
-        return _answer(request, catalogue.item(item_id), source.content_hash, source.episode_table)
+        return items.answer(request, item_id, RolloutSource, RolloutSource.episode_table)
 
     @_arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/steps")
     def steps(request: Request, item_id: ItemId, episode_id: EpisodeId) -> Response:
         """Container of arrays, one row per step of the episode."""
-        source = catalogue.open_as(item_id, RolloutSource)
-        return _answer(
-            request, catalogue.item(item_id), source.content_hash, lambda: source.steps(episode_id)
+        return items.answer(
+            request, item_id, RolloutSource, lambda source: source.steps(episode_id)
         )
 
     @_arrays_route(application, "/api/datasets/{item_id}/episodes/{episode_id}/frames")
@@ -207,33 +208,29 @@ def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
         stop: int = MAX_FRAMES_PER_REQUEST,
     ) -> Response:
         """Container with `frames`, (stop − start, H, W, C) uint8 as the agent saw them."""
-        source = catalogue.open_as(item_id, RolloutSource)
-        return _answer(
+        return items.answer(
             request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: {"frames": source.frames(episode_id, start, stop)},
+            item_id,
+            RolloutSource,
+            lambda source: {"frames": source.frames(episode_id, start, stop)},
         )
 
 
 def _add_behaviours(application: FastAPI, catalogue: Catalogue) -> None:
+    items = _Items(catalogue)
+
     @_arrays_route(application, "/api/behaviours/{item_id}/samples")
     def behaviour_samples(request: Request, item_id: ItemId) -> Response:
         """Container with the behaviour of each sample, and the actions of each cluster."""
-        source = catalogue.open_as(item_id, BehaviourSource)
-        return _answer(request, catalogue.item(item_id), source.content_hash, source.samples)
+        return items.answer(request, item_id, BehaviourSource, BehaviourSource.samples)
 
     @_arrays_route(application, "/api/behaviours/{item_id}/exemplars/{behaviour}/{position}")
     def exemplar(
         request: Request, item_id: ItemId, behaviour: Position, position: Position
     ) -> Response:
         """Container with `frames`, (T, H, W, C) uint8 of one sample near a cluster's centre."""
-        source = catalogue.open_as(item_id, BehaviourSource)
-        return _answer(
-            request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: source.exemplar(behaviour, position),
+        return items.answer(
+            request, item_id, BehaviourSource, lambda source: source.exemplar(behaviour, position)
         )
 
     @_arrays_route(application, "/api/cross/{item_id}/{quantity}/{group}")
@@ -245,12 +242,11 @@ def _add_behaviours(application: FastAPI, catalogue: Catalogue) -> None:
         environment_gradient: str | None = None,
     ) -> Response:
         """Container with the matrices of all lags, (L, D, D), their intervals and q-values."""
-        source = catalogue.open_as(item_id, CrossSource)
-        return _answer(
+        return items.answer(
             request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: source.matrices(quantity, group, environment_gradient),
+            item_id,
+            CrossSource,
+            lambda source: source.matrices(quantity, group, environment_gradient),
         )
 
     @_arrays_route(application, "/api/jacobians/{item_id}/effects")
@@ -263,29 +259,31 @@ def _add_behaviours(application: FastAPI, catalogue: Catalogue) -> None:
         environment_gradient: str,
     ) -> Response:
         """Container with one entry of the Jacobian of each sample."""
-        source = catalogue.open_as(item_id, JacobianSource)
-        return _answer(
+        return items.answer(
             request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: source.effects(source_component, target_component, lag, environment_gradient),
+            item_id,
+            JacobianSource,
+            lambda source: source.effects(
+                source_component, target_component, lag, environment_gradient
+            ),
         )
 
     @_arrays_route(application, "/api/consistency/{item_id}/agreement/{group}")
     def agreement(request: Request, item_id: ItemId, group: str) -> Response:
         """Container with the agreement of gradients with dynamics by lag, and that by chance."""
-        source = catalogue.open_as(item_id, ConsistencySource)
-        item = catalogue.item(item_id)
-        return _answer(request, item, source.content_hash, lambda: source.agreement(group))
+        return items.answer(
+            request, item_id, ConsistencySource, lambda source: source.agreement(group)
+        )
 
     @_arrays_route(application, "/api/consistency/{item_id}/statements")
     def statements(request: Request, item_id: ItemId) -> Response:
         """Container with the ranked statements, column by column."""
-        source = catalogue.open_as(item_id, ConsistencySource)
-        return _answer(request, catalogue.item(item_id), source.content_hash, source.statements)
+        return items.answer(request, item_id, ConsistencySource, ConsistencySource.statements)
 
 
 def _add_measurements(application: FastAPI, catalogue: Catalogue) -> None:
+    items = _Items(catalogue)
+
     @application.get("/api/effects/{item_id}/findings", responses=ERROR_ANSWERS)
     def findings(item_id: ItemId) -> PlainAnswer:
         """What every measure says of an intervention, in numbers and words."""
@@ -296,49 +294,42 @@ def _add_measurements(application: FastAPI, catalogue: Catalogue) -> None:
     @_arrays_route(application, "/api/effects/{item_id}/rows/{measure}")
     def effect_rows(request: Request, item_id: ItemId, measure: str) -> Response:
         """Container with the effects on one measure at each step, and what was predicted."""
-        source = catalogue.open_as(item_id, EffectsSource)
-        item = catalogue.item(item_id)
-        return _answer(request, item, source.content_hash, lambda: source.rows(measure))
+        return items.answer(request, item_id, EffectsSource, lambda source: source.rows(measure))
 
     @_arrays_route(application, "/api/probes/{item_id}/table")
     def probe_table(request: Request, item_id: ItemId) -> Response:
         """Container with the correlations of components with variables."""
-        source = catalogue.open_as(item_id, ProbeSource)
-        return _answer(request, catalogue.item(item_id), source.content_hash, source.table)
+        return items.answer(request, item_id, ProbeSource, ProbeSource.table)
 
     @_arrays_route(application, "/api/trust/{item_id}")
     def trust(request: Request, item_id: ItemId) -> Response:
         """Container with `sample_id` and `trust` of each sample."""
-        source = catalogue.open_as(item_id, TrustSource)
-        return _answer(request, catalogue.item(item_id), source.content_hash, source.scores)
+        return items.answer(request, item_id, TrustSource, TrustSource.scores)
 
 
 def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
+    items = _Items(catalogue)
+
     @_arrays_route(application, "/api/fidelity/{item_id}/{measure}")
     def fidelity(request: Request, item_id: ItemId, measure: str) -> Response:
         """Container with the curves of one measure over the horizon."""
-        source = catalogue.open_as(item_id, FidelitySource)
-        item = catalogue.item(item_id)
-        return _answer(request, item, source.content_hash, lambda: source.curves(measure))
+        return items.answer(request, item_id, FidelitySource, lambda source: source.curves(measure))
 
     @_arrays_route(application, "/api/training/{item_id}")
     def training(request: Request, item_id: ItemId) -> Response:
         """Container with every numeric column of a training log."""
-        source = catalogue.open_as(item_id, TrainingSource)
-        item = catalogue.item(item_id)
-        return _answer(request, item, source.content_hash, source.curves)
+        return items.answer(request, item_id, TrainingSource, TrainingSource.curves)
 
     @_arrays_route(application, "/api/analyses/{item_id}/columns/{name}")
     def column(
         request: Request, item_id: ItemId, name: str, component: int | None = None
     ) -> Response:
         """Container with `values`, one per row of the analysis."""
-        source = catalogue.open_as(item_id, AnalysisSource)
-        return _answer(
+        return items.answer(
             request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: {"values": source.column(name, component)},
+            item_id,
+            AnalysisSource,
+            lambda source: {"values": source.column(name, component)},
         )
 
     @_arrays_route(application, "/api/analyses/{item_id}/episodes/{source_name}/{episode_id}")
@@ -346,39 +337,34 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
         request: Request, item_id: ItemId, source_name: str, episode_id: EpisodeId
     ) -> Response:
         """Container with `step` and the coordinates of each analysed row of one episode."""
-        source = catalogue.open_as(item_id, AnalysisSource)
-        return _answer(
-            request,
-            catalogue.item(item_id),
-            source.content_hash,
-            lambda: source.episode(source_name, episode_id),
+        return items.answer(
+            request, item_id, AnalysisSource, lambda source: source.episode(source_name, episode_id)
         )
-
-    def saliency_answer(
-        request: Request, item_id: str, read: Callable[[SaliencySource], dict[str, Any]]
-    ) -> Response:
-        source = catalogue.open_as(item_id, SaliencySource)
-        item = catalogue.item(item_id)
-        return _answer(request, item, source.content_hash, lambda: read(source))
 
     @_arrays_route(application, "/api/saliency/{item_id}/components")
     def component_gradients(request: Request, item_id: ItemId, view: GradientView) -> Response:
         """Container with `gradient`, (N, T, K) float32 of all samples in one view."""
-        return saliency_answer(request, item_id, lambda source: source.component_gradients(view))
+        return items.answer(
+            request, item_id, SaliencySource, lambda source: source.component_gradients(view)
+        )
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/components")
     def components(
         request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `activation` and `gradient`, (T, K) float32 of one sample and view."""
-        return saliency_answer(request, item_id, lambda source: source.components(sample_id, view))
+        return items.answer(
+            request, item_id, SaliencySource, lambda source: source.components(sample_id, view)
+        )
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")
     def saliency(
         request: Request, item_id: ItemId, sample_id: EpisodeId, view: GradientView
     ) -> Response:
         """Container with `saliency`, (T, H, W) signed float32 of one sample and view."""
-        return saliency_answer(request, item_id, lambda source: source.signed_map(sample_id, view))
+        return items.answer(
+            request, item_id, SaliencySource, lambda source: source.signed_map(sample_id, view)
+        )
 
 
 def _arrays_route(application: FastAPI, path: str) -> Callable[[Endpoint], Endpoint]:
@@ -386,27 +372,39 @@ def _arrays_route(application: FastAPI, path: str) -> Callable[[Endpoint], Endpo
     return application.get(path, response_class=ArraysAnswer, responses=ARRAY_ANSWERS)
 
 
-def _answer(
-    request: Request, item: Item, content_hash: str, read: Callable[[], dict[str, Any]]
-) -> Response:
-    """Arrays with an entity tag made of the content's hash and the address asked for.
+@dataclass(frozen=True)
+class _Items:
+    """Answers about the items of a catalogue with arrays."""
 
-    A client that has them already gets 304 without a file being read. The tag is weak, since the
-    same arrays may travel compressed or not.
-    """
-    address = f"{content_hash} {request.url.path}?{request.url.query}"
-    tag = f'W/"{hashlib.sha256(address.encode()).hexdigest()[:32]}"'
-    headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
-    if tag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    with _READING:
-        with _named_damage(item):
-            content = encode_arrays(read())
-        if "gzip" in request.headers.get("accept-encoding", "") and _is_compressible(content):
-            # Here and not on the way, so that only so many answers are held uncompressed.
-            content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
-            headers["content-encoding"] = "gzip"
-    return ArraysAnswer(content, headers=headers)
+    catalogue: Catalogue
+
+    def answer(
+        self,
+        request: Request,
+        item_id: str,
+        source_type: type[SourceType],
+        read: Callable[[SourceType], dict[str, Any]],
+    ) -> Response:
+        """Arrays that `read` takes from an item, opened as a source of one type.
+
+        The entity tag is made of the content's hash and the address asked for: a client that has
+        the arrays already gets 304 without a file being read. The tag is weak, since the same
+        arrays may travel compressed or not.
+        """
+        source = self.catalogue.open_as(item_id, source_type)
+        address = f"{source.content_hash} {request.url.path}?{request.url.query}"
+        tag = f'W/"{hashlib.sha256(address.encode()).hexdigest()[:32]}"'
+        headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        with _READING:
+            with _named_damage(self.catalogue.item(item_id)):
+                content = encode_arrays(read(source))
+            if takes_gzip(request.headers) and _is_compressible(content):
+                # Here and not on the way, so that only so many answers are held uncompressed.
+                content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
+                headers["content-encoding"] = "gzip"
+        return ArraysAnswer(content, headers=headers)
 
 
 @contextmanager

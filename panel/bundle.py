@@ -40,6 +40,17 @@ def bundle_modules(
     return f'(() => {{\n"use strict";\n{body}}})();\n'
 
 
+def imported_modules(folder: Path, entry: str) -> list[str]:
+    """File names of all modules that an entry imports, itself or through others, sorted."""
+    known, waiting = {entry}, [entry]
+    while waiting:
+        text = (folder / waiting.pop()).read_text(encoding="utf-8")
+        found = {match[2] for form in (_IMPORT, _REEXPORT) for match in form.finditer(text)}
+        waiting += found - known
+        known |= found
+    return sorted(known - {entry})
+
+
 class _Bundle:
     """Modules in an order in which each comes after those it imports."""
 

@@ -76,7 +76,7 @@ class Source(Protocol):
         ...
 
 
-SourceType = TypeVar("SourceType")
+SourceType = TypeVar("SourceType", bound=Source)
 
 OPENERS: dict[str, Callable[[Path], Source]] = {
     DATASET_FILE: lambda path: RolloutSource(path.parent),

@@ -26,18 +26,17 @@ from panel.analysis_source import AnalysisSource
 from panel.binary import encode_arrays
 from panel.bundle import bundle_modules
 from panel.catalogue import READ_ERRORS, Catalogue, describe_damage
-from panel.page_files import PLOTLY_FILE, STATIC_FOLDER
+from panel.page_files import LIVE_SCRIPT, PLOTLY_FILE, STATIC_FOLDER
 from panel.rollout_source import MAX_FRAME_BYTES_PER_REQUEST, RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 
 COMPONENT_SETS = {"ica", "nmf"}
 """Coordinates of hidden states that the page draws as bars."""
-FRAMES_PER_ANSWER = 256
+FRAMES_PER_ANSWER = 32
 """As many as `FrameStore` in panel/static/api.js asks for at once."""
 PAGE_ID = "supplement"
 """Under this id the page tells where it comes from itself."""
 COPIED_FILES = ("panel.css", "icon.svg")
-LIVE_SCRIPT = '<script src="static/main.js" type="module"></script>'
 SUPPLEMENT_SCRIPTS = (
     '<script src="data/answers.js" defer></script>\n    '
     '<script src="static/panel.js" defer></script>'

@@ -16,6 +16,17 @@ export const OF_ROLLOUTS = ["return", "trust"];
 // those of saliency targets, figures and --swap_directions_from.
 const FIRST_NUMBER = { pca: 1, ica: 0, nmf: 0, embedding: 1 };
 
+/** The values that occur, in order; most rows have that of the row before and are not looked up. */
+export function presentValues(values) {
+  const found = new Set();
+  let last;
+  for (const value of values) {
+    if (value !== last) found.add(value);
+    last = value;
+  }
+  return [...found].sort((a, b) => a - b);
+}
+
 /** Choices for an axis: `{key: "pca.0", label: "PC 1", group: "pca"}`. */
 export function axisChoices(analysis) {
   return Object.entries(analysis.coordinate_sets).flatMap(([group, components]) =>

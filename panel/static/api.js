@@ -51,7 +51,8 @@ export function decodeArrays(buffer) {
   return arrays;
 }
 
-const MAX_CHUNK_FRAMES = 256;
+// Two chunks of the file; the first frame of a long rollout need not wait for all others.
+const MAX_CHUNK_FRAMES = 32;
 const MAX_CHUNK_BYTES = 8 * 2 ** 20;
 
 /** Frames of one episode, fetched in chunks when they are first looked at. */

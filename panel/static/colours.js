@@ -14,8 +14,9 @@ const VIRIDIS = [
   "#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58",
   "#b5de2b", "#fde725",
 ];
-// Blue for negative, orange for positive, neutral in the middle.
-const DIVERGING = ["#1f5fa8", "#79a9d6", "#b9bec4", "#eea05a", "#b8480b"];
+// Blue for negative, orange for positive; what is near nothing is near the ground of the page.
+const DIVERGING_LIGHT = ["#1f5fa8", "#79a9d6", "#eef0f2", "#eea05a", "#b8480b"];
+const DIVERGING_DARK = ["#9fd0ff", "#3f7fbf", "#2b323b", "#b9692a", "#ffbd80"];
 
 // Read again when the theme changes: computed styles are dear to read at every step.
 let knownColours = null;
@@ -33,6 +34,7 @@ export function themeColours() {
 }
 
 const darkness = window.matchMedia("(prefers-color-scheme: dark)");
+export const isDark = () => darkness.matches;
 export const onThemeChange = (listener) => darkness.addEventListener("change", listener);
 onThemeChange(() => { knownColours = null; });
 
@@ -42,7 +44,7 @@ export function colourScale(colours) {
 }
 
 export const sequentialScale = () => colourScale(VIRIDIS);
-export const divergingScale = () => colourScale(DIVERGING);
+export const divergingScale = () => colourScale(isDark() ? DIVERGING_DARK : DIVERGING_LIGHT);
 
 /** A scale in `count` even shades, each as [red, green, blue]. */
 export function sampleScale(scale, count) {

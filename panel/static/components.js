@@ -1,7 +1,7 @@
 // Components of the hidden state: at the current step as bars, and over the whole episode.
 
 import { colourScale, divergingScale, gradient, sampleScale, themeColours } from "./colours.js";
-import { baseLayout, plotly } from "./plotting.js";
+import { baseLayout, loadPlotly } from "./plotting.js";
 import { StepCursor } from "./step_cursor.js";
 import { number, textScale } from "./words.js";
 
@@ -48,7 +48,7 @@ export class Components {
   /** Draws both plots anew, for instance in another theme or size. */
   async redraw() {
     if (!this.content || this.bars.clientWidth === 0) return;
-    const Plotly = await plotly;
+    const Plotly = await loadPlotly();
     const theme = themeColours();
     const config = { displayModeBar: false, responsive: false };
     await Plotly.react(this.bars, [this.#barTrace(theme)], this.#barLayout(theme), config);
@@ -89,7 +89,7 @@ export class Components {
 
   async #showBars() {
     if (!this.content || !this.bars._fullLayout || this.bars.clientWidth === 0) return;
-    const Plotly = await plotly;
+    const Plotly = await loadPlotly();
     const { y, marker, customdata } = this.#barTrace(themeColours());
     Plotly.restyle(this.bars, { y: [y], "marker.color": [marker.color], customdata: [customdata] });
   }

@@ -1,7 +1,7 @@
 // Saves what a plot shows: as a picture, as a drawing, as a table.
 
 import { themeColours } from "./colours.js";
-import { plotly } from "./plotting.js";
+import { loadPlotly } from "./plotting.js";
 
 const PIXEL_RATIO = 2;
 const SVG = "http://www.w3.org/2000/svg";
@@ -65,7 +65,7 @@ export function csv(columns) {
 
 /** The plot as SVG text, with its ground and the layers beneath it. */
 async function drawing(plot, layers) {
-  const Plotly = await plotly;
+  const Plotly = await loadPlotly();
   const { width, height } = plot._fullLayout;
   const address = await Plotly.toImage(plot, { format: "svg", width, height });
   const text = decodeURIComponent(address.slice(address.indexOf(",") + 1));

@@ -1,6 +1,6 @@
 // The filter: conditions on steps that rollouts must meet, and the extreme steps of a variable.
 
-import { CATEGORICAL, axisChoices, columnChoices } from "./analysis_rows.js";
+import { CATEGORICAL, axisChoices, columnChoices, presentValues } from "./analysis_rows.js";
 import {
   ConditionError, OPERATORS, extremeRows, formatConditions, matchEpisodes, parseConditions, rowsMeeting,
 } from "./conditions.js";
@@ -251,7 +251,7 @@ export class FilterView {
     const values = await this.#column(variable);
     if (rows !== this.rows || variable !== element("condition-variable").value) return;
     const isNamed = variable.endsWith("action") || variable === "source";
-    const present = isNamed ? [...new Set(values)].sort((a, b) => a - b) : [];
+    const present = isNamed ? presentValues(values) : [];
     element("condition-values").replaceChildren(
       ...present.map((value) => new Option(rows.categoryName(variable, value))));
     let [low, high] = [Infinity, -Infinity];

@@ -15,6 +15,7 @@ import { Gallery } from "./gallery.js";
 import { InterventionsView } from "./interventions_view.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
+import { loadPlotly } from "./plotting.js";
 import { ProbeTable } from "./probe_table.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
 import { SaliencyView } from "./saliency_view.js";
@@ -138,35 +139,44 @@ class Page {
     this.catalogue.analyses = this.catalogue.analyses
       .filter((analysis) => Object.keys(analysis.coordinate_sets).length > 0);
     this.showSummary();
+    const trust = this.fetchTrust();
     const tables = await Promise.all(
       datasets.map((dataset) => this.guard(() => fetchArrays(`api/datasets/${dataset.id}/episodes`))),
     );
     this.entries = datasets.flatMap((dataset, i) => (tables[i] ? rolloutEntries(dataset, tables[i]) : []));
     this.entryByName = new Map(
       this.entries.map((entry) => [`${entry.dataset.id} ${entry.episodeId}`, entry]));
-    await this.guard(() => this.readTrust());
+    this.adoptTrust(await trust);
     this.list.fill(datasets, this.entries);
     this.saliency.files = this.catalogue.saliency;
     for (const view of [...this.results, this.files]) view.setCatalogue(this.catalogue);
-    const results = this.guard(() => Promise.all(this.results.map((view) => view.redraw())));
     if (this.entries.length === 0) this.showNothing();
     const opened = this.entries.length > 0 && this.guard(() => this.openFromAddress());
     // A browser asks for six things at once: columns of a million points would hold up the frame.
     if (opened) await Promise.race([opened, this.player.firstFrame]);
+    // Even where nothing is to be plotted yet: the browser has fetched it ahead.
+    this.guard(loadPlotly);
+    const results = this.guard(() => Promise.all(this.results.map((view) => view.redraw())));
     const embedding = this.guard(() => this.setUpEmbedding());
     await Promise.all([opened, embedding, results]);
   }
 
-  /** Trust becomes a value of each simulated rollout, as its return is. */
-  async readTrust() {
+  /** Of each file of trust `{dataset, sample_id, trust}`; files that cannot be read are left out. */
+  async fetchTrust() {
     const files = this.catalogue.trust.filter(({ dataset }) => dataset !== null);
-    await Promise.all(files.map(async ({ id, dataset }) => {
-      const { sample_id: ids, trust } = await fetchArrays(`api/trust/${id}`);
+    const read = files.map(({ id, dataset }) => this.guard(async () =>
+      ({ dataset, ...await fetchArrays(`api/trust/${id}`) })));
+    return (await Promise.all(read)).filter(Boolean);
+  }
+
+  /** Trust becomes a value of each simulated rollout, as its return is. */
+  adoptTrust(files) {
+    for (const { dataset, sample_id: ids, trust } of files) {
       ids.data.forEach((sample, row) => {
         const entry = this.entryByName.get(`${dataset} ${sample}`);
         if (entry) entry.trust = trust.data[row];
       });
-    }));
+    }
   }
 
   /** Runs an action as `guard` does; the page is marked as ready whenever none is under way. */
@@ -258,15 +268,20 @@ class Page {
     this.current = entry;
     this.player.open(entry, steps, frames);
     this.showStep();
-    // Drawing the plots takes longer than a frame takes to arrive, and would hold it up.
     await firstFrame;
     if (turn !== this.opening) return;
     element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
-    await Promise.all([
-      this.traces.open(entry, steps),
-      this.showSample(),
+    this.showSample();
+    const related = [
       this.guard(() => this.saliency.open(entry)),
       this.guard(() => this.showComponents()),
+    ];
+    // Drawing the plots takes longer than the frame took to arrive: the reader sees it meanwhile.
+    await nextPaint();
+    if (turn !== this.opening) return;
+    await Promise.all([
+      ...related,
+      this.traces.open(entry, steps),
       this.guard(() => this.comparison.open(entry, steps, this.entries)),
     ]);
     if (turn === this.opening) this.showStep();
@@ -552,6 +567,12 @@ class Page {
     Object.assign(canvas, { width, height, hidden: false });
     canvas.getContext("2d").putImageData(toImage({ data: frames.data, height, width, channels }), 0, 0);
   }
+}
+
+/** Resolves once the browser has painted what the page shows now, or at once in a hidden page. */
+function nextPaint() {
+  if (document.hidden) return Promise.resolve();
+  return new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); });
 }
 
 function groupedOptions(choices) {

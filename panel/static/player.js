@@ -41,13 +41,15 @@ export class Player {
     this.sample = { entry, steps, frames };
     this.step = 0;
     const [height, width] = entry.dataset.obs_shape;
-    for (const canvas of this.#canvases()) Object.assign(canvas, { width, height });
+    const isSameSize = this.canvas.width === width && this.canvas.height === height;
+    if (isSameSize) this.canvas.getContext("2d").clearRect(0, 0, width, height);
+    else for (const canvas of this.#canvases()) Object.assign(canvas, { width, height });
     this.setOverlay(null);
     this.setOther(null);
     this.scrubber.max = entry.length - 1;
     element("sample-title").textContent = describeRollout(entry);
     element("done-term").textContent = steps.terminal_prob ? "P(end)" : "Done";
-    this.#fit();
+    if (!isSameSize) this.#fit();
   }
 
   /** Shows one step; the frame follows when it has arrived. */

@@ -1,17 +1,23 @@
-// Plotly arrives on its own: list and frames do not wait for its megabytes.
+// Plotly runs when the first plot is drawn: list and frames do not wait for its megabytes.
 
 import { colourScale, divergingScale, themeColours } from "./colours.js";
 import { scaled, textScale } from "./words.js";
 
-const script = document.getElementById("plotly");
+let running = null;
 
-/** Resolves to Plotly once its script has run. */
-export const plotly = new Promise((resolve, reject) => {
-  const fail = () => reject(new Error("the plotting script could not be loaded; reload the page"));
-  if (window.Plotly) resolve(window.Plotly);
-  script.addEventListener("load", () => (window.Plotly ? resolve(window.Plotly) : fail()));
-  script.addEventListener("error", fail);
-});
+/** Resolves to Plotly, whose script runs the first time it is asked for. */
+export function loadPlotly() {
+  running ??= new Promise((resolve, reject) => {
+    const fail = () => reject(new Error("the plotting script could not be loaded; reload the page"));
+    const script = document.createElement("script");
+    // The address that index.html has the browser fetch ahead.
+    script.src = document.getElementById("plotly").href;
+    script.addEventListener("load", () => (window.Plotly ? resolve(window.Plotly) : fail()));
+    script.addEventListener("error", fail);
+    document.head.append(script);
+  });
+  return running;
+}
 
 /** What the plots have in common: they fill `box`, in the colours and letters of the page. */
 export function baseLayout(box, margin) {
@@ -35,8 +41,8 @@ export function fixedAxis(title) {
 
 /** Draws into `box`, unless it is out of sight; resolves to whether it did. */
 export async function drawPlot(box, traces, layout) {
-  const Plotly = await plotly;
   if (box.clientWidth === 0) return false;
+  const Plotly = await loadPlotly();
   await Plotly.react(box, traces, layout, { displayModeBar: false, responsive: false });
   return true;
 }

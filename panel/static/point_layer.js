@@ -31,7 +31,7 @@ export function pointStyle(total) {
   return { size: 3, opacity: 0.6 };
 }
 
-/** Coverage (0 … 1) of each pixel of one mark. */
+/** Pixels of one mark, `dx` and `dy` from its middle, and how much of each it covers (0 … 1). */
 function stamp(symbol, size) {
   const extent = Math.ceil(size) + 2;
   const context = new OffscreenCanvas(extent, extent).getContext("2d");
@@ -40,12 +40,13 @@ function stamp(symbol, size) {
   SHAPES[symbol](context, size / 2);
   context.fill();
   const { data } = context.getImageData(0, 0, extent, extent);
-  const offsets = [];
-  for (let pixel = 0; pixel < extent * extent; pixel += 1) {
-    const cover = data[4 * pixel + 3] / 255;
-    if (cover > 0) offsets.push([(pixel % extent) - (extent >> 1), Math.floor(pixel / extent) - (extent >> 1), cover]);
-  }
-  return offsets;
+  const covered = Array.from({ length: extent * extent }, (_, pixel) => pixel)
+    .filter((pixel) => data[4 * pixel + 3] > 0);
+  return {
+    dx: Int32Array.from(covered, (pixel) => (pixel % extent) - (extent >> 1)),
+    dy: Int32Array.from(covered, (pixel) => Math.floor(pixel / extent) - (extent >> 1)),
+    covers: Float32Array.from(covered, (pixel) => data[4 * pixel + 3] / 255),
+  };
 }
 
 export function rgb(colour) {
@@ -63,7 +64,8 @@ export function rgb(colour) {
  */
 export function paintPoints(image, positions, codes, palette, symbols, { size, opacity }) {
   const { width, height, data } = image;
-  const stamps = new Map(symbols.map((symbol) => [symbol, stamp(symbol, size)]));
+  const stamps = new Map([...new Set(symbols)].map((symbol) => [symbol, stamp(symbol, size)]));
+  const marks = symbols.map((symbol) => stamps.get(symbol));
   const total = codes.length;
   const stride = coprimeStride(total);
   // A scattered order keeps later rows from hiding earlier ones everywhere.
@@ -73,12 +75,13 @@ export function paintPoints(image, positions, codes, palette, symbols, { size, o
     if (!(x >= 0 && y >= 0 && x < width && y < height)) continue;
     const code = codes[point];
     const [red, green, blue] = palette[code];
-    for (const [dx, dy, cover] of stamps.get(symbols[code])) {
-      const column = x + dx;
-      const line = y + dy;
+    const { dx, dy, covers } = marks[code];
+    for (let pixel = 0; pixel < covers.length; pixel += 1) {
+      const column = x + dx[pixel];
+      const line = y + dy[pixel];
       if (column < 0 || line < 0 || column >= width || line >= height) continue;
       const at = 4 * (line * width + column);
-      const weight = cover * opacity;
+      const weight = covers[pixel] * opacity;
       data[at] += (red - data[at]) * weight;
       data[at + 1] += (green - data[at + 1]) * weight;
       data[at + 2] += (blue - data[at + 2]) * weight;
@@ -122,7 +125,8 @@ export function paintDensity(image, positions, codes, palette, cell) {
   }
 }
 
-function coprimeStride(total) {
+/** A step that visits each of `total` places once, the next always far from those before. */
+export function coprimeStride(total) {
   const gcd = (a, b) => (b ? gcd(b, a % b) : a);
   let stride = Math.max(1, Math.floor(total * 0.618));
   while (gcd(stride, total) !== 1) stride += 1;

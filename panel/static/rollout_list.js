@@ -76,7 +76,9 @@ export class RolloutList {
     this.matches = null;
     this.form.addEventListener("input", () => this.refresh());
     this.form.addEventListener("submit", (event) => event.preventDefault());
-    this.box.addEventListener("scroll", () => this.#draw());
+    this.box.addEventListener("scroll", () => {
+      if (this.#firstDrawn() !== this.first) this.#draw();
+    });
     this.box.addEventListener("click", (event) => this.#click(event));
     for (const button of this.sortButtons) {
       button.addEventListener("click", () => this.#sortBy(button.dataset.sort));
@@ -158,13 +160,18 @@ export class RolloutList {
     if (row) this.#open(this.visible[Number(row.dataset.position)]);
   }
 
+  /** Position of the first row that is drawn: some above those in sight. */
+  #firstDrawn() {
+    return Math.max(0, Math.floor(this.box.scrollTop / rowHeight()) - 5);
+  }
+
   #draw() {
-    this.spacer.style.height = `${this.visible.length * rowHeight()}px`;
-    const first = Math.max(0, Math.floor(this.box.scrollTop / rowHeight()) - 5);
+    this.first = this.#firstDrawn();
     const shown = Math.ceil(this.box.clientHeight / rowHeight()) + 10;
+    this.spacer.style.height = `${this.visible.length * rowHeight()}px`;
     const rows = this.visible
-      .slice(first, first + shown)
-      .map((entry, offset) => this.#row(entry, first + offset));
+      .slice(this.first, this.first + shown)
+      .map((entry, offset) => this.#row(entry, this.first + offset));
     if (this.visible.length === 0) rows.push(emptyNotice(this.entries.length));
     // A list box must have options.
     this.box.role = this.visible.length ? "listbox" : "group";

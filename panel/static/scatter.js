@@ -1,18 +1,21 @@
 // The embedding: one point per analysed step, coloured by a variable, linked to the player.
 // Plotly draws the axes and answers zooming; the points lie on a canvas beneath it.
 
-import { CATEGORICAL, axisChoices, columnChoices } from "./analysis_rows.js";
+import { CATEGORICAL, axisChoices, columnChoices, presentValues } from "./analysis_rows.js";
 import {
   NOTHING, categoryMark, divergingScale, gradient, sampleScale, sequentialScale, themeColours,
 } from "./colours.js";
-import { plotly } from "./plotting.js";
+import { loadPlotly } from "./plotting.js";
 import { Lasso, formatCorners, parseCorners, rowsInside } from "./lasso.js";
-import { DENSITY_FROM, nearestPoint, paintDensity, paintPoints, pointStyle, rgb } from "./point_layer.js";
+import {
+  DENSITY_FROM, coprimeStride, nearestPoint, paintDensity, paintPoints, pointStyle, rgb,
+} from "./point_layer.js";
 import { number, plural, scaled, textScale } from "./words.js";
 
 const COLOUR_NAMES = { step: "time" };
 const MARGIN = { l: 46, r: 14, t: 8, b: 40 };
 const SHADES = 64;
+const MAX_SORTED = 100_000;
 const CLICK_REACH = 12;
 const DRAG_THRESHOLD = 4;
 const TAIL_STEPS = 8;
@@ -125,7 +128,7 @@ export class Scatter {
   /** Draws everything anew, for instance in another theme or size. */
   async redraw() {
     if (!this.request || this.box.clientWidth === 0) return;
-    const Plotly = await plotly;
+    const Plotly = await loadPlotly();
     const isFirst = !this.plot.isConnected;
     if (isFirst) {
       this.box.replaceChildren(
@@ -406,8 +409,15 @@ function paddedRange(values) {
   return [low - margin, high + margin];
 }
 
+/** Values of rows, of so many at most, spread over all without a period that theirs could meet. */
+function spreadValues(values, rows) {
+  const stride = coprimeStride(rows.length);
+  return Float32Array.from({ length: Math.min(rows.length, MAX_SORTED) }, (_, count) =>
+    values[rows[(count * stride) % rows.length]]);
+}
+
 function continuousColouring(values, rows, name) {
-  const sorted = Float32Array.from(rows, (row) => values[row]).filter(Number.isFinite).sort();
+  const sorted = spreadValues(values, rows).filter(Number.isFinite).sort();
   const at = (share) => sorted[Math.round(share * (sorted.length - 1))] ?? 0;
   // Single outliers would leave everything else in one shade.
   let [low, high] = [at(0.01), at(0.99)];
@@ -427,7 +437,7 @@ function continuousColouring(values, rows, name) {
 }
 
 function categoricalColouring(values, rows, nameOf) {
-  const present = [...new Set(values)].sort((a, b) => a - b);
+  const present = presentValues(values);
   const ranked = present.filter((category) => category !== -1);
   const categories = present.map((category) => ({
     name: nameOf(category), ...categoryMark(category, ranked.indexOf(category)),

@@ -1,8 +1,8 @@
 // Value, reward, end and action over an episode, beside those of another rollout where one is
 // compared, with a cursor in step with the player.
 
-import { colourScale, themeColours } from "./colours.js";
-import { plotly } from "./plotting.js";
+import { colourScale, isDark, themeColours } from "./colours.js";
+import { loadPlotly } from "./plotting.js";
 import { StepCursor } from "./step_cursor.js";
 import { actionSign, scaled, textScale } from "./words.js";
 
@@ -49,7 +49,7 @@ export class Traces {
   /** Draws anew, for instance in another theme. */
   async redraw() {
     if (!this.sample) return;
-    const Plotly = await plotly;
+    const Plotly = await loadPlotly();
     const colours = themeColours();
     await Plotly.react(this.plot, this.#data(colours), this.#layout(colours), {
       displayModeBar: false,
@@ -89,9 +89,6 @@ export class Traces {
     const time = Array.from({ length: entry.length }, (_, t) => t);
     const names = entry.dataset.action_names;
     const rows = shownActions(steps, names.length);
-    const rowOf = new Map(rows.map((action, row) => [action, row]));
-    const paid = time.filter((t) => steps.reward.data[t] !== 0);
-    const text = time.map((t) => names[steps.action.data[t]]);
     const mode = entry.length < 40 ? "lines+markers" : "lines";
     const line = (name, y, yaxis, colour, dash = "solid") => ({
       type: "scatter", mode, name, x: time, y, yaxis, marker: { size: 4 },
@@ -101,25 +98,21 @@ export class Traces {
     const traces = [
       line("value", Array.from(steps.value.data), "y", colours.accent),
       {
-        type: "bar", name: "reward", x: paid, y: paid.map((t) => steps.reward.data[t]), yaxis: "y2",
-        marker: { color: colours.simulated, line: { width: 1, color: colours.simulated } },
-        hovertemplate: "step %{x}, reward %{y:.2f}<extra></extra>",
+        // One outline for all steps: each bar of its own would take Plotly as long as a whole plot.
+        type: "scatter", mode: "lines", name: "reward", yaxis: "y2", fill: "tozeroy",
+        x: time.flatMap((t) => [t - 0.5, t + 0.5]), y: time.flatMap((t) => Array(2).fill(steps.reward.data[t])),
+        line: { color: colours.simulated, width: 1 }, fillcolor: colours.simulated,
+        customdata: time.flatMap((t) => [t, t]),
+        hovertemplate: "step %{customdata}, reward %{y:.2f}<extra></extra>",
       },
       {
         type: "heatmap", name: "probability", x: time, y: rows.map((_, row) => row),
         z: rows.map((action) => steps.probabilities.map((shares) => shares[action])), yaxis: "y3",
         colorscale: colourScale(isDark() ? PROBABILITY_DARK : PROBABILITY_LIGHT),
-        zmin: 0, zmax: 1, showscale: false, customdata: rows.map((action) => time.map(() => names[action])),
+        zmin: 0, zmax: 1, showscale: false,
+        customdata: rows.map((action) =>
+          time.map((t) => `${steps.action.data[t] === action ? "took " : ""}${names[action]}`)),
         hovertemplate: "step %{x}, %{customdata}: %{z:.2f}<extra></extra>",
-      },
-      {
-        type: "scatter", mode: "markers", name: "action taken", x: time,
-        y: time.map((t) => rowOf.get(steps.action.data[t])), yaxis: "y3", text,
-        marker: {
-          symbol: "circle", color: colours.highlight, size: (entry.length > 120 ? 3 : 5) * textScale(),
-          line: { color: colours.surface, width: entry.length > 120 ? 0 : 1 },
-        },
-        hovertemplate: "step %{x}, took %{text}<extra></extra>",
       },
     ];
     if (steps.terminal_prob) {
@@ -156,6 +149,8 @@ export class Traces {
     const axis = {
       gridcolor: colours.grid, linecolor: colours.line, zerolinecolor: colours.line,
       fixedrange: true, automargin: false, ticks: "", zeroline: false,
+      // Plotly would else measure every label anew; those here have room.
+      ticklabeloverflow: "allow",
     };
     const shown = ROWS.filter(({ axis: name }) =>
       (name !== "y4" || steps.terminal_prob) && (name !== "y5" || this.other));
@@ -171,7 +166,7 @@ export class Traces {
       width: this.box.clientWidth, height: this.box.clientHeight, margin,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", showlegend: false,
       font: { family: colours.font, size: 11 * scale, color: colours.quiet },
-      hovermode: "closest", dragmode: false, bargap: 0.2,
+      hovermode: "closest", dragmode: false,
       hoverlabel: { bgcolor: colours.surface, bordercolor: colours.line, font: { color: colours.text } },
       xaxis: {
         ...axis, range: [-0.5, entry.length - 0.5], anchor: "y3", showgrid: false,
@@ -187,13 +182,44 @@ export class Traces {
       },
       yaxis4: { ...axis, domain: domains.y4 ?? [0, 0.01], nticks: 2, range: [-0.03, 1.03] },
       yaxis5: { ...axis, domain: domains.y5 ?? [0, 0.01], nticks: 3, rangemode: "tozero" },
+      shapes: [this.#takenActions(rows, {
+        stepWidth: Math.max(this.box.clientWidth - margin.l - margin.r, 100) / entry.length,
+        rowHeight: (room * (domains.y3[1] - domains.y3[0])) / rows.length, colours,
+      })],
       annotations: shown.map(({ axis: name }) => title(titles[name], domains[name][1], colours)),
+    };
+  }
+
+  /**
+   * A dot for each step in the row of its action: all in one path, since Plotly takes as long for 200
+   * markers as for all else in these plots. `stepWidth` and `rowHeight` are in pixels.
+   */
+  #takenActions(rows, { stepWidth, rowHeight, colours }) {
+    const { entry, steps } = this.sample;
+    const isCrowded = entry.length > 120;
+    const radius = (isCrowded ? 1.5 : 2.5) * textScale();
+    const [across, down] = [radius / stepWidth, radius / rowHeight];
+    const rowOf = new Map(rows.map((action, row) => [action, row]));
+    const dots = Array.from(steps.action.data, (action, t) => dot(t, rowOf.get(action), across, down));
+    return {
+      type: "path", name: "actions taken", xref: "x", yref: "y3", path: dots.join(""),
+      fillcolor: colours.highlight, line: { color: colours.surface, width: isCrowded ? 0 : 1 },
     };
   }
 
   #resize() {
     if (this.sample && this.box.clientWidth > 0) this.redraw();
   }
+}
+
+/** A circle around (x, y) as a path of four curves, in the units of the axes. */
+function dot(x, y, across, down) {
+  const [bentAcross, bentDown] = [0.5523 * across, 0.5523 * down];
+  const [left, right, top, bottom] = [x - across, x + across, y - down, y + down];
+  return `M${left},${y}C${left},${y - bentDown},${x - bentAcross},${top},${x},${top}` +
+    `C${x + bentAcross},${top},${right},${y - bentDown},${right},${y}` +
+    `C${right},${y + bentDown},${x + bentAcross},${bottom},${x},${bottom}` +
+    `C${x - bentAcross},${bottom},${left},${y + bentDown},${left},${y}Z`;
 }
 
 /** From bottom to top, `[low, high]` of each row in shares of the plot's height. */
@@ -209,8 +235,6 @@ function rowDomains(rows) {
   }
   return domains;
 }
-
-const isDark = () => window.matchMedia("(prefers-color-scheme: dark)").matches;
 
 const actionLabel = (name) => {
   const sign = actionSign(name);

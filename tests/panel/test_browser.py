@@ -15,7 +15,7 @@ import pytest
 import xarray as xr
 from matplotlib.path import Path as MatplotlibPath
 from PIL import Image, ImageSequence
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
@@ -82,6 +82,58 @@ def test_first_rollout_is_drawn_pixel_for_pixel(
     assert size is not None
     height, width = panel_data.real.metadata.environment.obs_shape[:2]
     assert size["width"] / width == size["height"] / height == int(size["width"] / width) > 1
+
+
+def test_list_and_first_frame_wait_for_no_plot(context: BrowserContext, address: str) -> None:
+    page = context.new_page()
+    # Called as soon as the frame is drawn, before the page does anything else.
+    page.add_init_script(
+        """new MutationObserver(() => {
+          if (!document.querySelector('#frame[data-step]')) return;
+          window.early ??= {
+            rows: document.querySelectorAll('#rollouts .row').length, plotly: 'Plotly' in window };
+        }).observe(document, { subtree: true, childList: true, attributes: true });"""
+    )
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]", state="attached")
+    early = page.evaluate("window.early")
+    assert early["rows"] > 1
+    assert not early["plotly"]
+    assert page.evaluate("'Plotly' in window")
+    asked = page.evaluate("performance.getEntriesByType('resource').map(({ name }) => name)")
+    assert sum("api/catalogue" in name for name in asked) == 1
+    assert sum("plotly.min.js" in name for name in asked) == 1
+    page.close()
+
+
+@pytest.mark.parametrize("width", [1181, 1280, 1600, 1920, 3840])
+def test_tabs_fit_in_one_row(width: int, open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.set_viewport_size({"width": width, "height": 800})
+    try:
+        tops, wanted, given = page.evaluate(
+            """() => { const tabs = document.getElementById('tabs'); return [
+              [...tabs.children].map((tab) => tab.getBoundingClientRect().top),
+              tabs.scrollWidth, tabs.clientWidth]; }"""
+        )
+        sizes = page.evaluate(
+            "[...document.querySelectorAll('#tabs button')]"
+            ".map((tab) => parseFloat(getComputedStyle(tab).fontSize))"
+        )
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 800})
+    assert len(set(tops)) == 1
+    assert wanted <= given
+    assert min(sizes) > 11.9
+
+
+def test_counts_are_written_in_groups_of_three_digits(open_page: Callable[..., Page]) -> None:
+    written = open_page().evaluate(
+        """() => import(new URL('static/words.js', document.baseURI)).then(({ count }) =>
+             [0, 12, 999, 1000, 65536, 1234567, 100000000].map(count))"""
+    )
+    expected = ["0", "12", "999", "1 000", "65 536", "1 234 567", "100 000 000"]
+    assert written == [text.replace(" ", "\u202f") for text in expected]
 
 
 def test_first_rollout_is_one_that_the_scatter_shows(
@@ -180,7 +232,8 @@ def test_traces_show_the_values_and_a_click_jumps(
              .map(({x, y, z}) => ({x: [...x], y: [...y], z}))"""
     )
     np.testing.assert_allclose(traces[0]["y"], rollout.value, rtol=1e-6)
-    np.testing.assert_allclose(traces[1]["y"], rollout.reward[rollout.reward != 0], rtol=1e-6)
+    # The outline of the bars: each has two corners.
+    np.testing.assert_allclose(traces[1]["y"], np.repeat(rollout.reward, 2), rtol=1e-6)
     weights = np.exp(rollout.action_logits - rollout.action_logits.max(axis=1, keepdims=True))
     probabilities = weights / weights.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(np.array(traces[2]["z"]).T, probabilities, rtol=1e-4)
@@ -790,7 +843,9 @@ def test_save_menu_names_the_command_for_a_page(
     page = open_page(f"#data={ids['simulated']}&episode=3")
     wait_until(page, f"window.dreamscope.current?.dataset.id === '{ids['simulated']}'")
     page.click(".controls .export summary")
-    assert "python -m panel export demo/samples:3 --out DIR" in page.inner_text(".controls .export")
+    # The menu tells when it has opened, a task after the click.
+    hint = "python -m panel export demo/samples:3 --out DIR"
+    wait_until(page, f"document.querySelector('.controls .export').innerText.includes('{hint}')")
     page.click(".controls .export summary")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from experiment.errors import UserError
 from panel.binary import decode_arrays
-from panel.bundle import BundleError, bundle_modules
+from panel.bundle import BundleError, bundle_modules, imported_modules
 from panel.export import ExportConfig, export, parse_sample
 from panel.page_files import STATIC_FOLDER
 
@@ -75,6 +75,18 @@ def test_bundle_refuses_what_it_does_not_understand(text: str, tmp_path: Path) -
         bundle_modules(folder, ["main.js"])
 
 
+def test_imported_modules_are_found_through_others_and_once(tmp_path: Path) -> None:
+    folder = write_modules(
+        tmp_path,
+        main='import { b } from "./b.js";\nimport {\n  a,\n} from "./a.js";\n',
+        b='export { a as b } from "./a.js";\nimport { c } from "./c.js";\n',
+        a="export const a = 1;\n",
+        c='import { main } from "./main.js";\nexport const c = 1;\n',
+        alone="export const d = 1;\n",
+    )
+    assert imported_modules(folder, "main.js") == ["a.js", "b.js", "c.js"]
+
+
 def test_bundle_refuses_a_circle(tmp_path: Path) -> None:
     folder = write_modules(
         tmp_path,
@@ -118,9 +130,9 @@ def test_page_holds_the_answers_of_the_server_about_its_samples(
 ) -> None:
     addresses = list(read_index(page_folder)["files"])
     asked = [a for a in addresses if re.search("/frames|/steps|saliency/|analyses/", a)]
-    # Frames of 300 steps in two parts, of 10 in one each; steps of three; the analysis' rows of
+    # Frames of 300 steps in ten parts, of 10 in one each; steps of three; the analysis' rows of
     # three; of one sample 2 targets, 2 steps and 2 gradients, as frames and as components.
-    assert len(asked) == 4 + 3 + 3 + 16
+    assert len(asked) == 12 + 3 + 3 + 16
     for address in asked:
         assert read_answer(page_folder, address) == panel_client.request(f"/{address}").content
 

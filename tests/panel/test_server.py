@@ -1,5 +1,7 @@
 """What the server answers, and what it refuses."""
 
+import asyncio
+import re
 import socket
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from panel.binary import decode_arrays, encode_arrays
 from panel.catalogue import Catalogue
 from panel.rollout_source import MAX_FRAMES_PER_REQUEST
 from panel.security import CONTENT_SECURITY_POLICY, host_name
-from panel.server import PanelConfig, bind, check_config, greeting
+from panel.server import PanelConfig, bind, check_config, greeting, open_ahead
 
 ROUTES = ("", "static/main.js", "api/catalogue", "vendor/plotly.min.js")
 
@@ -439,6 +441,48 @@ def test_entity_tags_spare_the_second_reading(
     assert other.status_code == 200
 
 
+def test_page_has_the_browser_fetch_every_module_at_once(panel_client: Any) -> None:
+    static = Path(__file__).parents[2] / "panel" / "static"
+    needed, waiting = {"main.js"}, ["main.js"]
+    while waiting:
+        imported = set(re.findall(r'from "\./([\w.]+)"', (static / waiting.pop()).read_text()))
+        waiting += imported - needed
+        needed |= imported
+    page = panel_client.request("/").text
+    before_main = page.partition('<script src="static/main.js" type="module"></script>')[0]
+    preloaded = re.findall(r'<link rel="modulepreload" href="static/([\w.]+)">', before_main)
+    assert sorted([*preloaded, "main.js"]) == sorted(needed)
+    for name in needed:
+        answer = panel_client.request(f"/static/{name}")
+        assert answer.text == (static / name).read_text()
+        assert answer.headers["content-type"].startswith("text/javascript")
+
+
+def test_page_files_are_asked_for_again_and_sent_once(panel_client: Any) -> None:
+    for name in ("main.js", "panel.css", "icon.svg"):
+        first = panel_client.request(f"/static/{name}")
+        assert first.headers["cache-control"] == "no-cache"
+        again = panel_client.request(
+            f"/static/{name}", headers={"if-none-match": first.headers["etag"]}
+        )
+        assert (again.status_code, again.content) == (304, b"")
+    for absent in ("index.html", "nothing.js", "../server.py", "%2e%2e/server.py", ""):
+        assert panel_client.request(f"/static/{absent}").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/static/main.js", "/vendor/plotly.min.js"])
+def test_scripts_are_compressed_for_those_who_can_read_it(path: str, panel_client: Any) -> None:
+    answers = {
+        accepted: panel_client.request(path, headers={"accept-encoding": accepted})
+        for accepted in ("gzip", "identity")
+    }
+    assert answers["gzip"].content == answers["identity"].content
+    assert answers["gzip"].headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in answers["identity"].headers
+    lengths = {name: int(answer.headers["content-length"]) for name, answer in answers.items()}
+    assert lengths["gzip"] < 0.5 * lengths["identity"]
+
+
 def test_works_behind_a_path_prefix(panel_data: Any, client_maker: Any) -> None:
     client = client_maker(panel_data.folder, root_path="/user/me/proxy/8050")
     for prefix in ("", "/user/me/proxy/8050"):
@@ -575,6 +619,45 @@ def test_port_in_use_is_a_user_error() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"--port: 127.0.0.1:{port} cannot be used"):
             bind("127.0.0.1", port)
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    async def accepted_option() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def hear(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(hear, sock=bind("127.0.0.1", 0)) as server:
+            host, port = server.sockets[0].getsockname()
+            _, writer = await asyncio.open_connection(host, port)
+            option = await accepted
+            writer.close()
+            await writer.wait_closed()
+        return option
+
+    assert asyncio.run(accepted_option()) != 0
+
+
+def test_items_are_opened_ahead_whatever_is_damaged(
+    panel_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = tmp_path / "damaged" / "hidden_analysis.nc"
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"no HDF5")
+    catalogue = Catalogue([panel_data.folder, tmp_path])
+    open_ahead(catalogue)
+
+    def refuse(path: Path) -> None:
+        raise OSError(f"{path} is opened again")
+
+    monkeypatch.setattr("panel.catalogue._open_item", refuse)
+    described = catalogue.describe()
+    labels = [error["label"] for error in described["errors"]]
+    assert labels == [f"{tmp_path.name}/damaged/hidden_analysis.nc"]
+    assert len(described["datasets"]) == 2
 
 
 def test_greeting_names_address_and_tunnel(panel_data: Any) -> None:
