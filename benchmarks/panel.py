@@ -62,6 +62,7 @@ WATCH_OPENING = """
     const isListed = document.querySelector('#rollouts .row');
     const isDrawn = document.querySelector('#frame[data-step]:not(.waiting)');
     if (isListed && isDrawn) window.seen.frame ??= now;
+    if (document.querySelector('#scatter .plot .xtick')) window.seen.axes ??= now;
     // A canvas is 300 pixels wide until the points are drawn into it.
     if (document.querySelector('#scatter canvas.points')?.width > 300) window.seen.scatter ??= now;
     requestAnimationFrame(look);
@@ -224,6 +225,7 @@ def report_page(page: "Page", name: str) -> None:
     opened = page.evaluate("window.seen")
     report(f"page, {name}: list and frame", opened["frame"] / 1000, "s", at_most=1)
     report(f"page, {name}: scatter drawn", opened["scatter"] / 1000, "s", at_most=3)
+    report(f"page, {name}: its axes drawn", opened["axes"] / 1000, "s")
     times = [page.evaluate(OPEN_SAMPLE, seed) for seed in range(OPENED_IN_PAGE)]
     frames, traces = (
         statistics.median(found[key] for found in times) / 1000 for key in ("frame", "all")

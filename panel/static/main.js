@@ -15,7 +15,7 @@ import { Gallery } from "./gallery.js";
 import { InterventionsView } from "./interventions_view.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
-import { loadPlotly } from "./plotting.js";
+import { allowPlotly, loadPlotly } from "./plotting.js";
 import { ProbeTable } from "./probe_table.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
 import { SaliencyView } from "./saliency_view.js";
@@ -154,10 +154,11 @@ class Page {
     const opened = this.entries.length > 0 && this.guard(() => this.openFromAddress());
     // A browser asks for six things at once: columns of a million points would hold up the frame.
     if (opened) await Promise.race([opened, this.player.firstFrame]);
+    const embedding = this.guard(() => this.setUpEmbedding());
+    Promise.race([embedding, this.scatter.firstPoints]).then(allowPlotly);
     // Even where nothing is to be plotted yet: the browser has fetched it ahead.
     this.guard(loadPlotly);
     const results = this.guard(() => Promise.all(this.results.map((view) => view.redraw())));
-    const embedding = this.guard(() => this.setUpEmbedding());
     await Promise.all([opened, embedding, results]);
   }
 

@@ -1,13 +1,23 @@
-// Plotly runs when the first plot is drawn: list and frames do not wait for its megabytes.
+// Plotly runs when the first plot is drawn: list, frames and points do not wait for its megabytes.
 
 import { colourScale, divergingScale, themeColours } from "./colours.js";
 import { scaled, textScale } from "./words.js";
 
 let running = null;
+let allow;
+const allowed = new Promise((resolve) => { allow = resolve; });
 
-/** Resolves to Plotly, whose script runs the first time it is asked for. */
+/** Lets Plotly run, which keeps the page from doing anything else for a second or two. */
+export const allowPlotly = () => allow();
+
+/** Resolves to Plotly, whose script runs the first time it is asked for, once it is allowed to. */
 export function loadPlotly() {
-  running ??= new Promise((resolve, reject) => {
+  running ??= allowed.then(runPlotly);
+  return running;
+}
+
+function runPlotly() {
+  return new Promise((resolve, reject) => {
     const fail = () => reject(new Error("the plotting script could not be loaded; reload the page"));
     const script = document.createElement("script");
     // The address that index.html has the browser fetch ahead.
@@ -16,7 +26,6 @@ export function loadPlotly() {
     script.addEventListener("error", fail);
     document.head.append(script);
   });
-  return running;
 }
 
 /** What the plots have in common: they fill `box`, in the colours and letters of the page. */

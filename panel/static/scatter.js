@@ -48,6 +48,9 @@ export class Scatter {
     this.path = [];
     this.step = 0;
     this.drawing = 0;
+    this.followsZoom = false;
+    // Resolves when points have been shown, before there are axes.
+    this.firstPoints = new Promise((resolve) => { this.announcePoints = resolve; });
     this.#connectPointer();
     new ResizeObserver(() => this.#resize()).observe(this.box);
   }
@@ -110,8 +113,8 @@ export class Scatter {
   /** Moves the mark of the current step. */
   show(step) {
     this.step = step;
-    const layout = this.plot._fullLayout;
-    if (layout && this.request) this.#paintPath(layout, step);
+    const layout = this.#axes();
+    if (layout) this.#paintPath(layout, step);
     const row = this.path.find((candidate) => this.values.steps[candidate] === step);
     this.marker.hidden = row === undefined || !layout;
     if (this.marker.hidden) return;
@@ -128,18 +131,22 @@ export class Scatter {
   /** Draws everything anew, for instance in another theme or size. */
   async redraw() {
     if (!this.request || this.box.clientWidth === 0) return;
-    const Plotly = await loadPlotly();
-    const isFirst = !this.plot.isConnected;
-    if (isFirst) {
+    if (!this.plot.isConnected) {
       this.box.replaceChildren(
         this.canvas, this.pathCanvas, this.plot, this.marker, this.lasso.canvas);
     }
+    if (!this.plot._fullLayout) {
+      this.#paint();
+      afterPainting(this.announcePoints);
+    }
+    const Plotly = await loadPlotly();
     // Plotly wants a trace; this one is never seen.
     const trace = { type: "scatter", x: [null], y: [null], hoverinfo: "skip" };
     await Plotly.react(this.plot, [trace], this.#layout(), {
       displayModeBar: false, responsive: false, scrollZoom: true, doubleClick: "reset",
     });
-    if (isFirst) {
+    if (!this.followsZoom) {
+      this.followsZoom = true;
       for (const name of ["plotly_relayout", "plotly_relayouting"]) {
         this.plot.on(name, () => this.#paint());
       }
@@ -147,8 +154,14 @@ export class Scatter {
     this.#paint();
   }
 
+  /** Plotly's axes; until it runs, plain ones in the same place; null where nothing is to be drawn. */
+  #axes() {
+    if (!this.request) return null;
+    return this.plot._fullLayout ?? plainAxes(this.#layout());
+  }
+
   #lassoed(corners) {
-    const { xaxis, yaxis } = this.plot._fullLayout;
+    const { xaxis, yaxis } = this.#axes();
     this.onLasso(formatCorners(corners.map(([x, y]) =>
       [xaxis.p2l(x - xaxis._offset), yaxis.p2l(y - yaxis._offset)])));
   }
@@ -195,8 +208,8 @@ export class Scatter {
   }
 
   #paint() {
-    const layout = this.plot._fullLayout;
-    if (!layout || !this.request) return;
+    const layout = this.#axes();
+    if (!layout) return;
     const { xaxis, yaxis } = layout;
     const density = window.devicePixelRatio || 1;
     const width = Math.round(xaxis._length * density);
@@ -322,8 +335,8 @@ export class Scatter {
 
   // The open rollout comes first, so that its steps can be picked within a crowd.
   #rowAt(event) {
-    const layout = this.plot._fullLayout;
-    if (!layout || !this.request) return undefined;
+    const layout = this.#axes();
+    if (!layout) return undefined;
     const { left, top, width, height } = this.canvas.getBoundingClientRect();
     const [x, y] = [event.clientX - left, event.clientY - top];
     if (x < 0 || y < 0 || x > width || y > height) return undefined;
@@ -379,6 +392,25 @@ function drawDots(context, positions, theme, radius) {
     context.stroke();
   }
 }
+
+/** Axes of a layout, with what this page asks of Plotly's; of the ticks they know nothing. */
+function plainAxes({ width, height, margin, xaxis, yaxis }) {
+  const axis = ([low, high], offset, length, isUpwards) => {
+    const [from, to] = isUpwards ? [length, 0] : [0, length];
+    return {
+      _offset: offset, _length: length,
+      l2p: (value) => from + ((value - low) / (high - low)) * (to - from),
+      p2l: (pixel) => low + ((pixel - from) / (to - from)) * (high - low),
+    };
+  };
+  return {
+    xaxis: axis(xaxis.range, margin.l, width - margin.l - margin.r, false),
+    yaxis: axis(yaxis.range, margin.t, height - margin.t - margin.b, true),
+  };
+}
+
+/** Calls back after the browser has shown what stands in the page now. */
+const afterPainting = (callBack) => requestAnimationFrame(() => setTimeout(callBack));
 
 function drawGrid(context, xaxis, yaxis, colour) {
   context.strokeStyle = colour;
