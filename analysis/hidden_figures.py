@@ -98,6 +98,8 @@ class PlotTable:
     colour_limits: dict[str, tuple[float, float]]
     """Ends of the colour scale by continuous variable, the same for both sources, so that their
     figures can be compared by eye."""
+    num_dynamics_clusters: int = 0
+    """Clusters found with changes from step to step included; 0 where there are none."""
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
@@ -114,7 +116,7 @@ class PlotTable:
         """How many categories there are, so that one has the same colour in every figure."""
         counts = {
             "cluster": self.num_clusters,
-            "cluster_dynamics": self.num_clusters,
+            "cluster_dynamics": self.num_dynamics_clusters,
             "strongest_component": self.num_components,
             **dict.fromkeys(("done", "ever_done", "source"), 2),
         }
@@ -372,6 +374,7 @@ def draw_trajectories(
     space: str,
     trajectories: Sequence[Trajectory],
     what: str = "Real episodes through hidden-state space",
+    unit: str = "episode",
 ) -> Figure:
     """One panel per episode: its decisions as arrows over all rows in grey."""
     figure, axes = _grid(len(trajectories), panel_width=3.0)
@@ -386,7 +389,7 @@ def draw_trajectories(
             )  # fmt: skip
             axis.figure.colorbar(arrows, ax=axis, label="step", pad=0.02)
         axis.plot(*points[0], marker="o", color="black", ms=4, zorder=4)
-        _label(axis, space, f"episode {trajectory.episode_id} ({len(points)} decisions)")
+        _label(axis, space, f"{unit} {trajectory.episode_id} ({len(points)} decisions)")
     figure.suptitle(f"{what}; the dot is the first decision")
     return figure
 

@@ -1,5 +1,6 @@
 """Analyses of vectors that samples carry: planted clusters, shared axes, alignment of rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,8 +87,9 @@ def test_figures_of_a_sample_are_over_all_its_steps(rows) -> None:
 
 def test_result_is_written_and_drawn(rows, tmp_path: Path) -> None:
     results = analyse_vectors([environment_states(rows)], CONFIG)
-    path = tmp_path / "env_h_analysis.nc"
-    write_vector_analysis(results, [rows], ["informed"], path, CONFIG, StageReport("x"))
+    config = replace(CONFIG, output_dir=tmp_path)
+    report = StageReport("x")
+    path = write_vector_analysis(results, {"informed": rows}, "env_h_analysis.nc", config, report)
     with read_results(path) as found:
         variables = [v for v in VARIABLES if v.name in found]
         table = read_vector_table(found, variables, 20, 0)
