@@ -126,6 +126,8 @@ class PlotTable:
         """What a category is called."""
         if variable in ("action", "greedy_action") and category < len(self.action_names):
             return f"{category} {self.action_names[category]}"
+        if variable == "source":
+            return ("window", "random")[category]
         return ("no", "yes")[category] if variable in ("done", "ever_done") else str(category)
 
 
@@ -276,7 +278,7 @@ def _draw_continuous(
     )  # fmt: skip
     beyond = values.min() < low, values.max() > high
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond)
-    axis.figure.colorbar(points, ax=axis, extend=extend or "neither", pad=0.02)
+    axis.figure.colorbar(points, cax=_beside(axis), extend=extend or "neither")
 
 
 def _draw_categories(
@@ -291,7 +293,7 @@ def _draw_categories(
     points = _scatter(axis, table.spaces[space][order], c=values[order], cmap=colours, norm=norm)
     if len(present) > MAX_LEGEND_ENTRIES:
         ticks = np.unique(np.linspace(0, num_categories - 1, 9).astype(int))
-        axis.figure.colorbar(points, ax=axis, ticks=ticks, pad=0.02)
+        axis.figure.colorbar(points, cax=_beside(axis), ticks=ticks)
         return
     labels = [
         f"{table.category_name(variable.name, int(c))} ({n:,})"
@@ -302,6 +304,11 @@ def _draw_categories(
         handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=6, frameon=False,
         handletextpad=0.1, labelspacing=0.25, borderaxespad=0.2,
     )  # fmt: skip
+
+
+def _beside(axis: Axes) -> Axes:
+    """Where a colour bar stays at its panel, however wide the legends of its column are."""
+    return axis.inset_axes((1.02, 0.0, 0.05, 1.0))
 
 
 def category_colours(num_categories: int) -> ListedColormap:
@@ -387,7 +394,7 @@ def draw_trajectories(
                 *points[:-1].T, *moves.T, np.arange(len(moves)), cmap="plasma", angles="xy",
                 scale_units="xy", scale=1, width=0.006, zorder=3,
             )  # fmt: skip
-            axis.figure.colorbar(arrows, ax=axis, label="step", pad=0.02)
+            axis.figure.colorbar(arrows, cax=_beside(axis), label="step")
         axis.plot(*points[0], marker="o", color="black", ms=4, zorder=4)
         _label(axis, space, f"{unit} {trajectory.episode_id} ({len(points)} decisions)")
     figure.suptitle(f"{what}; the dot is the first decision")

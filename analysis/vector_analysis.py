@@ -18,6 +18,7 @@ from scipy.special import log_softmax
 
 from analysis.clustering import Clustering, ClusterStability
 from analysis.embedding import Embedder, EmbeddingQuality
+from analysis.episode_stacks import lengths_until_done
 from analysis.hidden_states import (
     CUMULATIVE_SHARE,
     ClusterSettings,
@@ -132,17 +133,18 @@ def loop_states(rows: RolloutRows, with_change: bool = False) -> VectorTable:
 
 
 def latents(rows: RolloutRows) -> VectorTable:
-    """The latent of each sample."""
+    """The latent of each sample; its return is that up to the predicted end."""
     starts = np.cumsum(rows.episode_lengths) - rows.episode_lengths
     value, reward, done = (
         rows.read(name, 0, rows.num_rows) for name in ("value", "reward", "done")
     )
+    is_before_end = rows.step < lengths_until_done(rows)[rows.episode_index]
     return VectorTable(
         rows.dataset.read_episode_field("latent")[: rows.num_episodes],
         {
             "sample_id": rows.episode_ids,
             "mean_value": np.add.reduceat(value, starts) / rows.episode_lengths,
-            "sample_return": np.add.reduceat(reward, starts),
+            "sample_return": np.add.reduceat(np.where(is_before_end, reward, 0), starts),
             "ever_done": np.logical_or.reduceat(done, starts).astype(np.int8),
         },
     )

@@ -39,7 +39,7 @@ VARIABLES = (
     Variable("greedy_action", "most probable action", is_categorical=True),
     Variable("done", "predicted end here", is_categorical=True),
     Variable("ever_done", "predicted end in this sample", is_categorical=True),
-    Variable("source", "start: 0 window, 1 random", is_categorical=True),
+    Variable("source", "what the sample began with", is_categorical=True),
 )
 """Those that a result file has are drawn."""
 
@@ -115,7 +115,7 @@ def _figures(
         )
     for start in range(0, table.num_clusters, config.clusters_per_page):
         clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
-        heading = "\n".join(filter(None, [what, stability]))
+        heading = "\n".join(filter(None, [what[0].lower() + what[1:], stability]))
         yield f"clusters_{start:03d}", draw_clusters(table, best, clusters, heading)
 
 

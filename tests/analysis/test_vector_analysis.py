@@ -9,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from analysis.hidden_states import ClusterSettings, EmbeddingSettings
 from analysis.results import read_results
-from analysis.rollout_rows import select_episodes
+from analysis.rollout_rows import RolloutRows, select_episodes
 from analysis.vector_analysis import (
     VectorAnalysisConfig,
     VectorTable,
@@ -83,6 +83,15 @@ def test_figures_of_a_sample_are_over_all_its_steps(rows) -> None:
     assert table.variables["sample_return"][1] == pytest.approx(sample.reward.sum())
     assert table.variables["ever_done"].tolist() == [1, 1, 1, 1]
     assert table.vectors.shape == (4, 6)
+
+
+def test_returns_of_samples_stop_at_the_predicted_end(rows, monkeypatch) -> None:
+    done = np.zeros(40, bool)
+    done[[3, 5, 12]] = True
+    fields = {"done": done, "reward": np.arange(40.0), "value": np.zeros(40)}
+    monkeypatch.setattr(RolloutRows, "read", lambda self, name, *_: fields[name])
+    expected = [sum(range(4)), 10 + 11 + 12, sum(range(20, 30)), sum(range(30, 40))]
+    assert latents(rows).variables["sample_return"].tolist() == expected
 
 
 def test_result_is_written_and_drawn(rows, tmp_path: Path) -> None:
