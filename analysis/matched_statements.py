@@ -124,8 +124,10 @@ def match_statements(
     """
     gradient = dataset["gradient"].transpose("source", "lag", "target").values
     size = np.abs(gradient).ravel()
-    groups = [statement_group(dataset, group).ravel() for group in ("supported", "others")]
-    matching = find_matches(size, *groups, settings.match_ratio)
+    is_supported, is_other = (
+        statement_group(dataset, group).ravel() for group in ("supported", "others")
+    )
+    matching = find_matches(size, is_supported, is_other, settings.match_ratio)
     source = np.arange(len(size)) // gradient[0].size
     num_sources = len(np.unique(source[matching.supported]))
     once = np.ones((1, len(size)))
