@@ -53,8 +53,7 @@ def precompute(config: BottleneckConfig, report: StageReport) -> Path:
             f"those in {config.generated_data_dir}"
         )
     results = analyse_vectors([latents(table) for table in rows.values()], config)
-    path = config.output_dir / BOTTLENECK_ANALYSIS_NAME
-    return write_vector_analysis(results, list(rows.values()), list(rows), path, config, report)
+    return write_vector_analysis(results, rows, BOTTLENECK_ANALYSIS_NAME, config, report)
 
 
 def main() -> None:

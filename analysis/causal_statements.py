@@ -32,8 +32,8 @@ class StatementSettings:
 
     false_discovery_rate: float = 0.05
     """Adjusted p-values below this count as significant."""
-    num_statements: int = 200
-    """Statements kept in the table, the best supported first."""
+    num_statements: int | None = 200
+    """Statements kept in the table, the best supported first; None for all."""
 
 
 def rank_statements(cross: xr.Dataset, settings: StatementSettings) -> pd.DataFrame:
@@ -68,7 +68,7 @@ def rank_statements(cross: xr.Dataset, settings: StatementSettings) -> pd.DataFr
     table = table.assign(weaker=weaker).sort_values(
         ["score", "weaker"], ascending=False, kind="stable"
     )
-    table = table.drop(columns="weaker").head(settings.num_statements).reset_index(drop=True)
+    table = table.drop(columns="weaker").iloc[: settings.num_statements].reset_index(drop=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))
     return table
 

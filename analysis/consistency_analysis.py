@@ -89,7 +89,8 @@ class ConsistencyPlan:
 def make_plan(inputs: ConsistencyInputs, settings: ConsistencySettings) -> ConsistencyPlan:
     """Read what the flags name; every mistake in them is found here, before any work."""
     require_at_least(settings, "num_mantel_permutations", least=10)
-    require_at_least(settings.statements, "num_statements")
+    if settings.statements.num_statements is not None:
+        require_at_least(settings.statements, "num_statements")
     rate = settings.statements.false_discovery_rate
     if not 0 < rate < 1:
         raise UserError(f"--false_discovery_rate {rate}: expected a share between 0 and 1")

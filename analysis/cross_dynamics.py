@@ -40,13 +40,12 @@ from analysis.results import (
     write_results,
 )
 from analysis.rollout_rows import select_episodes
-from analysis.sample_source import load_projection
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.randomness import keyed_uniform
 from experiment.report import StageReport
-from projections.hidden import HiddenProjection
+from projections.hidden import HiddenProjection, load_fitting_projection
 from rollouts.store import RolloutDataset
 
 ALL = "all"
@@ -140,8 +139,7 @@ def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
     dataset = RolloutDataset(inputs.generated_data_dir)
     source = f"--generated_data_dir {inputs.generated_data_dir}"
     rows = select_episodes(dataset, settings.num_samples, source, "--num_samples")
-    first, last = dataset.metadata.hidden_slice
-    projection = load_projection(inputs.projection, last - first)
+    projection = load_fitting_projection(inputs.projection, slice(*dataset.metadata.hidden_slice))
     stack = _leading(
         stack_coordinates(rows, projection, settings.heed_ends), settings.num_components
     )

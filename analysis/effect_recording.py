@@ -47,6 +47,8 @@ class EffectRecordingConfig:
     num_random_controls: int = 4
     """Random directions, each a control of its own. With R of them, an effect without any meaning
     is larger than all of theirs once in R + 1 times."""
+    sign_flip: bool = True
+    """Whether the changes the other way round are a control too, where they make sense."""
     random_control: Literal["random", "random_like_states"] = "random_like_states"
     """How they are drawn: evenly, or as the hidden states vary."""
     agent_actions: LatentChoice = "sample"
@@ -99,7 +101,8 @@ class EffectInputs:
     def controls(self) -> tuple[str, ...]:
         """Names of the controls."""
         randoms = (f"{RANDOM_PREFIX}{r}" for r in range(self.recording.num_random_controls))
-        flip = () if reads_the_state(self.intervention) else (SIGN_FLIP,)
+        can_flip = self.recording.sign_flip and not reads_the_state(self.intervention)
+        flip = (SIGN_FLIP,) if can_flip else ()
         return (*flip, *randoms)
 
     def make_variant(self, world: World, variant: str) -> MovableIntervention | None:

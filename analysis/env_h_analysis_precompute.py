@@ -30,8 +30,7 @@ def precompute(config: EnvironmentStateConfig, report: StageReport) -> Path:
     check_settings(config)
     rows = open_samples(config.generated_data_dir, config.num_samples, "--generated_data_dir")
     results = analyse_vectors([environment_states(rows)], config)
-    path = config.output_dir / ENV_H_ANALYSIS_NAME
-    return write_vector_analysis(results, [rows], ["informed"], path, config, report)
+    return write_vector_analysis(results, {"informed": rows}, ENV_H_ANALYSIS_NAME, config, report)
 
 
 def main() -> None:

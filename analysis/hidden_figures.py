@@ -98,6 +98,8 @@ class PlotTable:
     colour_limits: dict[str, tuple[float, float]]
     """Ends of the colour scale by continuous variable, the same for both sources, so that their
     figures can be compared by eye."""
+    num_dynamics_clusters: int = 0
+    """Clusters found with changes from step to step included; 0 where there are none."""
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
@@ -114,7 +116,7 @@ class PlotTable:
         """How many categories there are, so that one has the same colour in every figure."""
         counts = {
             "cluster": self.num_clusters,
-            "cluster_dynamics": self.num_clusters,
+            "cluster_dynamics": self.num_dynamics_clusters,
             "strongest_component": self.num_components,
             **dict.fromkeys(("done", "ever_done", "source"), 2),
         }
@@ -124,6 +126,8 @@ class PlotTable:
         """What a category is called."""
         if variable in ("action", "greedy_action") and category < len(self.action_names):
             return f"{category} {self.action_names[category]}"
+        if variable == "source":
+            return ("window", "random")[category]
         return ("no", "yes")[category] if variable in ("done", "ever_done") else str(category)
 
 
@@ -274,7 +278,7 @@ def _draw_continuous(
     )  # fmt: skip
     beyond = values.min() < low, values.max() > high
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond)
-    axis.figure.colorbar(points, ax=axis, extend=extend or "neither", pad=0.02)
+    axis.figure.colorbar(points, cax=_beside(axis), extend=extend or "neither")
 
 
 def _draw_categories(
@@ -289,7 +293,7 @@ def _draw_categories(
     points = _scatter(axis, table.spaces[space][order], c=values[order], cmap=colours, norm=norm)
     if len(present) > MAX_LEGEND_ENTRIES:
         ticks = np.unique(np.linspace(0, num_categories - 1, 9).astype(int))
-        axis.figure.colorbar(points, ax=axis, ticks=ticks, pad=0.02)
+        axis.figure.colorbar(points, cax=_beside(axis), ticks=ticks)
         return
     labels = [
         f"{table.category_name(variable.name, int(c))} ({n:,})"
@@ -300,6 +304,11 @@ def _draw_categories(
         handles, labels, loc="upper left", bbox_to_anchor=(1.0, 1.02), fontsize=6, frameon=False,
         handletextpad=0.1, labelspacing=0.25, borderaxespad=0.2,
     )  # fmt: skip
+
+
+def _beside(axis: Axes) -> Axes:
+    """Where a colour bar stays at its panel, however wide the legends of its column are."""
+    return axis.inset_axes((1.02, 0.0, 0.05, 1.0))
 
 
 def category_colours(num_categories: int) -> ListedColormap:
@@ -372,6 +381,7 @@ def draw_trajectories(
     space: str,
     trajectories: Sequence[Trajectory],
     what: str = "Real episodes through hidden-state space",
+    unit: str = "episode",
 ) -> Figure:
     """One panel per episode: its decisions as arrows over all rows in grey."""
     figure, axes = _grid(len(trajectories), panel_width=3.0)
@@ -384,9 +394,9 @@ def draw_trajectories(
                 *points[:-1].T, *moves.T, np.arange(len(moves)), cmap="plasma", angles="xy",
                 scale_units="xy", scale=1, width=0.006, zorder=3,
             )  # fmt: skip
-            axis.figure.colorbar(arrows, ax=axis, label="step", pad=0.02)
+            axis.figure.colorbar(arrows, cax=_beside(axis), label="step")
         axis.plot(*points[0], marker="o", color="black", ms=4, zorder=4)
-        _label(axis, space, f"episode {trajectory.episode_id} ({len(points)} decisions)")
+        _label(axis, space, f"{unit} {trajectory.episode_id} ({len(points)} decisions)")
     figure.suptitle(f"{what}; the dot is the first decision")
     return figure
 

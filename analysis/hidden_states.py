@@ -277,7 +277,7 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
             features[cluster_rows], episode[cluster_rows], config.clusters, config.seed
         ),
         embedder=embedder,
-        quality=_quality(embedder, features, config),
+        quality=quality_of(embedder, features, config.layout, config.seed),
         factor_choice=factor_choice,
         fit_rows=fit_rows,
         is_inlier=is_inlier,
@@ -375,19 +375,20 @@ def stability_of(
     )
 
 
-def _quality(
-    embedder: Embedder | None, features: NDArray[np.float32], config: HiddenAnalysisConfig
+def quality_of(
+    embedder: Embedder | None,
+    features: NDArray[np.float32],
+    settings: EmbeddingSettings,
+    seed: int,
 ) -> EmbeddingQuality | None:
-    settings = config.layout
+    """How good the embedding of (N, F) features is; None where the settings do not ask."""
     if embedder is None or settings.num_quality_rows == 0:
         return None
     rows = choose_rows(
-        np.random.default_rng(config.seed), np.arange(len(features)), settings.num_quality_rows
+        np.random.default_rng(seed), np.arange(len(features)), settings.num_quality_rows
     )
     chosen = features[rows]
-    return measure_quality(
-        chosen, embedder.transform(chosen), settings.embedding_neighbours, config.seed
-    )
+    return measure_quality(chosen, embedder.transform(chosen), settings.embedding_neighbours, seed)
 
 
 def embed_rows(
@@ -560,7 +561,7 @@ def _fitted_dataset(maps: HiddenMaps, tables: list[RolloutRows]) -> xr.Dataset:
             {"long_name": "share of variance of held-out hidden units left unexplained"},
         )
         dataset = dataset.assign_coords(nmf_candidate=list(maps.factor_choice.candidates))
-    return dataset.assign_attrs(stability_attributes(maps.stability), **_quality_attributes(maps))
+    return dataset.assign_attrs(_reliability(maps))
 
 
 def stability_attributes(stability: ClusterStability | None) -> dict[str, float]:
@@ -574,15 +575,23 @@ def stability_attributes(stability: ClusterStability | None) -> dict[str, float]
     }
 
 
-def _quality_attributes(maps: HiddenMaps) -> dict[str, float]:
-    found = {"cluster_noise_share": maps.clustering.noise_share}
-    if maps.quality is not None:
-        found |= {
-            "embedding_trustworthiness": maps.quality.trustworthiness,
-            "embedding_trustworthiness_of_pca": maps.quality.of_pca,
-            "embedding_trustworthiness_of_shuffled": maps.quality.of_shuffled,
-        }
-    return found
+def quality_attributes(quality: EmbeddingQuality | None) -> dict[str, float]:
+    """As result files keep them; none without a measurement."""
+    if quality is None:
+        return {}
+    return {
+        "embedding_trustworthiness": quality.trustworthiness,
+        "embedding_trustworthiness_of_pca": quality.of_pca,
+        "embedding_trustworthiness_of_shuffled": quality.of_shuffled,
+    }
+
+
+def _reliability(maps: HiddenMaps) -> dict[str, float]:
+    return {
+        "cluster_noise_share": maps.clustering.noise_share,
+        **stability_attributes(maps.stability),
+        **quality_attributes(maps.quality),
+    }
 
 
 def _metrics(maps: HiddenMaps, tables: list[RolloutRows]) -> dict[str, Any]:
@@ -597,6 +606,5 @@ def _metrics(maps: HiddenMaps, tables: list[RolloutRows]) -> dict[str, Any]:
         "ica_iterations": int(maps.projection.n_iter_),
         "clusters": maps.clustering.num_clusters,
         **({} if maps.nmf is None else {"nmf_factors": maps.nmf.n_components_}),
-        **_quality_attributes(maps),
-        **stability_attributes(maps.stability),
+        **_reliability(maps),
     }

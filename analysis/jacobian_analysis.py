@@ -30,7 +30,6 @@ from analysis.saliency_interventions import load_interventions
 from analysis.sample_source import (
     SampleBatch,
     SampleSource,
-    load_projection,
     load_sample_source,
     sample_batches,
 )
@@ -40,7 +39,7 @@ from experiment.progress import Progress
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
 from generative.types import SimulatedSteps
-from projections.hidden import HiddenProjection, TorchProjection
+from projections.hidden import HiddenProjection, TorchProjection, load_fitting_projection
 from projections.intervention import Intervention, InterventionChain
 
 
@@ -157,8 +156,7 @@ def make_plan(config: JacobianConfig) -> JacobianPlan:
     rows = select_episodes(
         source.dataset, config.num_samples, f"--generated_data_dir {folder}", "--num_samples"
     )
-    hidden = source.hidden_slice
-    projection = load_projection(config.projection, hidden.stop - hidden.start)
+    projection = load_fitting_projection(config.projection, source.hidden_slice)
     available = projection.n_components_
     if available < config.num_components:
         print(f"--num_components {config.num_components}: the projection has {available}")

@@ -21,16 +21,16 @@ from analysis.saliency_config import (
 from analysis.saliency_integration import FRAME_BASELINES, IntegratedTargets
 from analysis.saliency_interventions import load_interventions
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
-from analysis.sample_source import (
-    SampleSource,
-    has_projection,
-    load_projection,
-    load_sample_source,
-)
+from analysis.sample_source import SampleSource, load_sample_source
 from analysis.sample_trust import read_sample_trust
 from experiment.errors import UserError, require_at_least
 from generative.fidelity_windows import frame_statistics
-from projections.hidden import HiddenProjection, TorchProjection
+from projections.hidden import (
+    HiddenProjection,
+    TorchProjection,
+    has_projection,
+    load_fitting_projection,
+)
 from projections.intervention import Intervention
 from rollouts.store import RolloutDataset
 
@@ -143,8 +143,7 @@ def _load_projection(config: SaliencyConfig, agent: LoadedAgent) -> HiddenProjec
         return None
     if config.projection is None:
         raise UserError("--projection None: the target hx_direction needs a projection")
-    hidden = agent.policy.hidden_slice
-    return load_projection(config.projection, hidden.stop - hidden.start)
+    return load_fitting_projection(config.projection, agent.policy.hidden_slice)
 
 
 def _make_targets(

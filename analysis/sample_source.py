@@ -17,7 +17,6 @@ from analysis.saliency_interventions import intervention_key
 from experiment.devices import resolve_device
 from experiment.errors import UserError
 from generative.checkpoint import LoadedSimulator, load_simulator, newest_simulator
-from projections.hidden import HiddenProjection
 from projections.intervention import Intervention
 from rollouts.store import RolloutDataset
 from rollouts.types import Rollout
@@ -119,8 +118,8 @@ class SampleBatch:
         )
 
 
-def open_simulated_rollouts(folder: Path) -> RolloutDataset:
-    """Open `--generated_data_dir`.
+def open_simulated_rollouts(folder: Path, flag: str = "--generated_data_dir") -> RolloutDataset:
+    """Open the folder that `flag` named.
 
     Raises:
         UserError: no dataset, or one of real rollouts.
@@ -128,8 +127,8 @@ def open_simulated_rollouts(folder: Path) -> RolloutDataset:
     dataset = RolloutDataset(folder)
     if dataset.metadata.simulated is None:
         raise UserError(
-            f"--generated_data_dir {folder}: holds real rollouts; expected "
-            "simulated ones, made by record_gen_samples.py"
+            f"{flag} {folder}: holds real rollouts; expected simulated ones, made by "
+            "record_gen_samples.py"
         )
     return dataset
 
@@ -181,32 +180,6 @@ def _recorded_choices(dataset: RolloutDataset) -> SimulationChoices:
     recorded = dataset.metadata.provenance.get("config", {})
     names = SimulationChoices.__dataclass_fields__
     return SimulationChoices(**{name: recorded[name] for name in names if name in recorded})
-
-
-def has_projection(folder: Path) -> bool:
-    """Whether a fitted projection lies in `folder`."""
-    return (folder / "projection.json").exists()
-
-
-def load_projection(folder: Path, num_hidden_units: int) -> HiddenProjection:
-    """Load `--projection`.
-
-    Raises:
-        UserError: there is none, or it was fitted on hidden states of another size.
-    """
-    if not has_projection(folder):
-        raise UserError(
-            f"--projection {folder}: no such projection; make it with: "
-            "python analysis/hidden_analysis_precompute.py"
-        )
-    projection = HiddenProjection.load(folder)
-    num_units = len(projection.mean_)
-    if num_units != num_hidden_units:
-        raise UserError(
-            f"--projection {folder}: fitted on {num_units} hidden units, the agent has "
-            f"{num_hidden_units}"
-        )
-    return projection
 
 
 def sample_batches(

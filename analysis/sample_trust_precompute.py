@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from agents.checkpoint import load_chosen_agent
 from analysis.results import SAMPLE_TRUST_NAME, write_results
 from analysis.saliency_interventions import load_interventions
+from analysis.sample_source import open_simulated_rollouts
 from analysis.sample_trust import to_dataset
 from environments.factory import DEFAULT_NUM_THREADS
 from experiment.command_line import parse_flags
@@ -93,7 +94,7 @@ def precompute(config: SampleTrustCommand, report: StageReport) -> Path:
     require_at_least(config, "num_envs", "batch_size", "num_resamples")
     require_at_least(config, "num_threads", least=0)
     device = resolve_device(config.device, config.gpu_device)
-    samples = _open_samples(config.generated_data_dir)
+    samples = open_simulated_rollouts(config.generated_data_dir)
     require_writable_folder(samples.folder, "--generated_data_dir")
     hashes = {"samples": recording_identity(samples.metadata)}
     if has_reality(samples).any():
@@ -121,16 +122,6 @@ def precompute(config: SampleTrustCommand, report: StageReport) -> Path:
     report.metrics.update(_summary(measurement))
     print(_describe(measurement), flush=True)
     return path
-
-
-def _open_samples(folder: Path) -> RolloutDataset:
-    samples = RolloutDataset(folder)
-    if samples.metadata.simulated is None:
-        raise UserError(
-            f"--generated_data_dir {folder}: holds real rollouts; expected simulated ones, made by "
-            "record_gen_samples.py"
-        )
-    return samples
 
 
 def _make_plan(

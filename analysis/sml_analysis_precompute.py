@@ -1,6 +1,6 @@
 """Components, clusters and layout of the whole sensorimotor loop of agent and environment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.results import SML_ANALYSIS_NAME
@@ -30,10 +30,16 @@ def precompute(config: LoopConfig, report: StageReport) -> Path:
     check_settings(config)
     rows = open_samples(config.generated_data_dir, config.num_samples, "--generated_data_dir")
     results = analyse_vectors([loop_states(rows)], config)
-    with_change = analyse_vectors([loop_states(rows, with_change=True)], config)
-    results = results.assign(cluster_dynamics=with_change["cluster"])
-    path = config.output_dir / SML_ANALYSIS_NAME
-    return write_vector_analysis(results, [rows], ["informed"], path, config, report)
+    no_layout = replace(config, layout=replace(config.layout, embedding="none"))
+    with_change = analyse_vectors([loop_states(rows, with_change=True)], no_layout)
+    results = results.assign(cluster_dynamics=with_change["cluster"]).assign_attrs(
+        {
+            f"dynamics_{name}": value
+            for name, value in with_change.attrs.items()
+            if name.startswith(("num_clusters", "cluster_"))
+        }
+    )
+    return write_vector_analysis(results, {"informed": rows}, SML_ANALYSIS_NAME, config, report)
 
 
 def main() -> None:

@@ -7,26 +7,29 @@ rows later is compared with the same recording without the push. So every statem
 is put to the test, and with it every pair of components of which nothing was stated, which tells
 how often a sign comes out right by itself. The best statements are also tested by what they would
 let one expect of behaviour: the updates of i are led to j (*swap*), and i is held at its mean
-(*collapse*).
+(*collapse*). `analysis/statement_outcomes.py` counts what comes of it.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
+import tyro
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control, norm
 
-from analysis.causal_statements import EVIDENCE
+from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import MEASURES, compare_with_null, permute_components
 from analysis.cross_dynamics import ALL
 from analysis.effect_recording import TESTED, EffectRecordingConfig
 from analysis.effect_verdict import random_controls
 from analysis.fidelity_file import BOUNDS
 from analysis.intervention_effects_precompute import InterventionEffectsCommand, measure_effects
+from analysis.matched_statements import MatchSettings, match_statements
 from analysis.paired_rows import COMPONENT_PREFIX
 from analysis.results import (
     CONSISTENCY_NAME,
@@ -37,6 +40,7 @@ from analysis.results import (
     read_results,
     write_results,
 )
+from analysis.statement_outcomes import summarise
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
@@ -52,8 +56,9 @@ COMPARISONS = {
 """Which responses to pushes are compared with which."""
 AFTER_THE_FIRST_ROW = ("1", "to", "end")
 """On row 0 the simulator corrects a state that it decoded, which is no update of the agent's."""
-PUSHES = EffectRecordingConfig(real_steps=10, num_random_controls=2)
-"""What is recorded of a push by default: no more real rows than simulated ones."""
+PUSHES = EffectRecordingConfig(real_steps=10, num_random_controls=3, sign_flip=False)
+"""What is recorded of a push by default: no more real rows than simulated ones. Its random controls
+serve for the other pushes too."""
 _DEVIATIONS_OF_INTERVAL = 2 * norm.ppf(0.975)
 
 
@@ -90,10 +95,14 @@ class StatementEffectsConfig:
     """How much is recorded of each push."""
     pairs: EffectRecordingConfig = field(default_factory=EffectRecordingConfig)
     """How much is recorded of each swap and each collapse."""
+    matching: Annotated[MatchSettings, tyro.conf.arg(name="")] = field(
+        default_factory=MatchSettings
+    )
+    """How supported statements are compared with others of the same predicted size."""
     num_permutations: int = 1000
     """Permutations of the components for the null of the agreement of responses."""
     num_resamples: int = 1000
-    """Bootstrap resamples of the levels, for the 95% intervals."""
+    """Bootstrap resamples of the levels, and of the pushed components, for the 95% intervals."""
     seed: int = 0
     """Decides starts, draws and permutations."""
     device: str = "auto"
@@ -116,13 +125,13 @@ class StatementPlan:
 
     config: StatementEffectsConfig
     cross: xr.Dataset
-    statements: xr.Dataset
-    """Those on all samples, along `statement`."""
+    statements: pd.DataFrame
+    """All that can be made on all samples, best supported first; not only those that were kept."""
     pushed: list[int]
     """Components in ascending order."""
     pairs: list[ComponentPair]
     num_candidates: int
-    """Statements that the analysis made of all behaviours, before the best were kept."""
+    """Statements on all samples and on each behaviour."""
 
     @property
     def num_components(self) -> int:
@@ -134,6 +143,8 @@ def make_plan(config: StatementEffectsConfig) -> StatementPlan:
     """Read what the flags name; every mistake in them is found here, before any recording."""
     require_at_least(config, "num_pushed", "num_permutations")
     require_at_least(config, "num_pairs", least=0)
+    if not config.matching.match_ratio > 1:
+        raise UserError(f"--match_ratio {config.matching.match_ratio}: expected more than 1")
     if not (config.pushes.real and config.pairs.real):
         raise UserError("--pushes.no-real, --pairs.no-real: statements are tested in reality too")
     with read_results(config.cross / CROSS_NAME) as results:
@@ -144,19 +155,18 @@ def make_plan(config: StatementEffectsConfig) -> StatementPlan:
                 f"--consistency {config.consistency}: made from other data than --cross "
                 f"{config.cross}"
             )
-        if "statement_source" not in results:
-            raise UserError(f"--consistency {config.consistency}: the file has no statements")
-        consistency = results.load()
+        rate = float(results.attrs["false_discovery_rate"])
     _require_projection(config, cross)
-    chosen = np.flatnonzero(consistency["statement_behaviour"].values == ALL)
-    statements = consistency.isel(statement=chosen)
+    # The table that was kept ends somewhere: what it leaves out may have all evidence, too.
+    candidates = rank_statements(cross, StatementSettings(rate, num_statements=None))
+    statements = candidates.loc[candidates["behaviour"] == ALL, :]
     return StatementPlan(
         config,
         cross,
         statements,
         components_to_push(statements, cross.sizes["source"], config.num_pushed),
         best_pairs(statements, config.num_pairs),
-        count_candidates(cross),
+        len(candidates),
     )
 
 
@@ -170,28 +180,16 @@ def _require_projection(config: StatementEffectsConfig, cross: xr.Dataset) -> No
         )
 
 
-def count_candidates(cross: xr.Dataset) -> int:
-    """How many statements "i drives j ≠ i after k steps in behaviour c" were tested."""
-    later = cross.isel(lag=np.flatnonzero(cross["lag"].values > 0))
-    gradient = later["causation"].sel(environment_gradient="passed").values
-    is_known = np.isfinite(gradient) & np.isfinite(later["correlation"].values)
-    return int((is_known & ~np.eye(cross.sizes["source"], dtype=np.bool_)).sum())
-
-
-def components_to_push(statements: xr.Dataset, num_components: int, wanted: int) -> list[int]:
+def components_to_push(statements: pd.DataFrame, num_components: int, wanted: int) -> list[int]:
     """Sources of the best statements first, then the leading other components; ascending."""
-    order = [*statements["statement_source"].values.tolist(), *range(num_components)]
+    order = [*statements["source"].tolist(), *range(num_components)]
     return sorted(list(dict.fromkeys(order))[:wanted])
 
 
-def best_pairs(statements: xr.Dataset, wanted: int) -> list[ComponentPair]:
+def best_pairs(statements: pd.DataFrame, wanted: int) -> list[ComponentPair]:
     """Pairs of the best statements, each source at most once."""
     pairs: dict[int, ComponentPair] = {}
-    for source, target in zip(
-        statements["statement_source"].values.tolist(),
-        statements["statement_target"].values.tolist(),
-        strict=True,
-    ):
+    for source, target in statements[["source", "target"]].to_numpy().tolist():
         pairs.setdefault(source, ComponentPair(source, target))
     return list(pairs.values())[:wanted]
 
@@ -292,6 +290,8 @@ class Response:
     """(2, W, L, D)"""
     control: NDArray[np.float64]
     """(R, W, L, D) of pushes as large along random directions."""
+    norm: NDArray[np.float64]
+    """(W,) length of the push, and of its controls, in hidden space."""
 
 
 def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Response:
@@ -306,7 +306,20 @@ def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Res
             tested["row_effect"].transpose(*dims).values,
             tested["row_effect_interval"].transpose("bound", *dims).values,
             rows["row_effect"].sel(variant=randoms).transpose("variant", *dims).values,
+            results["change_norm"].sel(variant=TESTED).values,
         )
+
+
+def controls_of_size(responses: Sequence[Response]) -> NDArray[np.float64]:
+    """(N, W, S, L, D) effects of the N random pushes of all S responses, scaled to each push.
+
+    A random push of one response is along another direction than that of another response, so
+    every push has the controls of all. Effects are taken to be proportional to a push's length,
+    which is of the same order for all.
+    """
+    per_length = np.concatenate([one.control / one.norm[:, None, None] for one in responses])
+    norm = np.stack([one.norm for one in responses], axis=1)
+    return per_length[:, :, None] * norm[:, :, None, None]
 
 
 def lags_reached(cross: xr.Dataset, num_rows: int) -> list[int]:
@@ -317,10 +330,9 @@ def lags_reached(cross: xr.Dataset, num_rows: int) -> list[int]:
 def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset:
     """Label responses, what was predicted, what was stated, and how they agree."""
     lags = lags_reached(plan.cross, plan.config.pushes.num_sim_steps)
-    effect, interval, control = (
-        np.stack([getattr(one, name) for one in responses], axis=axis)
-        for name, axis in (("effect", 1), ("interval", 2), ("control", 2))
-    )
+    effect = np.stack([one.effect for one in responses], axis=1)
+    interval = np.stack([one.interval for one in responses], axis=2)
+    control = controls_of_size(responses)
     by_world = ("world", "source", "lag", "target")
     unit = {"units": "coordinate", "long_name": "mean over starts, less the twin's"}
     is_pair = np.array(plan.pushed)[:, None] != np.arange(plan.num_components)
@@ -348,11 +360,14 @@ def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset
             "largest_possible_score": len(EVIDENCE),
             "push_size": plan.config.push_size,
             "num_starts": plan.config.pushes.num_starts,
+            "num_random_directions": len(control),
             "swaps": " ".join(swap_name(pair) for pair in plan.pairs),
             "collapses": " ".join(collapse_name(pair.source) for pair in plan.pairs),
         },
     )  # fmt: skip
-    return dataset.merge(_agreements(dataset, plan))
+    config = plan.config
+    matched = match_statements(dataset, config.matching, config.num_resamples, config.seed)
+    return dataset.merge(_agreements(dataset, plan)).merge(matched, combine_attrs="no_conflicts")
 
 
 def response_q(
@@ -407,12 +422,11 @@ def _predicted(plan: StatementPlan, lags: list[int]) -> dict[str, Any]:
 
 
 def _stated(plan: StatementPlan, lags: list[int]) -> dict[str, Any]:
-    """Sum of the evidence for each statement on all samples; NaN for what was not kept."""
+    """Sum of the evidence for each statement on all samples; NaN where there is none to be made."""
     shape = (len(plan.pushed), len(lags), plan.num_components)
     score = np.full(shape, np.nan)
-    columns = ("source", "lag", "target", "score")
-    table = (plan.statements[f"statement_{name}"].values.tolist() for name in columns)
-    for source, lag, target, value in zip(*table, strict=True):
+    table = plan.statements[["source", "lag", "target", "score"]].to_numpy().tolist()
+    for source, lag, target, value in table:
         if source in plan.pushed and lag in lags:
             score[plan.pushed.index(source), lags.index(lag), target] = value
     meaning = {"long_name": "evidence for the statement on all samples, less that against it"}
@@ -454,71 +468,3 @@ def _response(dataset: xr.Dataset, name: str, place: int) -> NDArray[np.float64]
     """(S, D) predicted by the gradient, or observed in a world."""
     chosen = dataset["gradient"] if name == "gradient" else dataset["effect"].sel(world=name)
     return chosen.isel(lag=place).transpose("source", "target").values
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How often the effects of a group of statements come out as predicted."""
-
-    num_statements: int
-    num_seen: int
-    """Effects that differ from zero (q below the rate) and have the sign of the gradient."""
-    num_opposite: int
-    """Effects that differ from zero and have the opposite sign."""
-    num_beyond_controls: int
-    """Of those seen, the ones larger in size than every random control: a random direction may as
-    well point the other way."""
-
-    @property
-    def share_seen(self) -> float:
-        """NaN without statements."""
-        return self.num_seen / self.num_statements if self.num_statements else float("nan")
-
-
-GROUPS = {
-    "supported": "all evidence for them",
-    "others": "not all evidence for them (control)",
-}
-"""Statements between different components that are told apart."""
-
-
-def statement_group(dataset: xr.Dataset, group: str) -> NDArray[np.bool_]:
-    """(S, L, D) which statements belong to a group of GROUPS."""
-    largest = dataset.attrs["largest_possible_score"]
-    is_supported = dataset["score"].values == largest
-    is_pair = dataset["source"].values[:, None, None] != dataset["target"].values
-    is_known = np.isfinite(dataset["gradient"].values) & is_pair
-    return is_known & (is_supported if group == "supported" else ~is_supported)
-
-
-def largest_control(at: xr.Dataset) -> NDArray[np.float64]:
-    """Size of the largest effect that a random control has."""
-    return np.maximum(np.abs(at["control_low"].values), np.abs(at["control_high"].values))
-
-
-def outcome(dataset: xr.Dataset, world: str, group: str, rate: float = 0.05) -> Outcome:
-    """Count what the pushes of a world say of a group of statements."""
-    chosen = statement_group(dataset, group)
-    at = dataset.sel(world=world)
-    is_effect = at["effect_q"].values < rate
-    same = np.sign(at["effect"].values) == np.sign(dataset["gradient"].values)
-    is_seen = chosen & is_effect & same
-    is_larger = np.abs(at["effect"].values) > largest_control(at)
-    return Outcome(
-        int(chosen.sum()),
-        int(is_seen.sum()),
-        int((chosen & is_effect & ~same).sum()),
-        int((is_seen & is_larger).sum()),
-    )
-
-
-def summarise(dataset: xr.Dataset) -> dict[str, Any]:
-    """Plain numbers for a report."""
-    numbers: dict[str, Any] = {"statements_tested": int(dataset.attrs["num_candidates"])}
-    for world in dataset["world"].values.tolist():
-        for group in GROUPS:
-            found = outcome(dataset, world, group)
-            numbers[f"{group}_{world}"] = (
-                f"{found.num_seen} of {found.num_statements} seen, {found.num_opposite} opposite"
-            )
-    return numbers

@@ -1,10 +1,10 @@
 """Figures of how causal statements fare, drawn from their result files alone."""
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
@@ -13,13 +13,19 @@ from matplotlib.figure import Figure
 from analysis.effect_figures import draw_effects
 from analysis.effect_verdict import describe
 from analysis.fidelity_curves import open_axis
-from analysis.figure_style import OKABE_ITO, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figure
 from analysis.results import (
     INTERVENTION_EFFECTS_NAME,
     STATEMENT_EFFECTS_NAME,
     read_results,
 )
-from analysis.statement_effects import GROUPS, Outcome, outcome, statement_group
+from analysis.statement_outcomes import (
+    GROUPS,
+    Outcome,
+    outcome,
+    signed_effects,
+    statement_group,
+)
 from experiment.errors import require_at_least
 from experiment.files import atomic_file, require_writable_folder
 from experiment.report import StageReport
@@ -30,7 +36,15 @@ COMPARISON_STYLES = {
     "gradient_real": ("gradient and real response", OKABE_ITO[5], "s"),
     "simulated_real": ("simulated and real response", OKABE_ITO[2], "^"),
 }
+COMPARED_STYLES = {
+    "supported": ("all evidence for them (below: those with a match)", COLOURS["supported"]),
+    "matched": ("others (below: of the same predicted size)", COLOURS["others"]),
+    "difference": ("difference", "black"),
+}
 MAX_ERROR_BARS = 60
+NUM_SIZE_BINS = 8
+MIN_IN_BIN = 3
+"""Bins of fewer statements have no point."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +70,11 @@ def plot_statements(config: StatementPlottingConfig, report: StageReport) -> lis
     require_at_least(config, "dpi")
     with (
         read_results(config.input_dir / STATEMENT_EFFECTS_NAME) as results,
-        mpl.rc_context({"font.size": 8, "axes.titlesize": 8, "pdf.fonttype": 42}),
+        figure_text(title_size=8),
     ):
         results.load()
         folder = require_writable_folder(config.output_dir, "--output_dir")
-        figures = {"responses": draw_responses(results)}
+        figures = {"responses": draw_responses(results), "matched": draw_matched(results)}
         if "agreement" in results:
             figures["response_agreement"] = draw_agreement(results)
         pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
@@ -134,6 +148,78 @@ def _draw_group(axis: Axes, results: xr.Dataset, world: str, group: str) -> None
     if group == "supported":
         drawn = np.argsort(-np.abs(predicted))[:MAX_ERROR_BARS]
         axis.vlines(predicted[drawn], low[drawn], high[drawn], color=COLOURS[group], linewidth=0.6)
+
+
+def draw_matched(results: xr.Dataset) -> Figure:
+    """How often statements come true by the size that is predicted, and at the same size."""
+    worlds = results["world"].values.tolist()
+    figure = Figure(figsize=(5.2 * len(worlds), 6.0), layout="constrained")
+    axes = figure.subplots(2, len(worlds), squeeze=False, sharey="row")
+    for column, world in enumerate(worlds):
+        _draw_by_size(axes[0, column], results, world)
+        _draw_rates(axes[1, column], results.sel(world=world))
+    axes[0, 0].set_ylabel("share seen, with the predicted sign")
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    known, left_out = (results.attrs[f"num_supported_{name}_match"] for name in ("with", "without"))
+    has_intervals = np.isfinite(results["matched_rate_interval"]).any()
+    bars = "too few components were pushed for intervals"
+    if has_intervals:
+        bars = "bars are 95% intervals over pushed components"
+    ratio, mean = results.attrs["match_ratio"], results.attrs["matched_size_ratio"]
+    figure.suptitle(
+        f"{known} of {known + left_out} supported statements have others whose predicted size "
+        f"differs by less than a factor {ratio:g}\n(mean size of the matches {mean:.2f} times that "
+        f"of the supported); {bars}"
+    )
+    return figure
+
+
+def _draw_by_size(axis: Axes, results: xr.Dataset, world: str) -> None:
+    size = np.abs(results["gradient"].transpose("source", "lag", "target").values)
+    is_seen = signed_effects(results, world).is_seen
+    chosen = {group: statement_group(results, group) & (size > 0) for group in GROUPS}
+    every = size[chosen["supported"] | chosen["others"]]
+    ends = (every.min(), every.max()) if every.size else (1.0, 1.0)
+    edges = np.geomspace(ends[0], ends[1] * (1 + 1e-9), NUM_SIZE_BINS + 1)
+    for group in GROUPS:
+        place = np.digitize(size[chosen[group]], edges) - 1
+        count = np.bincount(place, minlength=NUM_SIZE_BINS)
+        seen = np.bincount(place, is_seen[chosen[group]], NUM_SIZE_BINS)
+        kept = count >= MIN_IN_BIN
+        middle = np.sqrt(edges[1:] * edges[:-1])[kept]
+        share = seen[kept] / count[kept]
+        axis.plot(middle, share, "o-", color=COLOURS[group], markersize=4)
+        offset = 5 if group == "supported" else -11
+        for x, y, number in zip(middle, share, count[kept], strict=True):
+            axis.annotate(
+                f"{number}", (x, y), (0, offset), textcoords="offset points", ha="center",
+                color=COLOURS[group] if group == "supported" else "0.4", fontsize=7,
+            )  # fmt: skip
+    axis.set(
+        xscale="log", ylim=(-0.12, 1.12), title=f"{world}; numbers count statements",
+        xlabel="predicted size of the effect, in coordinates",
+    )  # fmt: skip
+    open_axis(axis)
+
+
+def _draw_rates(axis: Axes, at: xr.Dataset) -> None:
+    rates = at["rate"].values.tolist()
+    for number, (name, (label, colour)) in enumerate(COMPARED_STYLES.items()):
+        chosen = at.sel(compared=name)
+        low, high = chosen["matched_rate_interval"].transpose("bound", "rate").values
+        place = np.arange(len(rates)) + 0.2 * (number - 1)
+        axis.plot(
+            chosen["matched_rate"].values, place, "o", color=colour, label=label, markersize=4
+        )
+        has_interval = np.isfinite(low)
+        axis.hlines(place[has_interval], low[has_interval], high[has_interval], color=colour)
+    axis.axvline(0, color="black", linewidth=0.6)
+    meanings = at["rate_meaning"].values.tolist()
+    axis.set_yticks(range(len(rates)), [textwrap.fill(meaning, 24) for meaning in meanings])
+    axis.set_ylim(len(rates) - 0.5, -0.5)
+    axis.set_title("at the same predicted size")
+    open_axis(axis)
 
 
 def draw_agreement(results: xr.Dataset) -> Figure:

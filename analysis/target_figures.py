@@ -76,7 +76,8 @@ def _draw_search(axis: Axes, search: xr.Dataset) -> None:
         control.min(), control.max(), color="0.8", label="best of as many random latents, range"
     )
     axis.axhline(control.mean(), color="0.4", linestyle="--", label="their mean")
-    axis.plot(score, color=OKABE_ITO[4], linewidth=0.6, alpha=0.6)
+    singles = axis.plot(score, color=OKABE_ITO[4], linewidth=0.6, alpha=0.6)
+    singles[0].set_label("single copies")
     axis.plot(score.mean(axis=1), color=OKABE_ITO[0], linewidth=1.8, label="mean of copies")
     axis.set(title=str(search["target"].values), xlabel="iteration", ylabel="score")
     open_axis(axis)

@@ -5,7 +5,7 @@ each sample, and the state of the whole loop of agent and environment at each st
 the first table of vectors and applied to the others, so that they share axes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import log_softmax
 
+from analysis.clustering import Clustering, ClusterStability
+from analysis.embedding import Embedder, EmbeddingQuality
+from analysis.episode_stacks import lengths_until_done
 from analysis.hidden_states import (
     CUMULATIVE_SHARE,
     ClusterSettings,
@@ -26,17 +29,19 @@ from analysis.hidden_states import (
     components_for_share,
     embed_rows,
     policy_entropy,
+    quality_attributes,
+    quality_of,
     stability_attributes,
     stability_of,
 )
 from analysis.results import write_results
 from analysis.rollout_rows import RolloutRows, select_episodes
+from analysis.sample_source import open_simulated_rollouts
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
-from rollouts.store import RolloutDataset
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,7 @@ def check_settings(config: VectorAnalysisConfig) -> None:
     require_at_least(config.clusters, "num_stability_repeats", least=0)
     require_at_least(config.clusters, "max_cluster_rows", least=10)
     require_at_least(config.layout, "embedding_neighbours")
+    require_at_least(config.layout, "num_quality_rows", least=0)
     require_at_least(config.layout, "max_embedding_rows", least=10)
     require_writable_folder(config.output_dir, "--output_dir")
 
@@ -95,13 +101,8 @@ def open_samples(folder: Path, wanted: int, flag: str) -> RolloutRows:
     Raises:
         UserError: no samples, or real rollouts.
     """
-    dataset = RolloutDataset(folder)
-    if dataset.metadata.simulated is None:
-        raise UserError(
-            f"{flag} {folder}: holds real rollouts; expected simulated ones, made by "
-            "record_gen_samples.py"
-        )
-    return select_episodes(dataset, wanted, str(folder), "--num_samples")
+    dataset = open_simulated_rollouts(folder, flag)
+    return select_episodes(dataset, wanted, f"{flag} {folder}", "--num_samples")
 
 
 def environment_states(rows: RolloutRows) -> VectorTable:
@@ -132,17 +133,18 @@ def loop_states(rows: RolloutRows, with_change: bool = False) -> VectorTable:
 
 
 def latents(rows: RolloutRows) -> VectorTable:
-    """The latent of each sample."""
+    """The latent of each sample; its return is that up to the predicted end."""
     starts = np.cumsum(rows.episode_lengths) - rows.episode_lengths
     value, reward, done = (
         rows.read(name, 0, rows.num_rows) for name in ("value", "reward", "done")
     )
+    is_before_end = rows.step < lengths_until_done(rows)[rows.episode_index]
     return VectorTable(
         rows.dataset.read_episode_field("latent")[: rows.num_episodes],
         {
             "sample_id": rows.episode_ids,
             "mean_value": np.add.reduceat(value, starts) / rows.episode_lengths,
-            "sample_return": np.add.reduceat(reward, starts),
+            "sample_return": np.add.reduceat(np.where(is_before_end, reward, 0), starts),
             "ever_done": np.logical_or.reduceat(done, starts).astype(np.int8),
         },
     )
@@ -173,11 +175,11 @@ def analyse_vectors(tables: Sequence[VectorTable], config: VectorAnalysisConfig)
     Raises:
         UserError: fewer than ten vectors to fit on, or all the same.
     """
-    first = tables[0].vectors
-    if len(first) < 10:
-        raise UserError(f"{len(first)} vectors: at least 10 are needed")
+    first = tables[0]
+    if len(first.vectors) < 10:
+        raise UserError(f"{len(first.vectors)} vectors: at least 10 are needed")
     rng = np.random.default_rng(config.seed)
-    fitted = first[choose_rows(rng, np.arange(len(first)), config.max_fit_rows)]
+    fitted = first.vectors[choose_rows(rng, np.arange(len(first.vectors)), config.max_fit_rows)]
     # Of this projection only the principal components are used, all of which it keeps.
     projection = HiddenProjection("pca", 1).fit(fitted)
     ratio = projection.explained_variance_ratio_
@@ -187,41 +189,67 @@ def analyse_vectors(tables: Sequence[VectorTable], config: VectorAnalysisConfig)
         np.asarray(projection.principal_components(table.vectors)[:, :num_pca], np.float32)
         for table in tables
     ]
-    clustered = choose_rows(rng, np.arange(len(first)), config.clusters.max_cluster_rows)
-    cluster_inputs = scores[0][clustered, :num_95]
-    clustering = cluster_features(cluster_inputs, config.clusters)
-    embedder = embed_rows(scores[0][:, :num_95], config.layout, rng, config.seed)
-    sample = np.asarray(tables[0].variables["sample_id"], np.int64)
-    stability = stability_of(cluster_inputs, sample[clustered], config.clusters, config.seed)
-    features = np.concatenate(scores)
+    maps = _fit_maps(scores[0][:, :num_95], first.variables["sample_id"], config, rng)
+    pca = np.concatenate(scores)
+    features = pca[:, :num_95]
     source = np.repeat(np.arange(len(tables)), [len(table.vectors) for table in tables])
     variables: dict[str, Any] = {
         name: ("row", np.concatenate([table.variables[name] for table in tables]))
-        for name in tables[0].variables
+        for name in first.variables
     }
     variables |= {
         "source": ("row", source.astype(np.int8)),
-        "pca": (("row", "pca_component"), features),
-        "cluster": ("row", clustering.assign(features[:, :num_95]).astype(np.int16)),
+        "pca": (("row", "pca_component"), pca),
+        "cluster": ("row", maps.clustering.assign(features).astype(np.int16)),
         "explained_variance_ratio": ("pca_component", ratio[:num_pca]),
     }
-    if embedder is not None:
-        variables["embedding"] = (("row", "axis"), embedder.transform(features[:, :num_95]))
-    return xr.Dataset(
-        variables,
-        attrs={
-            "num_components_95": num_95,
-            "num_clusters": clustering.num_clusters,
-            **stability_attributes(stability),
-        },
+    if maps.embedder is not None:
+        variables["embedding"] = (("row", "axis"), maps.embedder.transform(features))
+    return xr.Dataset(variables, attrs={"num_components_95": num_95, **maps.attributes})
+
+
+@dataclass(frozen=True, eq=False)
+class VectorMaps:
+    """Clusters and layout of vectors, and how far to believe them."""
+
+    clustering: Clustering
+    stability: ClusterStability | None
+    embedder: Embedder | None
+    quality: EmbeddingQuality | None
+
+    @property
+    def attributes(self) -> dict[str, float]:
+        """As the result file keeps them."""
+        return {
+            "num_clusters": self.clustering.num_clusters,
+            "cluster_noise_share": self.clustering.noise_share,
+            **stability_attributes(self.stability),
+            **quality_attributes(self.quality),
+        }
+
+
+def _fit_maps(
+    features: NDArray[np.float32],
+    sample_id: NDArray,
+    config: VectorAnalysisConfig,
+    rng: np.random.Generator,
+) -> VectorMaps:
+    """Cluster and lay out (N, F) features of (N,) samples."""
+    clustered = choose_rows(rng, np.arange(len(features)), config.clusters.max_cluster_rows)
+    samples = np.asarray(sample_id, np.int64)[clustered]
+    embedder = embed_rows(features, config.layout, rng, config.seed)
+    return VectorMaps(
+        clustering=cluster_features(features[clustered], config.clusters),
+        stability=stability_of(features[clustered], samples, config.clusters, config.seed),
+        embedder=embedder,
+        quality=quality_of(embedder, features, config.layout, config.seed),
     )
 
 
 def write_vector_analysis(
     results: xr.Dataset,
-    tables: Sequence[RolloutRows],
-    sources: Sequence[str],
-    path: Path,
+    tables: Mapping[str, RolloutRows],
+    name: str,
     config: VectorAnalysisConfig,
     report: StageReport,
 ) -> Path:
@@ -229,25 +257,21 @@ def write_vector_analysis(
 
     Args:
         results: what `analyse_vectors` found.
-        tables: the rollouts that it was found in.
-        sources: what each of them is, in one word.
-        path: the result file.
+        tables: the rollouts that it was found in, by what they are, in one word.
+        name: of the result file in the output folder.
         config: its settings.
         report: takes output and metrics.
     """
-    metadata = tables[0].dataset.metadata
-    hashes = {name: table.dataset.hash for name, table in zip(sources, tables, strict=True)}
+    metadata = next(iter(tables.values())).dataset.metadata
+    hashes = {source: table.dataset.hash for source, table in tables.items()}
     provenance = collect_provenance(config, config.seed, {"agent": metadata.agent_hash, **hashes})
-    names = " ".join(metadata.environment.action_names)
-    labelled = results.assign_attrs(action_names=names, sources=" ".join(sources))
+    actions = " ".join(metadata.environment.action_names)
+    labelled = results.assign_attrs(action_names=actions, sources=" ".join(tables))
+    path = config.output_dir / name
     write_results(path, labelled, provenance)
     report.outputs.append(str(path))
     report.metrics |= {
         "rows": results.sizes["row"],
-        **{
-            name: value
-            for name, value in results.attrs.items()
-            if name.startswith(("num_", "cluster_stability"))
-        },
+        **{name: value for name, value in results.attrs.items() if isinstance(value, (int, float))},
     }
     return path

@@ -1,8 +1,9 @@
 """Figures of the analyses of vectors that samples carry, drawn from their result files alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,7 @@ VARIABLES = (
     Variable("greedy_action", "most probable action", is_categorical=True),
     Variable("done", "predicted end here", is_categorical=True),
     Variable("ever_done", "predicted end in this sample", is_categorical=True),
-    Variable("source", "start: 0 window, 1 random", is_categorical=True),
+    Variable("source", "what the sample began with", is_categorical=True),
 )
 """Those that a result file has are drawn."""
 
@@ -99,19 +100,48 @@ def _figures(
         variables = [v for v in variables if v.name != "source"]
     table = read_vector_table(results, variables, config.max_points, config.seed)
     title = f"{what}, {len(table.rows):,} of {results.sizes['row']:,} drawn"
+    stability = tell_stability(results.attrs)
     yield "explained_variance", draw_explained_variance(results)
     for space in table.spaces:
-        yield f"{space}_variables", draw_coloured(table, space, variables, title)
+        known = [title, tell_trustworthiness(results.attrs) if space == "embedding" else ""]
+        heading = "\n".join(filter(None, [*known, stability]))
+        yield f"{space}_variables", draw_coloured(table, space, variables, heading)
     best = "embedding" if "embedding" in table.spaces else "pca"
     if "step" in results:
         paths = read_sample_trajectories(results, best, config.num_trajectories, config.seed)
         yield (
             f"{best}_trajectories",
-            draw_trajectories(table, best, paths, f"{what}: single samples"),
+            draw_trajectories(table, best, paths, f"{what}: single samples", "sample"),
         )
     for start in range(0, table.num_clusters, config.clusters_per_page):
         clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
-        yield f"clusters_{start:03d}", draw_clusters(table, best, clusters, what)
+        heading = "\n".join(filter(None, [what[0].lower() + what[1:], stability]))
+        yield f"clusters_{start:03d}", draw_clusters(table, best, clusters, heading)
+
+
+def tell_stability(attributes: Mapping[str, Any]) -> str:
+    """How stable clusters are, beside data without any; empty without a measurement."""
+    names = {"": "clusters", "dynamics_": "with changes included"}
+    found = [
+        f"{name} {attributes[f'{prefix}cluster_stability_adjusted_rand']:.2f}, normal data "
+        f"{attributes[f'{prefix}cluster_stability_control']:.2f}"
+        for prefix, name in names.items()
+        if f"{prefix}cluster_stability_adjusted_rand" in attributes
+    ]
+    if not found:
+        return ""
+    return f"stability (adjusted Rand index of halves of the samples): {'; '.join(found)}"
+
+
+def tell_trustworthiness(attributes: Mapping[str, Any]) -> str:
+    """How far neighbours in the layout are neighbours; empty without a measurement."""
+    name = "embedding_trustworthiness"
+    if name not in attributes:
+        return ""
+    return (
+        f"trustworthiness of the layout {attributes[name]:.2f}, of two principal components "
+        f"{attributes[f'{name}_of_pca']:.2f}, shuffled {attributes[f'{name}_of_shuffled']:.2f}"
+    )
 
 
 def read_vector_table(
@@ -132,6 +162,7 @@ def read_vector_table(
         int(results.attrs["num_clusters"]),
         0,
         colour_limits(frame, variables),
+        int(results.attrs.get("dynamics_num_clusters", 0)),
     )
 
 

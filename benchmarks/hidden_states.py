@@ -7,6 +7,9 @@ principal and independent components and clusters and streams the projection of 
 result; then on 100,000 rows with t-SNE and with UMAP, all of which shape the layout. It prints wall
 time, processor time and the peak of resident memory of each run, and how well the planted sources
 were recovered. What is measured is a whole command, imports and result file included.
+
+It is not called `analysis.py`: Python looks in a script's own folder first, and would find the
+script in place of the package `analysis`.
 """
 
 import os

@@ -8,14 +8,15 @@ import xarray as xr
 
 from analysis.causal_statements import EVIDENCE
 from analysis.effect_verdict import VERDICT_COLUMNS, main_measures, row_of, strength_lines
+from analysis.matched_statements import COMPARED
 from analysis.results import (
     CONSISTENCY_NAME,
     CROSS_NAME,
     INTERVENTION_EFFECTS_NAME,
     STATEMENT_EFFECTS_NAME,
 )
-from analysis.statement_effects import GROUPS, largest_control, outcome
 from analysis.statement_figures import intervention_names
+from analysis.statement_outcomes import GROUPS, SIGNIFICANT, largest_control, outcome
 from experiment.errors import UserError
 from findings.chain import ChainFolder
 from findings.page import Section, Table, number, probability, share, signed, with_bounds
@@ -23,7 +24,6 @@ from findings.page import Section, Table, number, probability, share, signed, wi
 STATEMENTS_SECTION = ("statements", "Which causal statements survive")
 INTERVENTIONS_SECTION = ("interventions", "What swapping and collapsing them does")
 SHOWN_STATEMENTS = 15
-SIGNIFICANT = 0.05
 
 
 def statements_section(chain: ChainFolder) -> Section:
@@ -40,6 +40,7 @@ def statements_section(chain: ChainFolder) -> Section:
     tables = [
         evidence_table(statements, effects),
         outcome_table(effects),
+        matched_table(effects),
         best_table(effects, statements),
     ]
     if "agreement" in effects:
@@ -53,6 +54,8 @@ def statements_section(chain: ChainFolder) -> Section:
         pictures=chain.pictures(
             {
                 "statement_figures/responses.png": "Predicted and observed responses to pushes.",
+                "statement_figures/matched.png": "How often statements come true by the predicted "
+                "size of their effect, and supported ones beside others of the same size.",
                 "statement_figures/response_agreement.png": "Agreement of responses over the lags.",
                 "consistency/consistency.png": "Agreement of mean Jacobians with the dynamics of "
                 "unmodified samples.",
@@ -113,8 +116,9 @@ def outcome_table(effects: xr.Dataset) -> Table:
         f"Each component pushed once by {effects.attrs['push_size']:g} standard deviation from "
         f"{starts} starts: effects on other components that differ from zero (false-discovery rate "
         "5% over all pairs and lags of a world) and have the sign that the mean Jacobian predicts, "
-        "or the opposite one, and those of the former that are larger in size than what pushes as "
-        "large along random directions do. Statements on all samples, lags that a push reaches.",
+        "or the opposite one, and those of the former that are larger in size than what pushes "
+        f"along {effects.attrs['num_random_directions']} random directions do, scaled to the same "
+        "length. Statements on all samples, lags that a push reaches.",
         (
             "world",
             "statements with",
@@ -125,6 +129,30 @@ def outcome_table(effects: xr.Dataset) -> Table:
         ),
         tuple(rows),
     )
+
+
+def matched_table(effects: xr.Dataset) -> Table:
+    """Supported statements beside others of the same predicted size."""
+    rows = []
+    for world in effects["world"].values.tolist():
+        for rate in effects["rate"].values.tolist():
+            at = effects.sel(world=world, rate=rate)
+            cells = (_rate(at.sel(compared=name)) for name in COMPARED)
+            rows.append((world, str(at["rate_meaning"].values), *cells))
+    return Table(
+        "matched",
+        "Supported statements beside all others whose predicted size differs by less than a factor "
+        f"{effects.attrs['match_ratio']:g} (mean size of these matches "
+        f"{number(effects.attrs['matched_size_ratio'])} times that of the supported ones); 95% "
+        f"intervals resample the {effects.attrs['num_sources_with_match']} pushed components that "
+        "the compared supported statements are about.",
+        ("world", "share of", "supported", "matched", "difference"),
+        tuple(rows),
+    )
+
+
+def _rate(at: xr.Dataset) -> str:
+    return with_bounds(float(at["matched_rate"]), *at["matched_rate_interval"].values.tolist())
 
 
 def best_table(effects: xr.Dataset, statements: pd.DataFrame) -> Table:
@@ -238,6 +266,32 @@ def _statement_sentences(
         f"{real.num_opposite} have the opposite sign there. Of the statements without all "
         f"evidence, which are the control, {share(others.num_seen, others.num_statements)} come "
         f"true in the real environment and {others.num_opposite} have the opposite sign.",
+        _matched_sentence(effects),
+    )
+
+
+def _matched_sentence(effects: xr.Dataset) -> str:
+    """Whether all evidence adds anything to the predicted size."""
+    known = effects.attrs["num_supported_with_match"]
+    total = known + effects.attrs["num_supported_without_match"]
+    if known == 0:
+        return "No other statement is predicted to be about as large as a supported one."
+    seen = effects.sel(world="real", rate="seen")
+    supported, matched, difference = (seen.sel(compared=name) for name in COMPARED)
+    low, high = difference["matched_rate_interval"].values.tolist()
+    verdict = "whether evidence adds anything to the predicted size cannot be told from so few"
+    if low > 0:
+        verdict = "all evidence together adds to what the predicted size tells"
+    elif high < 0:
+        verdict = "statements with all evidence do worse than their predicted size lets expect"
+    elif low == low:
+        verdict = "no more can be seen in them than their predicted size lets expect"
+    return (
+        f"Supported statements are also those whose effects are predicted to be large. {known} of "
+        f"{total} have others of nearly the same predicted size: of these supported ones "
+        f"{number(float(supported['matched_rate']))} come true in the real environment, of their "
+        f"matches {number(float(matched['matched_rate']))} (difference {_rate(difference)}): "
+        f"{verdict}."
     )
 
 

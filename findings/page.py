@@ -108,9 +108,9 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def with_bounds(value: float, low: float, high: float, digits: int = 2) -> str:
-    """`value [low, high]`."""
-    if value != value:
-        return NOT_KNOWN
+    """`value [low, high]`, or the value alone where its bounds are not known."""
+    if low != low:
+        return number(value, digits)
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 

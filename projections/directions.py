@@ -13,7 +13,7 @@ from projections.coordinates import (
     coordinates_along,
     coordinates_of_units,
 )
-from projections.hidden import HiddenProjection
+from projections.hidden import HiddenProjection, load_fitting_projection
 
 DirectionType = Literal["ica", "pca", "nmf", "unit", "file"]
 """What a direction is: a component of a projection, a hidden unit, or a row of a file."""
@@ -57,7 +57,9 @@ def load_directions(choice: DirectionChoice, hidden_dim: int) -> Directions:
             f"--directions_file {choice.directions_file}: goes with --direction_type file, "
             f"found {choice.direction_type}"
         )
-    projection = None if choice.projection is None else _load_projection(choice, hidden_dim)
+    projection = None
+    if choice.projection is not None:
+        projection = load_fitting_projection(choice.projection, slice(hidden_dim))
     # Whoever repeats the intervention may stand in another folder.
     found_again = DirectionChoice(
         choice.direction_type, _absolute(choice.projection), _absolute(choice.directions_file)
@@ -90,22 +92,6 @@ def directions_from_description(description: dict[str, Any], hidden_dim: int) ->
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).resolve())
-
-
-def _load_projection(choice: DirectionChoice, hidden_dim: int) -> HiddenProjection:
-    folder = Path(choice.projection or "")
-    if not folder.is_dir():
-        raise UserError(
-            f"--projection {folder}: no such projection; make it with: "
-            "python analysis/hidden_analysis_precompute.py"
-        )
-    projection = HiddenProjection.load(folder)
-    if len(projection.mean_) != hidden_dim:
-        raise UserError(
-            f"--projection {folder}: fitted on {len(projection.mean_)} hidden units, the agent has "
-            f"{hidden_dim}"
-        )
-    return projection
 
 
 def _coordinates(

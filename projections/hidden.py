@@ -366,6 +366,11 @@ class HiddenProjection(TransformerMixin, BaseEstimator):
         return projection
 
 
+def has_projection(folder: Path | str) -> bool:
+    """Whether a fitted projection lies in `folder`."""
+    return (Path(folder) / _METADATA_FILE).exists()
+
+
 def load_fitting_projection(
     folder: Path | str, hidden_slice: slice, flag: str = "--projection"
 ) -> HiddenProjection:
@@ -379,7 +384,7 @@ def load_fitting_projection(
     Raises:
         UserError: no projection in the folder, or one for another hidden size.
     """
-    if not (Path(folder) / _METADATA_FILE).exists():
+    if not has_projection(folder):
         raise UserError(
             f"{flag} {folder}: no such projection; make it with: "
             "python analysis/hidden_analysis_precompute.py"

@@ -98,6 +98,11 @@ def empty_dataset(results: Path, tmp_path: Path) -> Path:
     return folder
 
 
+VECTOR_SCRIPTS = (
+    "analysis/env_h_analysis_precompute.py",
+    "analysis/bottleneck_vec_analysis_precompute.py",
+    "analysis/sml_analysis_precompute.py",
+)
 SCRIPTS = (
     "train.py",
     "record.py",
@@ -121,6 +126,9 @@ SCRIPTS = (
     "xcorr_and_xcaus_plots.py",
     "analysis/dynamics_grads_consistency_plots.py",
     "analysis/statement_effects_precompute.py",
+    "analysis/intervention_effects_precompute.py",
+    "analysis/target_functions_precompute.py",
+    *VECTOR_SCRIPTS,
 )
 
 
@@ -130,6 +138,11 @@ SCRIPTS_WITHOUT_PRESET = (
     "analysis/saliency_trust_precompute.py",
     "analysis/saliency_trust_plotting.py",
     "analysis/statement_effects_plotting.py",
+    "analysis/intervention_effects_plotting.py",
+    "analysis/target_functions_plotting.py",
+    "analysis/env_h_analysis_plotting.py",
+    "analysis/bottleneck_vec_analysis_plotting.py",
+    "analysis/sml_analysis_plotting.py",
 )
 
 
@@ -273,10 +286,76 @@ def test_results_that_were_not_made_yet(refuse: Refuse) -> None:
         ("hidden_analysis_plotting.py", "hidden_analysis_precompute.py"),
         ("show_hx_overlap.py", "hidden_analysis_precompute.py"),
         ("probe_analysis_plotting.py", "probe_analysis_precompute.py"),
+        ("intervention_effects_plotting.py", "intervention_effects_precompute.py"),
+        ("target_functions_plotting.py", "target_functions_precompute.py"),
+        ("env_h_analysis_plotting.py", "env_h_analysis_precompute.py"),
+        ("bottleneck_vec_analysis_plotting.py", "bottleneck_vec_analysis_precompute.py"),
+        ("sml_analysis_plotting.py", "sml_analysis_precompute.py"),
     ):
         refusal = refuse(f"analysis/{script}")
         assert maker in refusal.line
         assert not refusal.new_files
+
+
+@pytest.mark.parametrize("script", VECTOR_SCRIPTS)
+def test_vectors_of_rollouts_that_have_none(refuse: Refuse, results: Path, script: str) -> None:
+    refusal = refuse(script, "--generated_data_dir", "nowhere")
+    assert "nowhere" in refusal.line
+    refusal = refuse(script, "--generated_data_dir", results / "rollouts")
+    assert f"--generated_data_dir {results / 'rollouts'}: holds real rollouts" in refusal.line
+    refusal = refuse(script, "--generated_data_dir", results / "samples", "--num_samples", 0)
+    assert "--num_samples 0" in refusal.line
+    assert not refusal.new_files
+
+
+def test_random_latents_that_are_windows_of_real_rollouts(refuse: Refuse, results: Path) -> None:
+    refusal = refuse(
+        *("analysis/bottleneck_vec_analysis_precompute.py", "--generated_data_dir"),
+        *(results / "samples", "--random_data_dir", results / "rollouts"),
+    )
+    assert f"--random_data_dir {results / 'rollouts'}: holds real rollouts" in refusal.line
+    assert not refusal.new_files
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--target_functions", "increase_sadness"), "increase_sadness"),
+        (("--target_functions", "increase_hx_direction_0", "--projection", "gone"), "gone"),
+        (("--num_copies", "0"), "--num_copies 0"),
+        (("--model_file", "nowhere"), "nowhere"),
+    ],
+)
+def test_searches_that_cannot_be_made(
+    refuse: Refuse, results: Path, flags: tuple[str, ...], complaint: str
+) -> None:
+    simulator = () if "--model_file" in flags else ("--model_file", results / "simulator")
+    refusal = refuse(
+        *("analysis/target_functions_precompute.py", "--interpreting_params_name", "tiny"),
+        *("--data_dir", results / "rollouts", *simulator, *flags),
+    )
+    assert complaint in refusal.line
+    assert not refusal.new_files
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (("--num_pushed", "0"), "--num_pushed 0"),
+        (("--match_ratio", "1"), "--match_ratio 1.0: expected more than 1"),
+        (("--pushes.no-real",), "statements are tested in reality too"),
+    ],
+)
+def test_statements_that_cannot_be_tested(
+    refuse: Refuse, results: Path, flags: tuple[str, ...], complaint: str
+) -> None:
+    refusal = refuse(
+        *("analysis/statement_effects_precompute.py", "--interpreting_params_name", "tiny"),
+        *("--cross", results / "cross_dynamics", "--consistency", results / "consistency"),
+        *("--projection", results / "hidden_analysis" / "projection", *flags),
+    )
+    assert complaint in refusal.line
+    assert not refusal.new_files
 
 
 def test_dynamics_that_were_not_computed_yet(refuse: Refuse, results: Path) -> None:

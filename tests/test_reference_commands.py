@@ -262,18 +262,70 @@ def test_swapped_directions(session, samples, hidden_analysis):
     assert 0.0 <= report["metrics"]["share_of_steps_outside_unit_box"] <= 1.0
 
 
-def test_dynamics(session, simulator, samples, hidden_analysis):
+@pytest.fixture(scope="module")
+def dynamics(session, simulator, samples, hidden_analysis) -> Path:
     session.type("analysis/combined_agent_env_hx_analysis_precompute.py", *TINY)
     session.type(
         "analysis/jacobian_analysis_precompute.py", *(*TINY, "--model_file", str(simulator))
     )
     session.type("xcorr_and_xcaus_plots.py", *TINY)
     session.type("analysis/dynamics_grads_consistency_plots.py", *TINY)
-    folder = session.folder / "analysis/dynamics_grads_consistency_plots"
-    with read_results(folder / "consistency.nc") as results:
+    return session.folder / "analysis/dynamics_grads_consistency_plots"
+
+
+def test_dynamics(dynamics):
+    with read_results(dynamics / "consistency.nc") as results:
         assert "all" in results["group"].values
         assert results.sizes["lag"] == 3
-    assert (folder / "causal_statements.png").stat().st_size > 1000
+    assert (dynamics / "causal_statements.png").stat().st_size > 1000
+
+
+def test_statement_effects(session, dynamics):
+    session.type(
+        "analysis/statement_effects_precompute.py --gen_mod_exp_name dev --agent_file agent.pth",
+        *TINY,
+    )
+    with read_results(session.folder / "analysis/statement_effects/statement_effects.nc") as found:
+        assert found["world"].values.tolist() == ["simulated", "real"]
+        assert found.attrs["num_random_directions"] == 1
+    session.type("analysis/statement_effects_plotting.py")
+    plots = session.folder / "analysis/statement_effects_plots"
+    assert {"responses", "matched"} <= {path.stem for path in plots.glob("*.png")}
+
+
+@pytest.mark.parametrize(
+    ("analysis", "results", "plots"),
+    [
+        ("env_h_analysis", "env_analysis_precomp", "env_plots"),
+        ("bottleneck_vec_analysis", "bottleneck_vec_analysis_precomp", "bottleneck_vec_plots"),
+        ("sml_analysis", "sml_analysis_precomp", "sml_plots"),
+    ],
+)
+def test_vectors_of_samples(session, analysis, results, plots):
+    # Latents are one per sample: more samples than the other tests need.
+    session.type(
+        "record_gen_samples.py --gen_mod_exp_name dev --data_save_dir more_samples",
+        *(*TINY, "--max_samples", "12"),
+    )
+    command = f"analysis/{analysis}_precompute.py --generated_data_dir more_samples"
+    session.type(command, *TINY)
+    with read_results(session.folder / f"analysis/{results}/{analysis}.nc") as found:
+        assert found.sizes["row"] == (12 if "bottleneck" in analysis else 120)
+    session.type(f"analysis/{analysis}_plotting.py")
+    assert (session.folder / "analysis" / plots / "contact_sheet.png").stat().st_size > 1000
+
+
+def test_target_functions(session, simulator):
+    session.type(
+        f"analysis/target_functions_precompute.py --agent_file={AGENT} --gen_mod_exp_name=dev "
+        f'--model_file="{simulator}"',
+        *TINY,
+    )
+    with read_results(session.folder / "analysis/target_functions/target_functions.nc") as found:
+        assert found["target"].values.tolist() == ["increase_value", "action_7"]
+    session.type("analysis/target_functions_plotting.py")
+    figure = session.folder / "analysis/target_functions_plots/target_functions.png"
+    assert figure.stat().st_size > 1000
 
 
 def test_loss_over_time(session, recorded, simulator):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.stats import spearmanr
 
 from analysis.causal_statements import StatementSettings, rank_statements
@@ -31,12 +32,21 @@ from analysis.cross_dynamics import (
 from analysis.cross_dynamics import make_plan as make_cross_plan
 from analysis.cross_figures import CrossDrawing, plot_cross_dynamics
 from analysis.episode_stacks import CoordinateStack
-from analysis.results import read_results
+from analysis.results import BEHAVIOUR_NAME, read_results, write_results
+from analysis.rollout_rows import RolloutRows
 from experiment.errors import UserError
+from experiment.provenance import collect_provenance
 from experiment.report import StageReport
+from projections.hidden import HiddenProjection
+from rollouts.store import RolloutDataset
 
 NUM, LONG, STEPS, SIZE = 60, 12, 8, 4
 """Episodes of LONG steps, the first STEPS of which have Jacobians."""
+BY_GROUP = (
+    *("correlation", "correlation_interval", "correlation_half", "regression"),
+    *("causation", "causation_interval", "causation_half", "causation_by_step", "push"),
+)
+"""What is computed for each behaviour."""
 
 
 def random_matrices(seed=0):
@@ -210,6 +220,52 @@ def test_extremes_name_their_samples(cross):
     assert values[ids.sel(extreme="high")].min() >= np.sort(values)[-6]
 
 
+def test_what_holds_in_a_behaviour_changes_when_labels_are_permuted(cross, tmp_path):
+    """Behaviours of the same sizes, with other samples in them: all that is left is the mean."""
+    plan = planted_plan()
+    behaviour = np.random.default_rng(0).permutation(np.arange(NUM) % 2)
+    groups = [plan.groups[0], *(Group(str(b), np.flatnonzero(behaviour == b)) for b in (0, 1))]
+    path = compute_cross_dynamics(
+        replace(plan, groups=groups), {}, tmp_path, StageReport("permuted")
+    )
+    with read_results(path) as results:
+        permuted = results.load()
+    at = {"group": "0", "lag": 1, "source": 0, "target": 1}
+    for name in ("correlation", "regression", "causation"):
+        place = at | ({"environment_gradient": "passed"} if name == "causation" else {})
+        true, wrong = float(cross[name].sel(place)), float(permuted[name].sel(place))
+        assert true > 0.5
+        assert abs(wrong) < 0.4
+    for name in BY_GROUP:
+        of_all = {"group": ALL}
+        np.testing.assert_array_equal(cross[name].sel(of_all), permuted[name].sel(of_all))
+        true, wrong = (found[name].sel(group="0").values for found in (cross, permuted))
+        assert not np.allclose(true, wrong, equal_nan=True), name
+
+
+def test_members_of_a_behaviour_are_those_that_its_file_names(
+    planted_datasets, tmp_path, monkeypatch
+):
+    """By id, in whatever order the file has them."""
+    monkeypatch.chdir(tmp_path)
+    dataset = RolloutDataset(planted_datasets.simulated)
+    rows = RolloutRows(dataset, dataset.num_episodes)
+    HiddenProjection("pca", 3).fit(rows.read_hidden(0, rows.num_rows)).save(tmp_path / "projection")
+    rng = np.random.default_rng(0)
+    label = rng.permutation(np.arange(rows.num_episodes) % 2)
+    order = rng.permutation(rows.num_episodes)
+    behaviours = xr.Dataset(
+        {"sample_cluster": ("sample", label[order])}, {"sample": rows.episode_ids[order]}
+    )
+    provenance = collect_provenance({}, 0, {"generated_dataset": dataset.hash})
+    write_results(tmp_path / BEHAVIOUR_NAME, behaviours, provenance)
+    inputs = CrossInputs(dataset.folder, tmp_path / "projection", behaviour=tmp_path)
+    groups = make_cross_plan(inputs, CrossSettings(max_lag=2)).groups
+    assert [group.name for group in groups] == [ALL, "0", "1"]
+    for group in groups[1:]:
+        assert group.members.tolist() == np.flatnonzero(label == int(group.name)).tolist()
+
+
 def consistency_plan(cross):
     plan = planted_plan()
     assert plan.jacobians is not None
@@ -264,10 +320,6 @@ def test_a_file_without_causation_is_refused(cross, tmp_path):
 def test_real_rollouts_are_correlated_as_simulated_ones_are(
     planted_datasets, simulated_chain, tmp_path, monkeypatch, capsys
 ):
-    from analysis.rollout_rows import RolloutRows
-    from projections.hidden import HiddenProjection
-    from rollouts.store import RolloutDataset
-
     monkeypatch.chdir(tmp_path)
     rows = RolloutRows(RolloutDataset(planted_datasets.real), 30)
     hidden = rows.read_hidden(0, rows.num_rows)

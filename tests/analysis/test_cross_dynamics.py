@@ -119,6 +119,36 @@ def test_correlation_does_not_depend_on_how_many_steps_there_are():
         assert correlate(series, series, LAG)[0, 1] == pytest.approx(np.sqrt(0.5), abs=0.02)
 
 
+@pytest.mark.parametrize("num_steps", [6, 24])
+def test_stationary_series_have_one_correlation_per_lag_whatever_their_number_of_steps(num_steps):
+    """x(t + 1) = φ x(t) + noise has r = φ^k at lag k, from T − k pairs of any T."""
+    phi, num = 0.8, 4000
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(num, num_steps, 1))
+    for t in range(1, num_steps):
+        values[:, t] = phi * values[:, t - 1] + np.sqrt(1 - phi**2) * values[:, t]
+    series = group_series(stack_of(values), np.arange(num))
+    found = [correlate(series, series, lag)[0, 0] for lag in range(num_steps)]
+    np.testing.assert_allclose(found, phi ** np.arange(num_steps), atol=0.06)
+    np.testing.assert_allclose(found[:5], phi ** np.arange(5), atol=0.03)
+
+
+def test_correlation_is_one_on_the_diagonal_of_lag_zero_and_never_beyond_one():
+    """Random walks of heavy-tailed steps, of any length, with a copy and a mirror image."""
+    rng = np.random.default_rng(4)
+    walk = rng.standard_t(1.5, size=(NUM, STEPS, SIZE)).cumsum(axis=1)
+    values = np.concatenate([walk, walk[:, :, :1], -walk[:, :, :1]], axis=2)
+    length = np.concatenate([np.full(20, STEPS), rng.integers(1, STEPS + 1, NUM - 20)])
+    series = group_series(stack_of(values, length), np.arange(NUM))
+    for lag in range(STEPS):
+        found = correlate(series, series, lag)
+        assert np.nanmax(np.abs(found)) <= 1 + 1e-9
+    at_zero = correlate(series, series, 0)
+    np.testing.assert_allclose(np.diag(at_zero), 1.0)
+    assert at_zero[0, SIZE] == pytest.approx(1.0)
+    assert at_zero[0, SIZE + 1] == pytest.approx(-1.0)
+
+
 def test_a_planted_lagged_cause_is_recovered_and_nothing_else():
     # Of few components, only many permutations make a p-value that survives the adjustment.
     many = replace(SETTINGS, num_permutations=600)

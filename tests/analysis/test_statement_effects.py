@@ -3,36 +3,33 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
 from analysis import statement_effects
+from analysis.matched_statements import MatchSettings, match_statements
 from analysis.paired_rows import COMPONENT_PREFIX
 from analysis.results import INTERVENTION_EFFECTS_NAME, write_results
 from analysis.statement_effects import (
     ComponentPair,
+    Response,
     best_pairs,
     components_to_push,
-    count_candidates,
+    controls_of_size,
     lags_reached,
-    outcome,
     response_q,
 )
-from analysis.statement_figures import draw_agreement, draw_responses
+from analysis.statement_figures import draw_agreement, draw_matched, draw_responses
+from analysis.statement_outcomes import outcome
 from experiment.provenance import collect_provenance
 
 SIZE, LAGS = 3, [1, 2]
 LARGEST_SCORE = 6
 
 
-def statements(*pairs: tuple[int, int]) -> xr.Dataset:
-    sources, targets = zip(*pairs, strict=True)
-    return xr.Dataset(
-        {
-            "statement_source": ("statement", list(sources)),
-            "statement_target": ("statement", list(targets)),
-        }
-    )
+def statements(*pairs: tuple[int, int]) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=pd.Index(["source", "target"]))
 
 
 def test_sources_of_the_best_statements_are_pushed_first() -> None:
@@ -48,19 +45,8 @@ def test_best_pairs_have_different_sources() -> None:
     assert best_pairs(ranked, 0) == []
 
 
-def test_candidates_are_pairs_with_a_later_lag_that_have_both_numbers() -> None:
-    dims = ("group", "lag", "source", "target")
-    causation = np.ones((1, 2, 3, SIZE, SIZE))
-    causation[:, 1, 2, 0, 1] = np.nan
-    cross = xr.Dataset(
-        {
-            "causation": (("environment_gradient", *dims), causation),
-            "correlation": (dims, np.ones((2, 3, SIZE, SIZE))),
-        },
-        coords={"environment_gradient": ["passed"], "lag": [0, 1, 2]},
-    )
-    # Two groups, two later lags, six pairs of different components, of which one is not known.
-    assert count_candidates(cross) == 2 * 2 * 6 - 1
+def test_lags_are_those_that_a_push_at_the_first_row_reaches() -> None:
+    cross = xr.Dataset(coords={"lag": [0, 1, 2]})
     assert lags_reached(cross, num_rows=2) == [1]
 
 
@@ -152,6 +138,8 @@ def test_outcomes_are_counted_by_sign_and_control(planted: xr.Dataset) -> None:
 
 
 def test_figures_are_drawn(planted: xr.Dataset) -> None:
+    matched = match_statements(planted, MatchSettings(), num_resamples=10, seed=0)
+    assert len(draw_matched(planted.merge(matched, combine_attrs="no_conflicts")).axes) == 4
     titles = [axis.get_title() for axis in draw_responses(planted).axes]
     assert "2 of 2 with the predicted sign" in titles[0]
     assert "1 of 2 with the predicted sign, 1 with the opposite" in titles[1]
@@ -167,6 +155,7 @@ def test_a_response_at_lag_k_is_read_from_row_k(tmp_path: Path) -> None:
         {
             "row_effect": (dims, rows),
             "row_effect_interval": (("bound", *dims), np.stack([rows - 1, rows + 1])),
+            "change_norm": (dims[:2], [[2.0, 2.0], [3.0, 3.0]]),
         },
         coords={
             "world": ["simulated", "real"],
@@ -182,3 +171,25 @@ def test_a_response_at_lag_k_is_read_from_row_k(tmp_path: Path) -> None:
     np.testing.assert_array_equal(response.effect[0], [[1.0] * SIZE, [2.0] * SIZE])
     np.testing.assert_array_equal(response.interval[0], response.effect - 1)
     np.testing.assert_array_equal(response.control[0], response.effect)
+    np.testing.assert_array_equal(response.norm, [2.0, 3.0])
+
+
+def test_every_push_has_the_controls_of_all_scaled_to_its_length() -> None:
+    """Random pushes whose effects are their length times what their direction does."""
+    rng = np.random.default_rng(0)
+    of_direction = rng.normal(size=(3, 2, 2, len(LAGS), SIZE))
+    norms = np.array([[0.5, 0.5], [2.0, 1.0], [1.0, 3.0]])
+    responses = [
+        Response(
+            np.zeros((2, len(LAGS), SIZE)),
+            np.zeros((2, 2, len(LAGS), SIZE)),
+            directions * norm[:, None, None],
+            norm,
+        )
+        for directions, norm in zip(of_direction, norms, strict=True)
+    ]
+    found = controls_of_size(responses)
+    assert found.shape == (6, 2, 3, len(LAGS), SIZE)
+    for push, norm in enumerate(norms):
+        expected = of_direction.reshape(6, 2, len(LAGS), SIZE) * norm[:, None, None]
+        np.testing.assert_allclose(found[:, :, push], expected)

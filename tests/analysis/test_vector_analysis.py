@@ -1,5 +1,6 @@
 """Analyses of vectors that samples carry: planted clusters, shared axes, alignment of rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from analysis.hidden_states import ClusterSettings, EmbeddingSettings
 from analysis.results import read_results
-from analysis.rollout_rows import select_episodes
+from analysis.rollout_rows import RolloutRows, select_episodes
 from analysis.vector_analysis import (
     VectorAnalysisConfig,
     VectorTable,
@@ -84,10 +85,20 @@ def test_figures_of_a_sample_are_over_all_its_steps(rows) -> None:
     assert table.vectors.shape == (4, 6)
 
 
+def test_returns_of_samples_stop_at_the_predicted_end(rows, monkeypatch) -> None:
+    done = np.zeros(40, bool)
+    done[[3, 5, 12]] = True
+    fields = {"done": done, "reward": np.arange(40.0), "value": np.zeros(40)}
+    monkeypatch.setattr(RolloutRows, "read", lambda self, name, *_: fields[name])
+    expected = [sum(range(4)), 10 + 11 + 12, sum(range(20, 30)), sum(range(30, 40))]
+    assert latents(rows).variables["sample_return"].tolist() == expected
+
+
 def test_result_is_written_and_drawn(rows, tmp_path: Path) -> None:
     results = analyse_vectors([environment_states(rows)], CONFIG)
-    path = tmp_path / "env_h_analysis.nc"
-    write_vector_analysis(results, [rows], ["informed"], path, CONFIG, StageReport("x"))
+    config = replace(CONFIG, output_dir=tmp_path)
+    report = StageReport("x")
+    path = write_vector_analysis(results, {"informed": rows}, "env_h_analysis.nc", config, report)
     with read_results(path) as found:
         variables = [v for v in VARIABLES if v.name in found]
         table = read_vector_table(found, variables, 20, 0)
