@@ -49,6 +49,7 @@ export class Scatter {
     this.step = 0;
     this.drawing = 0;
     this.followsZoom = false;
+    this.plainAxes = null;
     // Resolves when points have been shown, before there are axes.
     this.firstPoints = new Promise((resolve) => { this.announcePoints = resolve; });
     this.#connectPointer();
@@ -136,6 +137,7 @@ export class Scatter {
         this.canvas, this.pathCanvas, this.plot, this.marker, this.lasso.canvas);
     }
     if (!this.plot._fullLayout) {
+      this.plainAxes = plainAxes(this.#layout());
       this.#paint();
       afterPainting(this.announcePoints);
     }
@@ -156,8 +158,7 @@ export class Scatter {
 
   /** Plotly's axes; until it runs, plain ones in the same place; null where nothing is to be drawn. */
   #axes() {
-    if (!this.request) return null;
-    return this.plot._fullLayout ?? plainAxes(this.#layout());
+    return this.plot._fullLayout ?? this.plainAxes;
   }
 
   #lassoed(corners) {
