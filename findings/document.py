@@ -22,7 +22,7 @@ MARK = re.compile(r"<!-- report: (\w+) (\S+)(?: (\d+))? -->\n.*?<!-- end -->", r
 IMAGE_PREFIX = "findings_"
 IMAGE_WIDTH = 1100
 """Pixels: legible on a page, small in a repository."""
-NUM_COLOURS = 64
+NUM_COLOURS = 256
 
 
 def fill_document(page: Page, path: Path, images_dir: Path) -> None:

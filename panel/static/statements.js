@@ -2,8 +2,9 @@
 
 import { fetchKept } from "./api.js";
 import { lagName, pairName } from "./matrices.js";
-import { number } from "./words.js";
+import { count, number } from "./words.js";
 
+const ROWS_AT_ONCE = 200;
 const MARKS = { 1: ["✓", "for"], "-1": ["✗", "against"], 0: ["·", "silent"] };
 const element = (id) => document.getElementById(id);
 
@@ -12,6 +13,9 @@ export class Statements {
   constructor(onChoose) {
     this.onChoose = onChoose;
     this.columns = {};
+    this.waiting = [];
+    this.more = element("more-statements");
+    this.more.addEventListener("click", () => this.#showMore());
   }
 
   /** Shows the statements of a file; those of one group come alone when `group` is not "all". */
@@ -26,8 +30,11 @@ export class Statements {
     element("statements-head-evidence").colSpan = file.evidence.length + 1;
     element("evidence-names").replaceChildren(
       ...["", "", "", ""].map((text) => cell("td", text)),
-      ...[...file.evidence, "sum"].map((name) => cell("th", name, { scope: "col", className: "upright" })));
-    element("statements").replaceChildren(...rows.map((row) => this.#row(row)));
+      ...["sum", ...file.evidence].map((name) => cell("th", name, { scope: "col", className: "upright" })));
+    // Thousands of rows would keep the page busy whenever it is laid out.
+    this.waiting = rows;
+    element("statements").replaceChildren();
+    this.#showMore();
     element("statements-note").textContent = total === 0
       ? "No statement could be made."
       : `${rows.length} of ${total} statements, the best supported first. ✓ speaks for it, ✗ against, · is silent.`;
@@ -37,6 +44,13 @@ export class Statements {
   table() {
     const { behaviour, ...rest } = this.columns;
     return { behaviour: Array.from(behaviour ?? [], (code) => this.file.groups[code]), ...rest };
+  }
+
+  #showMore() {
+    element("statements").append(...this.waiting.slice(0, ROWS_AT_ONCE).map((row) => this.#row(row)));
+    this.waiting = this.waiting.slice(ROWS_AT_ONCE);
+    this.more.hidden = this.waiting.length === 0;
+    this.more.textContent = `Show ${Math.min(ROWS_AT_ONCE, this.waiting.length)} more of ${count(this.waiting.length)}`;
   }
 
   #row(row) {
@@ -59,8 +73,8 @@ export class Statements {
     line.append(cell("td", at("rank"), { className: "numeric" }), statement,
       this.#estimate(at("r"), at("r_lower"), at("r_upper")),
       this.#estimate(at("gradient_mean"), at("gradient_lower"), at("gradient_upper")),
-      ...this.file.evidence.map((name) => evidenceCell(name, at(`evidence_${name}`))),
-      cell("td", number(at("score"), 0), { className: "evidence" }));
+      cell("td", number(at("score"), 0), { className: "evidence" }),
+      ...this.file.evidence.map((name) => evidenceCell(name, at(`evidence_${name}`))));
     return line;
   }
 
