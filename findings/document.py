@@ -22,7 +22,6 @@ MARK = re.compile(r"<!-- report: (\w+) (\S+)(?: (\d+))? -->\n.*?<!-- end -->", r
 IMAGE_PREFIX = "findings_"
 IMAGE_WIDTH = 1100
 """Pixels: legible on a page, small in a repository."""
-NUM_COLOURS = 256
 
 
 def fill_document(page: Page, path: Path, images_dir: Path) -> None:
@@ -81,10 +80,10 @@ def _figure(picture: Picture | None, name: str, document: Path, images_dir: Path
 
 
 def shrink(source: Path, destination: Path) -> None:
-    """Write a PNG of few colours and at most IMAGE_WIDTH pixels across."""
+    """Write a PNG at most IMAGE_WIDTH pixels across; its colours stay, as scales rest on them."""
     with Image.open(source) as image:
         width = min(IMAGE_WIDTH, image.width)
         size = (width, round(image.height * width / image.width))
         small = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         with atomic_file(destination) as path:
-            small.quantize(NUM_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+            small.save(path, optimize=True)

@@ -8,3 +8,5 @@ for (const tab of document.querySelectorAll("#tabs [role=tab]")) {
   tab.remove();
 }
 document.getElementById("filters").hidden = true;
+// What it was not given there may well be: the style sheet hides the lines that tell how to make it.
+document.body.dataset.supplement = "";

@@ -144,6 +144,15 @@ def test_what_the_panel_refuses_is_refused_in_its_words(page: Page, exported: Ex
     assert said.startswith("This exported page does not hold what was asked for")
 
 
+def test_it_says_of_nothing_that_it_lacks_that_it_is_not_known(
+    page: Page, exported: ExportedPage
+) -> None:
+    open_view(page, exported, "#view=components")
+    page.wait_for_selector("#view-components", state="visible")
+    assert page.is_hidden("#probe-empty")
+    assert "not known yet" not in page.inner_text("body")
+
+
 def test_files_tell_where_the_page_comes_from(
     page: Page, exported: ExportedPage, panel_data: Any
 ) -> None:
