@@ -130,7 +130,10 @@ class ReadOnlyGuard:
     def _refuse_origin(self, headers: list[tuple[bytes, str]]) -> Refusal | None:
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or host_name(hosts[0]) not in self.allowed_hosts:
-            message = "this panel answers only to localhost: open it as http://127.0.0.1:PORT/"
+            message = (
+                "this panel answers only to localhost: open it as http://127.0.0.1:PORT/, or start "
+                "it with --allowed-host NAME for the name in your address"
+            )
             return Refusal(421, message)
         for name, value in headers:
             if name == b"origin" and host_name(urlsplit(value).netloc) not in self.allowed_hosts:

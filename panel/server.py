@@ -127,9 +127,17 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def address_to_open(config: PanelConfig) -> str:
+    """Host that a browser is to ask for: one that the check of the `Host` header lets through."""
+    host = config.host.strip("[]")
+    if host in LOOPBACK_HOSTS:
+        return "[::1]" if host == "::1" else host
+    return config.allowed_host[0] if config.allowed_host else "127.0.0.1"
+
+
 def greeting(config: PanelConfig, catalogue: Catalogue, port: int, token: str) -> str:
     """What is printed at start: how to open the page, here and from elsewhere."""
-    host = "[::1]" if config.host.strip("[]") == "::1" else config.host
+    host = address_to_open(config)
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

@@ -660,6 +660,26 @@ def test_items_are_opened_ahead_whatever_is_damaged(
     assert len(described["datasets"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("127.0.0.1", (), "127.0.0.1"),
+        ("::1", (), "[::1]"),
+        ("0.0.0.0", (), "127.0.0.1"),
+        ("0.0.0.0", ("node7",), "node7"),
+    ],
+)
+def test_the_address_that_is_printed_is_one_that_is_answered(
+    panel_data: Any, client_maker: Any, host: str, allowed: tuple[str, ...], expected: str
+) -> None:
+    config = PanelConfig((panel_data.folder,), host=host, allow_remote=True, allowed_host=allowed)
+    text = greeting(config, Catalogue(config.folders), 1234, "s3cret")
+    assert f"open   http://{expected}:1234/?" in text
+    client = client_maker(panel_data.folder, allowed_hosts=allowed)
+    headers = {"host": f"{expected}:1234"}
+    assert client.request("/api/catalogue", headers=headers).status_code == 200
+
+
 def test_greeting_names_address_and_tunnel(panel_data: Any) -> None:
     config = PanelConfig((panel_data.folder,), root_path="/prefix")
     text = greeting(config, Catalogue(config.folders), 1234, "s3cret")
