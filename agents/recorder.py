@@ -10,8 +10,8 @@ shards under a name of its own. Their union is the dataset that one process woul
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -215,9 +215,10 @@ def play_starts(
     hands = deal(starts, len(halves))
     budgets = _Budget.shared_by(len(halves), config)
     turns = list(map(_turns_of_half, halves, hands, budgets))
-    rollouts = _play_all(turns, _num_threads(player, len(halves)))
     try:
-        yield from _shown(rollouts, count, config.max_steps)
+        # Closed before the environments are: no thread may step one that is gone.
+        with closing(_play_all(turns, _num_threads(player, len(halves)))) as rollouts:
+            yield from _shown(rollouts, count, config.max_steps)
     finally:
         for half in halves:
             half.environment.close()
@@ -245,7 +246,9 @@ def _num_threads(player: Player, num_halves: int) -> int:
     return min(num_halves, torch.get_num_threads())
 
 
-def _play_all(turns: list[Iterator[list[Rollout]]], num_threads: int) -> Iterator[Rollout]:
+def _play_all(
+    turns: list[Iterator[list[Rollout]]], num_threads: int
+) -> Generator[Rollout, None, None]:
     if num_threads == 1:
         yield from chain.from_iterable(alternate(turns))
         return

@@ -100,6 +100,7 @@ class PlotTable:
     figures can be compared by eye."""
     num_dynamics_clusters: int = 0
     """Clusters found with changes from step to step included; 0 where there are none."""
+    source_names: tuple[str, ...] = SOURCES
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
@@ -127,7 +128,7 @@ class PlotTable:
         if variable in ("action", "greedy_action") and category < len(self.action_names):
             return f"{category} {self.action_names[category]}"
         if variable == "source":
-            return ("window", "random")[category]
+            return self.source_names[category]
         return ("no", "yes")[category] if variable in ("done", "ever_done") else str(category)
 
 

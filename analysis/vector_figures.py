@@ -163,6 +163,7 @@ def read_vector_table(
         0,
         colour_limits(frame, variables),
         int(results.attrs.get("dynamics_num_clusters", 0)),
+        ("window", "random"),
     )
 
 

@@ -5,9 +5,11 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 import record
+from agents import recorder
 from agents.checkpoint import (
     LoadedAgent,
     hash_agent,
@@ -185,6 +188,37 @@ def test_two_threads_record_the_same_in_the_same_order_as_one(tmp_path, budget) 
     assert list(recorded[1]) == list(recorded[2])
     for one, other in zip(recorded[1].values(), recorded[2].values(), strict=True):
         assert_same_rollout(one, other)
+
+
+def test_whoever_stops_early_stops_the_threads_before_the_environments_close(monkeypatch) -> None:
+    players_when_closed = []
+    make = recorder.make_environment_from_spec
+
+    def make_watched(*args: Any, **kwargs: Any) -> Any:
+        environment = make(*args, **kwargs)
+        close = environment.close
+
+        def watched_close() -> None:
+            names = [thread.name for thread in threading.enumerate()]
+            players_when_closed.append([name for name in names if name.startswith("player")])
+            close()
+
+        monkeypatch.setattr(environment, "close", watched_close)
+        return environment
+
+    monkeypatch.setattr(recorder, "make_environment_from_spec", make_watched)
+    agent, config = make_agent(FAKE), replace(SMALL, max_episodes=1000, num_envs=6)
+    player = Player(agent.policy, config.behaviour_in(FAKE))
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        rollouts = play_episodes(player, agent.hash, FAKE, config, range(1000))
+        next(rollouts)
+        assert any(thread.name.startswith("player") for thread in threading.enumerate())
+        rollouts.close()  # type: ignore[attr-defined]
+    finally:
+        torch.set_num_threads(threads_before)
+    assert players_when_closed == [[], []]
 
 
 def test_step_budget_is_that_of_the_dataset_in_all(tmp_path) -> None:
