@@ -82,9 +82,10 @@ def write_curve(folder: Path, log: pd.DataFrame) -> None:
 def read_seeds(folder: Path) -> pd.DataFrame:
     """Read the log of `folder`, or combine those of its subfolders where it has none."""
     runs = sorted(file.parent for file in folder.glob("*/log.csv"))
-    if (folder / "log.csv").exists() or len(runs) < 2:
+    if (folder / "log.csv").exists() or not runs:
         return read_log(folder)
-    return combine_seeds([read_log(run) for run in runs])
+    logs = [read_log(run) for run in runs]
+    return logs[0] if len(logs) == 1 else combine_seeds(logs)
 
 
 def combine_seeds(logs: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -185,11 +186,12 @@ def _draw_quantity(axis: Axes, log: pd.DataFrame, quantity: str) -> None:
     mean_name = f"mean_{quantity}" if f"mean_{quantity}" in log else quantity
     _draw_curve(axis, log, mean_name, _TRAINING_STYLE)
     held_out = [prefix + mean_name for prefix in HELD_OUT_PREFIXES if prefix + mean_name in log]
+    title = _describe_spread(log, mean_name)
     if held_out:
         _draw_curve(axis, log, held_out[0], _HELD_OUT_STYLE)
+    if held_out or title:
         # Above the axes, where no curve can run beneath it.
         place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
-        title = _describe_spread(log, mean_name)
         axis.legend(fontsize="small", title=title, title_fontsize="small", frameon=False, **place)
     axis.set_ylabel(LABELS.get(quantity, quantity.replace("_", " ")))
     axis.grid(alpha=0.25)

@@ -101,6 +101,7 @@ def make_card(
     policy = require_recurrent_policy(agent, "--model_file")
     return AgentCard(
         command=shlex.join(["python", *provenance["command"]]),
+        code_version=provenance["code_version"],
         env_steps=agent.env_steps,
         seed=provenance["seed"],
         wall_hours=round(float(log["wall_time"].iloc[-1]) / 3600, 2),

@@ -16,6 +16,9 @@ from environments.protocol import EnvironmentSpec
 from experiment.command_line import load_preset, parse_flags
 from experiment.errors import run_entry_point
 
+APPEARANCE = ("use_backgrounds", "restrict_themes", "use_monochrome_assets")
+"""Options that change what a Procgen game looks like."""
+
 
 @dataclass(frozen=True)
 class EnvironmentFlags:
@@ -26,7 +29,13 @@ class EnvironmentFlags:
     distribution_mode: str | None = None
     """Procgen's difficulty (easy, hard, extreme, memory); by default that of PARAM_NAME."""
     param_name: str = "easy-200"
-    """Preset of hyperparams/agents.yml that gives the other options of the environment."""
+    """Preset of hyperparams/agents.yml; one of yours may give options of the environment."""
+    use_backgrounds: bool = False
+    """Whether it saw Procgen's background pictures."""
+    restrict_themes: bool = False
+    """Whether it saw one theme only."""
+    use_monochrome_assets: bool = False
+    """Whether it saw plain coloured shapes."""
 
     @property
     def environment(self) -> EnvironmentSpec | None:
@@ -34,7 +43,8 @@ class EnvironmentFlags:
         if self.env_name is None:
             return None
         options = load_preset("agents.yml", self.param_name).get("environment") or {}
-        return environment_from_flags(self.env_name, self.distribution_mode, options)
+        given = {name: True for name in APPEARANCE if getattr(self, name)}
+        return environment_from_flags(self.env_name, self.distribution_mode, {**options, **given})
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ class AgentCard:
     """What is to be known of a trained agent."""
 
     command: str
+    code_version: str
+    """Of the process that ended the training."""
     env_steps: int
     seed: int
     wall_hours: float
@@ -153,6 +155,12 @@ def _without_flags(command: list[str], settings: tuple[str, ...]) -> list[str]:
     return kept
 
 
+def _describe_code(version: str) -> str:
+    commit, separator, _ = version.partition("+changes")
+    changes = ", with changes that were not committed then; agent.json holds all settings"
+    return f"`{commit[:12]}`{changes if separator else ''}"
+
+
 def render_card(name: str, card: AgentCard) -> str:
     """The card as Markdown; beside it lie `curve.png` and `curve.csv`."""
     options = ", ".join(f"{key} {value}" for key, value in card.environment.options.items())
@@ -173,6 +181,7 @@ def render_card(name: str, card: AgentCard) -> str:
             "| | |",
             "| --- | --- |",
             f"| command | `{card.command}` |",
+            f"| code | {_describe_code(card.code_version)} |",
             f"| environment steps | {card.env_steps:,} |",
             f"| seed | {card.seed} |",
             f"| wall time | {card.wall_hours:.1f} h, {card.machine} |",

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from agents.foreign import finish_agent, make_agent, parse_reference, require_own_code
@@ -75,7 +75,7 @@ def save_agent(
         "provenance": to_plain(provenance),
     }
     with atomic_folder(folder) as temporary:
-        save_file(weights, temporary / WEIGHTS_FILE)
+        (temporary / WEIGHTS_FILE).write_bytes(save(weights))
         write_json(temporary / DESCRIPTION_FILE, description)
     return Path(folder)
 

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from agents.checkpoint import load_agent, require_recurrent_policy, save_agent
+from agents.checkpoint import LoadedAgent, load_agent, require_recurrent_policy, save_agent
 from agents.collection import Collector
 from agents.evaluation import Evaluation, evaluate, held_out_levels
 from agents.execution import Execution
@@ -33,14 +34,18 @@ from experiment.provenance import collect_provenance
 from experiment.randomness import keyed_uniform, seed_everything
 from experiment.report import StageReport
 from experiment.runs import (
+    STATE_FILE,
     MetricLog,
     RunFolder,
     SaveClock,
     StopRequest,
     exit_stopped,
     export_folder,
+    hold_run,
     load_training_state,
     open_run,
+    read_history,
+    require_finite,
     save_training_state,
     seconds_left,
     share_done,
@@ -96,19 +101,18 @@ def _train(
 ) -> Path:
     config = ranks.from_main(lambda: resolve_settings(config))
     ranks.from_main(lambda: ranks.share(config.ppo.num_envs, "--num_envs"))
+    path = ranks.from_main(lambda: run_path(config))
     spec = environment_spec(config.environment)
-    policy, inputs = _initial_policy(config, spec)
+    policy, inputs = _initial_policy(config, spec, path)
     execution = Execution(policy.to(device), config.precision, config.compile)
     environments = make_groups(config, ranks)
     if config.export_dir is not None:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
-    run = ranks.from_main(lambda: open_run(run_path(config), config, OPERATIONAL, inputs))
-    print(f"run folder: {run.path}", flush=True)
-    trainer = Trainer(config, run, execution, environments, inputs, ranks)
-    try:
-        agent = trainer.run(stop)
-    finally:
-        trainer.close()
+    with hold_run(path, ranks):
+        run = ranks.from_main(lambda: open_run(path, config, OPERATIONAL, inputs))
+        print(f"run folder: {run.path}", flush=True)
+        with closing(Trainer(config, run, execution, environments, inputs, ranks)) as trainer:
+            agent = trainer.run(stop)
     report.earlier_seconds = trainer.earlier_seconds
     report.metrics.update(trainer.metrics())
     if config.export_dir is not None and ranks.is_main:
@@ -242,6 +246,7 @@ class Trainer:
         """One rollout and what is learnt from it; returns the row logged."""
         collected = self.collector.collect(self.iteration)
         losses = self.learner.update(collected.batch, self.iteration, 1.0 - self.progress)
+        require_finite(losses, f"update {self.iteration + 1}", "--learning_rate")
         self.iteration += 1
         self.is_finished = self.progress >= 1.0
         statistics = self.collector.statistics
@@ -333,16 +338,21 @@ def summarise_episodes(returns: Any, lengths: Any) -> dict[str, float]:
 
 
 def _initial_policy(
-    config: TrainingConfig, spec: EnvironmentSpec
+    config: TrainingConfig, spec: EnvironmentSpec, run: Path
 ) -> tuple[RecurrentPolicy, dict[str, str]]:
-    """The policy to begin with, and the hashes of what it was made from."""
+    """The policy to begin with, and the hashes of what it was made from.
+
+    A run with a saved state has the weights there: the agent it began with may be gone.
+    """
     assert config.seed is not None
     network = network_config(config, spec)
     seed_everything(config.seed)
     policy = make_policy(network)
     if config.model_file is None:
         return policy, {}
-    loaded = load_agent(config.model_file, environment=spec)
+    if (run / STATE_FILE).exists():
+        return policy, read_history(run)[0]["inputs"]
+    loaded = _load_initial_agent(config.model_file, spec)
     initial = require_recurrent_policy(loaded, "--model_file")
     if initial.config != network:
         raise UserError(
@@ -351,6 +361,13 @@ def _initial_policy(
         )
     policy.load_state_dict(initial.state_dict())
     return policy, {"initial_agent": loaded.hash}
+
+
+def _load_initial_agent(reference: str, spec: EnvironmentSpec) -> LoadedAgent:
+    try:
+        return load_agent(reference, environment=spec)
+    except UserError as error:
+        raise UserError(f"--model_file: {error}") from None
 
 
 def make_groups(config: TrainingConfig, ranks: Ranks = ALONE) -> list[VectorEnvironment]:

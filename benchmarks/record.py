@@ -2,8 +2,10 @@
 
 `python benchmarks/record.py` records CoinRun with a network of full width, in turns with the
 network's forward pass alone on batches of the same size (half the environments: the other half is
-stepped meanwhile), without and with the game's states. It prints frames per second of both by the
-wall clock, their ratio, and how many times smaller than its arrays the recording is on disk. Then
+stepped meanwhile), without and with the game's states. On a CPU with several threads the pass alone
+is measured in two ways: one after the other, each with all threads, and two at a time, each with
+half of them, as recording plays. It prints frames per second by the wall clock, the ratios to both,
+and how many times smaller than its arrays the recording is on disk. Then
 it records short episodes of the fake environment in processes of their own and prints their memory,
 which must not grow with the number of episodes. The agent is untrained, and its levels are those
 that a dataset begins with.
@@ -17,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +69,9 @@ class Speed:
     """Frames per second of one repetition, and how small its recording is."""
 
     forward: float
+    """Passes one after the other."""
+    forward_in_pairs: float
+    """Two at a time."""
     recording: float
     compression: float
 
@@ -73,6 +79,11 @@ class Speed:
     def ratio(self) -> float:
         """Share of the network's own speed that recording reaches."""
         return self.recording / self.forward
+
+    @property
+    def ratio_to_pairs(self) -> float:
+        """The same of two passes at a time."""
+        return self.recording / self.forward_in_pairs
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,11 @@ def main() -> None:
         median = sorted(speeds, key=lambda speed: speed.ratio)[len(speeds) // 2]
         print("with game states" if with_state else "without game states")
         print(f"  forward pass    {median.forward:8,.0f} frames/s")
-        print(f"  recording       {median.recording:8,.0f} frames/s, {median.ratio:.2f} of it")
+        print(f"  two at a time   {median.forward_in_pairs:8,.0f} frames/s")
+        print(
+            f"  recording       {median.recording:8,.0f} frames/s, {median.ratio:.2f} of the first "
+            f"and {median.ratio_to_pairs:.2f} of the second"
+        )
         print(f"  smaller by      {median.compression:8.1f} times (all fields)")
     for num_episodes in config.memory_episodes:
         memory = measure_memory(num_episodes)
@@ -119,6 +134,7 @@ def measure_speed(
 ) -> Speed:
     """Time the network alone, before and after a recording."""
     before = measure_forward(agent, spec, config)
+    before_in_pairs = measure_forward_in_pairs(agent, spec, config)
     recording = RecordingConfig(
         max_episodes=config.num_frames,
         max_steps=config.num_frames,
@@ -132,7 +148,28 @@ def measure_speed(
         size = sum(path.stat().st_size for path in dataset.shard_paths)
         compression = dataset.raw_bytes / size
     after = measure_forward(agent, spec, config)
-    return Speed(statistics.mean([before, after]), summary.frames_per_second, compression)
+    after_in_pairs = measure_forward_in_pairs(agent, spec, config)
+    return Speed(
+        statistics.mean([before, after]),
+        statistics.mean([before_in_pairs, after_in_pairs]),
+        summary.frames_per_second,
+        compression,
+    )
+
+
+def measure_forward_in_pairs(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> float:
+    """As `measure_forward`, of two threads that compute side by side with half the cores each."""
+    num_threads = torch.get_num_threads()
+    if torch.device(config.device).type != "cpu" or num_threads < 2:
+        return measure_forward(agent, spec, config)
+
+    def one_half(_: int) -> float:
+        # A setting of the thread that calls it.
+        torch.set_num_threads(num_threads // 2)
+        return measure_forward(agent, spec, config)
+
+    with ThreadPoolExecutor(2) as pool:
+        return sum(pool.map(one_half, range(2)))
 
 
 def measure_forward(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -72,14 +73,33 @@ def parse_flags(
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            if default is None:
-                return tyro.cli(config_class, description=description, args=arguments)
-            return tyro.cli(config_class, description=description, default=default, args=arguments)
+            config = (
+                tyro.cli(config_class, description=description, args=arguments)
+                if default is None
+                else tyro.cli(
+                    config_class, description=description, default=default, args=arguments
+                )
+            )
     except SystemExit as exit_request:
         if exit_request.code != USER_ERROR_EXIT_CODE:
             raise
-    words = re.sub(r"[^\x20-\x7e]|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", complaint.getvalue()))
-    raise UserError(" ".join(words.split()))
+        words = re.sub(
+            r"[^\x20-\x7e]|-{3,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", complaint.getvalue())
+        )
+        raise UserError(" ".join(words.split())) from None
+    _require_finite(config)
+    return config
+
+
+def _require_finite(config: "DataclassInstance") -> None:
+    """Raise `UserError` naming the flag where a number is none, or infinite."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            _require_finite(value)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"--{field.name} {number}: expected a finite number")
 
 
 def load_preset(preset_file: str, preset_name: str) -> dict[str, Any]:

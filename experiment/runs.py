@@ -7,10 +7,14 @@ be kept as `training_state.1.pt` and so on, the higher the older. `stopped` is t
 that was asked to stop waits to go on.
 """
 
+import contextlib
 import csv
 import dataclasses
+import errno
+import fcntl
 import io
 import json
+import math
 import pickle
 import random
 import shutil
@@ -23,7 +27,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 
@@ -51,6 +55,7 @@ CONFIG_FILE = "config.json"
 PROVENANCE_FILE = "provenance.json"
 STATE_FILE = "training_state.pt"
 LOG_FILE = "log.csv"
+LOCK_FILE = ".lock"
 STOPPED_FILE = "stopped"
 """Is there from when a training stopped, as it was asked to, until it goes on: the exit code for
 those who only see that of a launcher, as torchrun, which ends with 1 whatever happened."""
@@ -94,6 +99,39 @@ def new_run_path(parent: Path | str, seed: int) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
+@contextmanager
+def hold_run(path: Path, ranks: Ranks) -> "Iterator[None]":
+    """Let no other training write into the folder `path` meanwhile.
+
+    The kernel drops the lock when its holder dies, so that a kill leaves nothing to clean up. On a
+    disk that has no locks nobody is kept out.
+
+    Raises:
+        UserError: another training is at work there, or the folder is not writable.
+    """
+    with contextlib.ExitStack() as held:
+        ranks.from_main(lambda: held.callback(_lock(path).close) and None)
+        yield
+
+
+def _lock(path: Path) -> IO[str]:
+    """Open the lock of a run folder; closing it lets go."""
+    handle = (require_writable_folder(path, "--run_dir") / LOCK_FILE).open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise UserError(
+            f"--run_dir {path}: another training is at work there; wait for its end, stop it, or "
+            "choose another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            handle.close()
+            raise
+    return handle
+
+
 def open_run(
     path: Path | str, config: Any, operational: Collection[str], inputs: Mapping[str, str]
 ) -> RunFolder:
@@ -112,18 +150,24 @@ def open_run(
     path = require_writable_folder(path, "--run_dir")
     settings = to_plain(config)
     continued = (path / CONFIG_FILE).exists()
+    # A kill while the very first file was written leaves one, too.
+    remove_leftovers(path)
     if continued:
         saved = read_run_config(path, "--run_dir")
         _require_same_settings(f"--run_dir {path}", config, saved, operational)
-        remove_leftovers(path)
         (path / STOPPED_FILE).unlink(missing_ok=True)
         settings = saved
     else:
         write_json(path / CONFIG_FILE, settings)
-    history = read_json(path / PROVENANCE_FILE) if (path / PROVENANCE_FILE).exists() else []
+    history = read_history(path)
     history.append(to_plain(collect_provenance(config, settings["seed"], dict(inputs))))
     write_json(path / PROVENANCE_FILE, history)
     return RunFolder(path, settings, continued)
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Provenance of every process that worked on the run at `path`, in order."""
+    return read_json(path / PROVENANCE_FILE) if (path / PROVENANCE_FILE).exists() else []
 
 
 def read_run_config(path: Path | str, flag: str) -> dict[str, Any]:
@@ -152,6 +196,16 @@ def share_done(done: int, total: int, seconds: float, max_minutes: float | None)
 def seconds_left(seconds: float, max_minutes: float | None) -> float | None:
     """Of the time that a training may take, after so many; `None` where there is no limit."""
     return max(60 * max_minutes - seconds, 0.0) if max_minutes else None
+
+
+def require_finite(losses: Mapping[str, float], when: str, flag: str) -> None:
+    """Raise `UserError` where a training has diverged, before anything of that is saved."""
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            raise UserError(
+                f"{flag}: the training has diverged, {name} is {value} at {when}; nothing of it "
+                "was saved, a lower rate may help"
+            )
 
 
 def _defaults(config: Any) -> dict[str, Any]:
@@ -219,11 +273,23 @@ def save_training_state(file: Path, state: Mapping[str, Any], keep_last: int = 1
         keep_last: states to keep, the new one included.
     """
     with atomic_file(file) as temporary:
-        torch.save(dict(state), temporary)
+        _write_torch_file(temporary, dict(state))
         _make_older(file)
     # Only now: the newest of the earlier states may be damaged, and the one to drop the last whole.
     for path in _older_states(file)[keep_last - 1 :]:
         path.unlink()
+
+
+def _write_torch_file(file: Path, content: Any) -> None:
+    try:
+        with file.open("wb") as handle:
+            torch.save(content, handle)
+    except (OSError, RuntimeError) as error:
+        # torch's writer does not say that a disk is full; what it stumbled over does.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if isinstance(reason, OSError):
+            raise OSError(reason.errno, reason.strerror, str(file)) from None
+        raise
 
 
 def load_training_state(file: Path) -> dict[str, Any] | None:

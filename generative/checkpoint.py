@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from agents.checkpoint import LoadedAgent
 from environments.protocol import EnvironmentSpec
@@ -60,7 +60,7 @@ def save_simulator(
         for name, parameter in simulator_parameters(simulator).items()
     }
     with atomic_folder(folder) as temporary:
-        save_file(weights, temporary / WEIGHTS_NAME)
+        (temporary / WEIGHTS_NAME).write_bytes(save(weights))
         write_json(temporary / DESCRIPTION_NAME, description)
 
 

@@ -29,6 +29,7 @@ from experiment.provenance import Provenance, collect_provenance
 from experiment.randomness import seed_everything
 from experiment.report import StageReport
 from experiment.runs import (
+    STATE_FILE,
     MetricLog,
     RunFolder,
     SaveClock,
@@ -36,10 +37,12 @@ from experiment.runs import (
     choose_seed,
     exit_stopped,
     export_folder,
+    hold_run,
     load_training_state,
     new_run_path,
     open_run,
     read_run_config,
+    require_finite,
     save_training_state,
     seconds_left,
     share_done,
@@ -243,13 +246,15 @@ def _train(
     inputs = ranks.each(lambda: load_inputs(config, device))
     if config.export_dir is not None:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
-    simulator = ranks.each(lambda: _make_simulator(config, inputs)).to(device)
-    run = ranks.from_main(lambda: open_run(_run_path(config), config, OPERATIONAL, inputs.hashes))
-    print(f"run folder: {run.path}; {simulator.num_parameters} parameters", flush=True)
-    with closing(SimulatorTrainer(config, run, simulator, inputs, device, ranks)) as trainer:
-        folder = trainer.run(stop)
-        report.earlier_seconds = trainer.earlier_seconds
-        report.metrics.update(trainer.metrics())
+    path = ranks.from_main(lambda: _run_path(config))
+    simulator = ranks.each(lambda: _make_simulator(config, inputs, path)).to(device)
+    with hold_run(path, ranks):
+        run = ranks.from_main(lambda: open_run(path, config, OPERATIONAL, inputs.hashes))
+        print(f"run folder: {path}; {simulator.num_parameters} parameters", flush=True)
+        with closing(SimulatorTrainer(config, run, simulator, inputs, device, ranks)) as trainer:
+            folder = trainer.run(stop)
+            report.earlier_seconds = trainer.earlier_seconds
+            report.metrics.update(trainer.metrics())
     if config.export_dir is not None and ranks.is_main:
         report.outputs.append(str(export_folder(folder, config.export_dir)))
     report.outputs.append(str(folder))
@@ -382,6 +387,7 @@ class SimulatorTrainer:
         """Save everything that later processes, however many, need to go on from here."""
         if not self.ranks.is_main:
             return
+        self._require_finite()
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -435,6 +441,10 @@ class SimulatorTrainer:
         for name, value in zip(terms, values, strict=True):
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 
+    def _require_finite(self) -> None:
+        sums = {name: float(total) for name, total in self._sums.items()}
+        require_finite(sums, f"step {self.step}", "--lr")
+
     def _losses(
         self, windows: WindowTensors, window_numbers: ArrayLike, ranks: Ranks = ALONE
     ) -> Losses:
@@ -446,6 +456,7 @@ class SimulatorTrainer:
 
     def _log_row(self) -> None:
         """Log the mean of each term since the last row, and the held-out terms if just measured."""
+        self._require_finite()
         count = self.step - int(self.last_row.get("step", 0))
         self.last_row = {
             "step": self.step,
@@ -471,6 +482,7 @@ class SimulatorTrainer:
     def _save_simulator(self) -> None:
         if not self.ranks.is_main:
             return
+        self._require_finite()
         self.heldout_terms = self._heldout_losses()
         self._heldout_columns = {f"heldout_{n}": v for n, v in self.heldout_terms.items()}
         save_simulator(
@@ -626,7 +638,10 @@ def _run_path(config: SimulatorTrainingConfig) -> Path:
     return new_run_path(Path("generative/results") / config.gen_mod_exp_name, config.seed)
 
 
-def _make_simulator(config: SimulatorTrainingConfig, inputs: TrainingInputs) -> Simulator:
+def _make_simulator(
+    config: SimulatorTrainingConfig, inputs: TrainingInputs, run: Path
+) -> Simulator:
+    """With the weights to begin with; those of a run with a saved state are there."""
     assert config.seed is not None
     # A feed-forward agent's features and an LSTM's c are not bounded by one.
     bounded = config.simulator.bounded_agent_state and has_bounded_state(inputs.agent.policy)
@@ -635,7 +650,7 @@ def _make_simulator(config: SimulatorTrainingConfig, inputs: TrainingInputs) -> 
     simulator = Simulator(sizes, inputs.agent.policy, inputs.dataset.metadata.environment.obs_shape)
     if isinstance(simulator.image_decoder, VectorDecoder):
         simulator.image_decoder.standardise.fit(inputs.dataset.iter_field("obs"))
-    if config.model_file is not None:
+    if config.model_file is not None and not (run / STATE_FILE).exists():
         description = read_description(config.model_file)
         if description["agent_hash"] != inputs.agent.hash:
             raise UserError(

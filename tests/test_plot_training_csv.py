@@ -49,6 +49,23 @@ def test_each_quantity_has_its_own_panel(agent_log):
     ]
 
 
+def test_a_band_is_named_where_there_is_no_held_out_curve(agent_log):
+    log = read_log(agent_log)
+    figure = draw_main_curve(log.drop(columns=[name for name in log if "val_" in str(name)]))
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert legend.get_title().get_text() == "mean ± s.d. over episodes"
+    assert [text.get_text() for text in legend.get_texts()] == ["training levels"]
+    plt.close(figure)
+
+
+def test_a_folder_of_a_single_run_is_drawn_as_that_run(agent_log):
+    run = agent_log / "seeds" / "seed_1"
+    run.mkdir(parents=True)
+    (agent_log / "log.csv").rename(run / "log.csv")
+    pd.testing.assert_frame_equal(read_seeds(agent_log / "seeds"), read_log(run))
+
+
 def test_main_curve_compares_training_with_held_out_levels(agent_log):
     figure = draw_main_curve(read_log(agent_log))
     training, held_out = figure.axes[0].get_lines()

@@ -173,6 +173,18 @@ def test_import_command_writes_a_folder_that_knows_its_origin(tmp_path, monkeypa
     assert "environment  unknown" in about_file
 
 
+def test_import_command_is_told_what_the_levels_looked_like(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "model_200.pth", tmp_path / "agent"
+    write_reference(file)
+    flags = ("--env_name", "coinrun", "--distribution_mode", "hard", "--use_backgrounds")
+    printed = run_command(monkeypatch, capsys, "import", file, "--out", out, *flags)
+    assert "coinrun (distribution_mode hard, use_backgrounds True, restrict_themes False" in printed
+    environment = load_agent(out).environment
+    assert environment is not None
+    assert environment.options["use_backgrounds"] is True
+    assert environment.options["restrict_themes"] is False
+
+
 def test_import_replaces_nothing_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     file, out = tmp_path / "model.pth", tmp_path / "agent"
     write_reference(file)

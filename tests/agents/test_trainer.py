@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,15 @@ import pytest
 import torch
 
 from agents.checkpoint import load_agent, require_recurrent_policy
+from agents.ppo import PPOConfig
 from agents.trainer import LOG_COLUMNS, Trainer, train
-from agents.training_config import NetworkOptions, TrainingConfig
+from agents.training_config import NetworkOptions, TrainingConfig, resolve_settings
 from environments.factory import EnvironmentConfig
 from experiment.command_line import parse_command_line
+from experiment.distributed import ALONE
 from experiment.errors import UserError
 from experiment.report import StageReport
-from experiment.runs import STOPPED_EXIT_CODE
+from experiment.runs import STOPPED_EXIT_CODE, hold_run
 from train import main as train_command
 
 ROOT = Path(__file__).parents[2]
@@ -258,6 +261,37 @@ def test_model_file_gives_the_initial_weights(tmp_path):
     assert not (tmp_path / "third").exists()
 
 
+def test_a_run_goes_on_without_the_agent_that_it_began_with(tmp_path, killed_after):
+    first = train_tiny(tmp_path / "first")
+    flags = ("--model_file", str(first))
+    whole = train_tiny(tmp_path / "whole", *flags)
+    killed_after(2)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path / "killed", *flags)
+    killed_after(100)
+    identity = load_agent(first).hash
+    shutil.rmtree(first)
+    resumed = train_tiny(tmp_path / "killed", *flags)
+    assert torch.equal(weights(resumed), weights(whole))
+    provenance = json.loads((resumed / "agent.json").read_text())["provenance"]
+    assert provenance["inputs"] == {"initial_agent": identity}
+
+
+def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(tmp_path):
+    with pytest.raises(UserError, match="--learning_rate: the training has diverged"):
+        train_tiny(tmp_path / "run", "--learning_rate", "1e30", "--num_timesteps", "640")
+    assert not list((tmp_path / "run").glob("model_*"))
+    assert not (tmp_path / "run" / "training_state.pt").exists()
+    assert pd.read_csv(tmp_path / "run" / "log.csv").empty
+
+
+def test_a_second_training_in_the_same_run_folder_is_refused(tmp_path):
+    with hold_run(tmp_path / "run", ALONE):
+        with pytest.raises(UserError, match="another training is at work there"):
+            train_tiny(tmp_path / "run")
+        assert not (tmp_path / "run" / "log.csv").exists()
+
+
 def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
     for flags, pattern in (
         (("--device", "tpu"), "--device"),
@@ -265,11 +299,14 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
         (("--num_timesteps", "0"), "--num_timesteps"),
         (("--start_level", "1"), "--start_level 1 --num_levels 0: levels from 1000000000 on"),
         (("--start_level", "999999990", "--num_levels", "11"), "--num_levels 11: .* held out"),
-        (("--model_file", "nowhere"), "nowhere"),
+        (("--model_file", "nowhere"), "--model_file: nowhere: no such agent"),
         (("--resume", "nowhere"), "--resume nowhere"),
         (("--learning_rate", "-1"), "--learning_rate -1.0: must be at least 0"),
         (("--clip", "0"), "--clip 0.0: must be positive"),
-        (("--max_grad_norm", "nan"), "--max_grad_norm nan: must be positive"),
+        (("--max_grad_norm", "nan"), "--max_grad_norm nan: expected a finite number"),
+        (("--learning_rate", "inf"), "--learning_rate inf: expected a finite number"),
+        (("--width", "nan"), "--width nan: expected a finite number"),
+        (("--max_minutes", "nan"), "--max_minutes nan: expected a finite number"),
         (("--entropy_coefficient", "-1"), "--entropy_coefficient -1.0: must be at least 0"),
         (("--save_every_seconds", "-3"), "--save_every_seconds -3.0: must be at least 0"),
     ):
@@ -314,12 +351,33 @@ def test_a_signal_during_the_start_lets_it_save_and_exit(tmp_path):
     assert saved_steps(tmp_path) == 32
 
 
-@pytest.mark.parametrize("preset", ["hard-rec", "hard-local-dev-rec", "easy-200", "demo"])
-def test_presets_make_valid_settings(preset):
+@pytest.mark.parametrize(
+    ("preset", "num_envs", "mini_batch_size", "is_recurrent"),
+    [
+        ("easy", 64, 2048, False),
+        ("easy-200", 128, 2048, False),
+        ("hard", 256, 2048, False),
+        ("hard-500", 256, 8192, False),
+        ("hard-500-mem", 256, 8192, False),
+        ("hard-rec", 256, 2048, True),
+        ("hard-rec-record", 128, 2048, True),
+        ("hard-local-dev", 16, 8192, False),
+        ("hard-local-dev-rec", 16, 8192, True),
+    ],
+)
+def test_presets_of_the_reference_have_its_values(preset, num_envs, mini_batch_size, is_recurrent):
     arguments = ["--param-name", preset]
     config = parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, arguments)
-    assert config.network.recurrent == (preset.endswith("rec") or preset == "demo")
-    assert config.ppo.gamma == 0.999 or preset == "demo"
+    expected = PPOConfig(num_envs=num_envs, num_steps=256, mini_batch_size=mini_batch_size)
+    assert config.ppo == expected
+    assert config.network == NetworkOptions(recurrent=is_recurrent)
+
+
+@pytest.mark.parametrize("preset", ["easy-rec-half", "demo", "tiny"])
+def test_presets_of_our_own_make_valid_settings(preset):
+    arguments = ["--param-name", preset]
+    config = parse_command_line(TrainingConfig, "", "param_name", "agents.yml", None, arguments)
+    assert resolve_settings(config).network.recurrent
 
 
 def start_training(folder: Path, *flags: str) -> subprocess.Popen[str]:

@@ -133,6 +133,20 @@ def test_flags_without_presets():
     assert parse_flags(OptimiserConfig, "Tune.", arguments=["--rate", "3"]).rate == 3.0
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_numbers_that_are_none_are_refused(number):
+    @dataclass(frozen=True)
+    class Nested:
+        optimiser: OptimiserConfig = OptimiserConfig()
+        amounts: tuple[float, ...] = ()
+
+    for flag in ("--optimiser.rate", "--amounts"):
+        with pytest.raises(
+            UserError, match=f"{flag.rpartition('.')[2]} .*{number}: expected a fin"
+        ):
+            parse_flags(Nested, "Tune.", arguments=[f"{flag}={number}"])
+
+
 def file_name(path: Path) -> str:
     return path.name
 

@@ -1,24 +1,33 @@
 import contextlib
+import errno
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiment.distributed import ALONE
 from experiment.errors import UserError
 from experiment.runs import (
     MetricLog,
     StopRequest,
+    _write_torch_file,
     exit_stopped,
     export_folder,
+    hold_run,
     load_training_state,
     new_run_path,
     open_run,
+    require_finite,
     save_training_state,
     stop_on_signals,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_open_run_continues_what_it_began(tmp_path):
@@ -29,9 +38,12 @@ def test_open_run_continues_what_it_began(tmp_path):
     assert again.config["device"] == "cpu"
 
 
-def test_a_continued_run_is_rid_of_what_a_killed_process_was_writing(tmp_path):
-    open_run(tmp_path, {"seed": 1}, (), {})
+@pytest.mark.parametrize("had_begun", [True, False])
+def test_a_run_is_rid_of_what_a_killed_process_was_writing(tmp_path, had_begun):
+    if had_begun:
+        open_run(tmp_path, {"seed": 1}, (), {})
     (tmp_path / ".training_state.7.partial.pt").write_text("half")
+    (tmp_path / ".config.7.partial.json").write_text("{")
     for name in (".model_3.7.partial", ".model_2.7.replaced", "model_2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "agent.json").write_text("{}")
@@ -53,6 +65,65 @@ def test_open_run_refuses_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--run_dir"):
         open_run(tmp_path / "file" / "run", {"seed": 1}, (), {})
+
+
+def test_one_training_at_a_time_works_in_a_folder(tmp_path):
+    run = tmp_path / "run"
+    with hold_run(run, ALONE):
+        refusal = f"--run_dir {run}: another training is at work there"
+        with pytest.raises(UserError, match=refusal), hold_run(run, ALONE):
+            pass
+        with hold_run(tmp_path / "other", ALONE):
+            pass
+    with hold_run(run, ALONE):
+        pass
+
+
+def test_a_lock_goes_with_a_killed_process(tmp_path):
+    holder = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import sys, time; from pathlib import Path; from experiment.distributed import ALONE;"
+            "from experiment.runs import hold_run\n"
+            "with hold_run(Path(sys.argv[1]), ALONE): print('held', flush=True); time.sleep(60)",
+            str(tmp_path),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match="another training"), hold_run(tmp_path, ALONE):
+        pass
+    holder.kill()
+    holder.communicate()
+    with hold_run(tmp_path, ALONE):
+        pass
+
+
+def test_a_disk_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with hold_run(tmp_path, ALONE), hold_run(tmp_path, ALONE):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_told_as_such():
+    with pytest.raises(OSError, match="No space left") as refusal:
+        _write_torch_file(Path("/dev/full"), {"weights": torch.zeros(100_000)})
+    assert refusal.value.errno == errno.ENOSPC
+    assert refusal.value.filename == "/dev/full"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_losses_that_are_no_numbers_end_a_training(value):
+    require_finite({"policy": 1.0, "value": 2.0}, "update 3", "--learning_rate")
+    with pytest.raises(UserError, match=f"--learning_rate: .*value is {value} at update 3"):
+        require_finite({"policy": 1.0, "value": value}, "update 3", "--learning_rate")
 
 
 def test_new_run_path_is_new(tmp_path):

@@ -1,6 +1,7 @@
 """Training on files: resumed bit for bit, stopped by steps or time, refusing what cannot work."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -130,6 +131,23 @@ def test_weights_can_be_taken_from_an_earlier_simulator(training_config, tmp_pat
         )
     )
     assert (again / WEIGHTS_NAME).read_bytes() == (folder / WEIGHTS_NAME).read_bytes()
+
+
+def test_a_run_goes_on_without_the_simulator_that_it_began_with(training_config, tmp_path):
+    first = _train(replace(training_config, run_dir=tmp_path / "first"))
+    config = replace(training_config, model_file=first)
+    whole = _train(config)
+    shutil.rmtree(first)
+    assert _train(config) == whole
+
+
+def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(training_config):
+    optimiser = replace(training_config.optimiser, lr=1e30, warmup_steps=0)
+    with pytest.raises(UserError, match="--lr: the training has diverged"):
+        _train(replace(training_config, optimiser=optimiser))
+    assert training_config.run_dir is not None
+    assert not list(training_config.run_dir.glob("model_*"))
+    assert not (training_config.run_dir / "training_state.pt").exists()
 
 
 def test_a_run_on_other_data_is_refused(training_config, training_files):
