@@ -77,8 +77,7 @@ def _integration_metrics(path: Path) -> dict[str, float]:
         for name in ("integrated_frame", "integrated_latent"):
             if name not in results:
                 continue
-            missed = np.abs(results[f"{name}_delta"])
-            shares = missed / np.abs(results[f"{name}_difference"])
+            shares = abs(results[f"{name}_delta"]) / abs(results[f"{name}_difference"])
             shares = shares.assign_coords(sample=results["sample_id"].values)
             metrics[f"{name}_largest_delta"] = round(float(shares.max()), 5)
             metrics[f"{name}_median_delta"] = round(float(shares.median()), 5)

@@ -176,10 +176,9 @@ def reading_sentence(probes: xr.Dataset) -> str:
 
 def _shown_steps(probes: xr.Dataset) -> list[int]:
     """The first simulated step and the last that can be judged."""
-    is_known = np.isfinite(probes["reading_score"]).any(
-        ["read_source", "read_representation", "variable"]
-    )
-    steps = probes["step"].values[is_known.values].tolist()
+    score = probes["reading_score"].transpose("step", ...).values
+    is_known = np.isfinite(score).reshape(len(score), -1).any(axis=1)
+    steps = probes["step"].values[is_known].tolist()
     return sorted({steps[0], steps[-1]})
 
 

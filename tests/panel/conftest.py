@@ -492,7 +492,7 @@ def write_jacobians(path: Path, samples: RolloutDataset) -> JacobianTable:
     ids = samples.episodes["episode_id"].to_numpy()
     component = rng.normal(size=(count, steps, size)).astype(np.float32)
     table = JacobianTable(
-        ids, jacobian, push, 1, component, np.full(count, steps), ("passed", "cut")
+        ids, ids, jacobian, push, 1, component, np.full(count, steps), ("passed", "cut")
     )
     sample = ("sample",)
     pairs = ("target_step", "target", "source_step", "source")
@@ -545,7 +545,7 @@ def write_dynamics(folder: Path, samples: RolloutDataset, stack: CoordinateStack
     with read_results(path) as results:
         cross = results.load()
     consistency = ConsistencyPlan(
-        cross, table.jacobian, table.length, members, ConsistencySettings(20)
+        cross, table.jacobian, table.length, table.unit, members, ConsistencySettings(20)
     )
     analyse_consistency(consistency, {}, folder, StageReport("consistency"))
 
