@@ -121,7 +121,7 @@ class EffectInputs:
         if num_moved is None:
             return ()
         hidden = self.agent.policy.hidden_slice
-        directions = load_directions(direction_choice(config), hidden.stop - hidden.start)
+        directions = load_directions(direction_choice(config), hidden.stop - (hidden.start or 0))
         count = directions.coordinates.num_directions
         return spared_by_control(named_directions(config), count, num_moved, number, self.seed)
 
@@ -168,6 +168,8 @@ def spared_by_control(
     """
     others = [d for d in range(num_directions) if d not in named]
     num_moved = min(num_moved, len(others) // 2)
+    if num_moved == 0:
+        return tuple(range(num_directions))
     order = keyed_permutation(seed, "spared", np.arange(len(others)), len(others), min(named))
     turn = np.arange(number * num_moved, (number + 1) * num_moved) % len(others)
     moved = {others[i] for i in order[turn].tolist()}

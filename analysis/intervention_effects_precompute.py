@@ -164,6 +164,11 @@ def _check_intervention(config: InterventionEffectsCommand) -> None:
                 f"--{name}: controls are recorded by themselves here; --num_random_controls, "
                 "--random_control and --control_components say which"
             )
+    if recording.control_components is not None and asked.direction_type not in ("ica", "nmf"):
+        raise UserError(
+            f"--control_components {recording.control_components}: goes with components of the "
+            f"projection (--direction_type ica or nmf), found {asked.direction_type}"
+        )
     if direction_choice(asked).projection is None:
         raise UserError(
             f"--projection: needed with --direction_type {asked.direction_type} too, for the "

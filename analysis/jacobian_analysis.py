@@ -241,6 +241,7 @@ def _compute(plan: JacobianPlan, batch: SampleBatch) -> dict[str, NDArray]:
     clean = _simulate(plan, batch, batch.latent, 1)
     values = {
         "sample_id": batch.ids,
+        "unit": units_of_episodes(plan.source.dataset, batch.ids),
         "component": _coordinates(plan, clean),
         "length": _lengths(clean, plan.config.heed_ends),
         "frames_reproduced": _share_reproduced(clean, batch),
@@ -434,6 +435,7 @@ def _declare(plan: JacobianPlan) -> dict[str, StreamedVariable]:
     f32 = np.float32
     declared = {
         "sample_id": _variable(sample, np.int64, "id of the sample in its dataset"),
+        "unit": _variable(sample, np.int64, "equal for samples of one source episode"),
         "component": _variable(
             sample | {"target_step": num_steps, "target": size}, f32, "component coordinate"
         ),

@@ -9,7 +9,8 @@ import pytest
 import xarray as xr
 
 from analysis import statement_effects
-from analysis.effect_recording import spared_by_control
+from analysis.effect_recording import EffectRecordingConfig, spared_by_control
+from analysis.intervention_effects_precompute import InterventionEffectsCommand, measure_effects
 from analysis.matched_statements import MatchSettings, match_statements
 from analysis.paired_rows import COMPONENT_PREFIX
 from analysis.results import INTERVENTION_EFFECTS_NAME, write_results
@@ -25,8 +26,10 @@ from analysis.statement_effects import (
 )
 from analysis.statement_figures import draw_agreement, draw_matched, draw_responses
 from analysis.statement_outcomes import outcome
+from experiment.errors import UserError
 from experiment.provenance import collect_provenance
 from findings.causes import best_table, beyond_by_chance
+from projections.intervention_flags import InterventionConfig
 
 SIZE, LAGS = 3, [1, 2]
 LARGEST_SCORE = 6
@@ -260,3 +263,14 @@ def test_every_pair_is_spared_by_most_controls_of_its_own_push() -> None:
     both = np.einsum("pni,pnj->ij", spared.astype(int), spared.astype(int))
     assert both.min() >= 12
     assert spared_by_control({1}, 2, 4, 0, seed=0) == (0, 1)
+
+
+def test_only_components_can_be_spared() -> None:
+    command = InterventionEffectsCommand(
+        intervention=InterventionConfig(
+            add_directions=(1,), add_amounts=(1.0,), direction_type="unit"
+        ),
+        recording=EffectRecordingConfig(control_components=2),
+    )
+    with pytest.raises(UserError, match="--control_components 2: goes with components"):
+        measure_effects(command)
