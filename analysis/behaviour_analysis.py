@@ -14,6 +14,7 @@ from analysis.behaviour_clusters import (
     Agreement,
     JointFeatures,
     JointStates,
+    RowOrigin,
     compress,
     environment_components,
     find_exemplars,
@@ -61,7 +62,8 @@ class BehaviourGroups:
     label_steps: int = 5
     """First steps of a sample among whose clusters the commonest is its behaviour."""
     num_stability_repeats: int = 10
-    """How often random halves of the samples are clustered anew to measure stability; 0 for not."""
+    """How often random halves of the source episodes are clustered anew to measure stability; 0 for
+    not."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def analyse_behaviour(config: BehaviourConfig, report: StageReport) -> Path:
     source = f"--generated_data_dir {config.generated_data_dir}"
     rows = select_episodes(dataset, config.num_samples, source, "--num_samples")
     states = _read_states(rows, config)
-    found = _find_behaviours(states, config)
+    found = _find_behaviours(states, rows.units, config)
     inputs = {"agent": dataset.metadata.agent_hash, "generated_dataset": dataset.hash}
     path = folder / BEHAVIOUR_NAME
     results = _to_dataset(found, rows, states, config)
@@ -170,12 +172,16 @@ def _read_states(rows: RolloutRows, config: BehaviourConfig) -> JointStates:
     )
 
 
-def _find_behaviours(states: JointStates, config: BehaviourConfig) -> Behaviours:
+def _find_behaviours(
+    states: JointStates, units: NDArray[np.int64], config: BehaviourConfig
+) -> Behaviours:
+    """`units` (N,) tell which samples depend on each other."""
     groups, num_samples = config.groups, len(states.length)
     features = joint_features(states, config.features.feature_lags)
     points = compress(features.values, config.features.num_pca, config.seed)
     chosen = _rows_of_some_samples(features, groups.max_cluster_rows, config.seed)
     clustering = _cluster(points[chosen], groups)
+    origin = RowOrigin(features.sample[chosen], units[features.sample[chosen]])
     row_cluster = clustering.assign(points)
     sample_cluster = label_samples(row_cluster, features, num_samples, groups.label_steps)
     return Behaviours(
@@ -185,7 +191,7 @@ def _find_behaviours(states: JointStates, config: BehaviourConfig) -> Behaviours
         sample_cluster=sample_cluster,
         purity=label_purity(row_cluster, features, sample_cluster, groups.label_steps),
         num_clusters=clustering.num_clusters,
-        agreement=_agreement(clustering, features.sample[chosen], config),
+        agreement=_agreement(clustering, origin, config),
         exemplars=find_exemplars(
             points, features, sample_cluster, clustering.num_clusters, config.num_exemplars
         ),
@@ -207,14 +213,14 @@ def _cluster(points: NDArray[np.float32], groups: BehaviourGroups) -> Clustering
 
 
 def _agreement(
-    clustering: Clustering, sample: NDArray[np.int64], config: BehaviourConfig
+    clustering: Clustering, origin: RowOrigin, config: BehaviourConfig
 ) -> Agreement | None:
     groups = config.groups
     if groups.num_stability_repeats == 0:
         return None
     return measure_agreement(
         clustering,
-        sample,
+        origin,
         groups.num_cluster_neighbours,
         groups.num_stability_repeats,
         config.seed,

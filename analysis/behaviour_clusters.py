@@ -49,7 +49,7 @@ class JointFeatures:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well clusterings of random halves of the samples agree with that of all."""
+    """How well clusterings of random halves of the source episodes agree with that of all."""
 
     adjusted_rand: float
     """Mean adjusted Rand index over rows; 1 for identical clusters, 0 by chance."""
@@ -182,65 +182,83 @@ def find_exemplars(
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class RowOrigin:
+    """Where M rows are from."""
+
+    sample: NDArray[np.integer]
+    """(M,) which sample each row belongs to, ascending."""
+    unit: NDArray[np.integer]
+    """(M,) which samples depend on each other (`rollouts.independent_units`)."""
+
+
 def measure_agreement(
     clustering: Clustering,
-    sample: NDArray[np.integer],
+    origin: RowOrigin,
     num_neighbours: int,
     num_repeats: int,
     seed: int,
 ) -> Agreement:
-    """Cluster random halves of the samples anew and compare with the clustering of all.
+    """Cluster random halves of the units anew and compare with the clustering of all.
 
     The control clusters random Gaussian mixtures of the samples, rows aligned: their means and
-    covariances, within a row and between the rows of a sample, are those of the samples, but
-    they have no clusters.
+    covariances, within a row, between the rows of a sample and between the samples of a unit, are
+    those of the samples, but they have no clusters.
 
     Args:
         clustering: of all M rows.
-        sample: (M,) which sample each row belongs to.
+        origin: sample and unit of each.
         num_neighbours: as for `fit_clusters`.
         num_repeats: how many halves.
         seed: picks the halves and draws the control.
     """
     rng = np.random.default_rng(seed)
     mixed = fit_clusters(
-        mix_samples(clustering.features, sample, rng), clustering.num_clusters, num_neighbours
+        mix_samples(clustering.features, origin, rng), clustering.num_clusters, num_neighbours
     )
     scores, control = (
-        [_agreement_of_half(whole, sample, num_neighbours, rng) for _ in range(num_repeats)]
+        [_agreement_of_half(whole, origin.unit, num_neighbours, rng) for _ in range(num_repeats)]
         for whole in (clustering, mixed)
     )
     return Agreement(float(np.mean(scores)), float(np.std(scores)), float(np.mean(control)))
 
 
 def mix_samples(
-    values: NDArray[np.floating], sample: NDArray[np.integer], rng: np.random.Generator
+    values: NDArray[np.floating], origin: RowOrigin, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """(M, F) → (M, F): every sample replaced by a random Gaussian mixture of all.
 
-    A row that a sample has not got counts as the mean of those that others have. `sample` is
-    ascending.
+    A sample is the mean of its unit and what is left. The former are mixed with weights that all
+    samples of a unit share, the latter with weights of their own. A row that a sample has not got
+    counts as the mean of those that others have.
     """
-    samples, index = np.unique(sample, return_inverse=True)
-    first = np.searchsorted(sample, samples)
-    row = np.arange(len(sample)) - first[index]
+    samples, index = np.unique(origin.sample, return_inverse=True)
+    first = np.searchsorted(origin.sample, samples)
+    row = np.arange(len(origin.sample)) - first[index]
     padded = np.zeros((len(samples), int(row.max()) + 1, values.shape[1]))
     present = np.zeros(padded.shape[:2], np.bool_)
     padded[index, row], present[index, row] = values, True
     mean = padded.sum(axis=0) / np.maximum(present.sum(axis=0), 1)[:, None]
     centred = np.where(present[:, :, None], padded - mean, 0.0)
-    weights = rng.normal(size=(len(samples), len(samples))) / np.sqrt(max(len(samples) - 1, 1))
-    mixed = np.tensordot(weights, centred, axes=1) + mean
+    _, number, size = np.unique(origin.unit[first], return_inverse=True, return_counts=True)
+    sums = np.zeros((len(size), *centred.shape[1:]))
+    np.add.at(sums, number, centred)
+    shared = (sums / size[:, None, None])[number]
+    scale = 1 / np.sqrt(max(len(samples) - 1, 1))
+    of_units, own = (rng.normal(size=(n, len(samples))) * scale for n in (len(size), len(samples)))
+    # All samples of a unit have its mean: their weights add up.
+    mixed = np.tensordot(of_units[number], shared, axes=1)
+    mixed += np.tensordot(own, centred - shared, axes=1) + mean
     return np.asarray(mixed[index, row], np.float32)
 
 
 def _agreement_of_half(
     whole: Clustering,
-    sample: NDArray[np.integer],
+    unit: NDArray[np.integer],
     num_neighbours: int,
     rng: np.random.Generator,
 ) -> float:
-    samples = np.unique(sample)
-    half = rng.choice(samples, max(1, len(samples) // 2), replace=False)
-    part = fit_clusters(whole.features[np.isin(sample, half)], whole.num_clusters, num_neighbours)
+    units = np.unique(unit)
+    half = rng.choice(units, max(1, len(units) // 2), replace=False)
+    part = fit_clusters(whole.features[np.isin(unit, half)], whole.num_clusters, num_neighbours)
     return float(adjusted_rand_score(whole.labels, part.assign(whole.features)))

@@ -52,7 +52,8 @@ class ClusterStability:
     adjusted_rand_deviation: float
     """Standard deviation over the repetitions."""
     control: float
-    """The same mean for normal data of the same size and covariance, which has no clusters."""
+    """The same mean for normal data without clusters, of the same size, and of the same covariance
+    between episodes and within them."""
 
 
 def fit_clusters(
@@ -112,11 +113,12 @@ def measure_stability(
     """Cluster random parts of the episodes anew and compare with the clustering of all.
 
     Rows of an episode are alike, so a part is one of episodes: a random part of the rows would
-    hold a neighbour of nearly every row, and any clustering would look stable.
+    hold a neighbour of nearly every row, and any clustering would look stable. Rows of the control
+    are as much alike within an episode.
 
     Args:
         features: (N, F)
-        unit: (N,) episode of each row.
+        unit: (N,) what each row belongs to, an episode or all that depend on each other.
         fit: finds clusters.
         num_repeats: how many random parts.
         seed: picks the parts and draws the control.
@@ -125,15 +127,34 @@ def measure_stability(
     rng = np.random.default_rng(seed)
     units = np.unique(unit)
     size = max(1, round(share * len(units)))
-    covariance = np.atleast_2d(np.cov(features.T))
-    unclustered = rng.multivariate_normal(features.mean(axis=0), covariance, len(features))
     scores, control_scores = (
         _agreements(rows, unit, fit, [rng.permutation(units)[:size] for _ in range(num_repeats)])
-        for rows in (features, unclustered.astype(np.float32))
+        for rows in (features, draw_unclustered(features, unit, rng))
     )
     return ClusterStability(
         float(np.mean(scores)), float(np.std(scores)), float(np.mean(control_scores))
     )
+
+
+def draw_unclustered(
+    features: NDArray[np.floating], unit: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """(N, F) normal rows in units like those of `features`, but in no clusters.
+
+    A row is the sum of what its unit shares and of what is its own, both normal, with the
+    covariances of the units' means, each counted once for every row, and of the rows around them.
+    """
+    _, number, size = np.unique(unit, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(size), features.shape[1]))
+    np.add.at(sums, number, features)
+    shared = (sums / size[:, None])[number]
+    centre = features.mean(axis=0)
+    between = np.atleast_2d(np.cov((shared - centre).T, bias=True))
+    within = np.atleast_2d(np.cov((features - shared).T, bias=True))
+    zero = np.zeros(len(centre))
+    drawn = rng.multivariate_normal(zero, between, len(size))[number]
+    drawn += rng.multivariate_normal(zero, within, len(features))
+    return (centre + drawn).astype(np.float32)
 
 
 def _agreements(

@@ -11,7 +11,8 @@ a component's persistence, agrees almost always; so it is left out unless asked 
 Two nulls. *Components* (Mantel, 1967): the component indices of one matrix are permuted, rows and
 columns by the same permutation, which keeps every row's and column's make-up but not which
 component it belongs to. *Labels*: the samples whose Jacobians are averaged are dealt to the
-behaviours anew; what remains is an agreement that any group of samples would show.
+behaviours anew, all of one source episode together; what remains is an agreement that any group of
+samples would show.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+
+from analysis.cross_correlation import deal_membership
 
 MEASURES = {
     "sign": "share of entries with the same sign",
@@ -103,25 +106,25 @@ def compare_with_null(
 
 def deal_labels(
     per_sample: NDArray[np.floating],
-    dealt: NDArray[np.integer],
-    group_size: int,
+    unit: NDArray[np.integer],
+    is_member: NDArray[np.bool_],
     num_permutations: int,
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """(N, D, D) → (R, D, D): means of random groups of samples of one size.
+    """(N, D, D) → (R, D, D): means of groups in which units have traded their memberships.
 
     Args:
-        per_sample: Jacobians of all samples; NaN for a sample that has none.
-        dealt: positions of the samples that labels are dealt among.
-        group_size: samples in the group.
+        per_sample: Jacobians of all samples that labels are dealt among; NaN for one without.
+        unit: (N,) samples of one unit depend on each other, and trade places as a whole.
+        is_member: (N,) which belong to the group.
         num_permutations: R.
         rng: draws the groups.
     """
-    usable = dealt[np.isfinite(per_sample[dealt]).all(axis=(1, 2))]
-    size = min(group_size, len(usable))
-    if size == 0:
+    usable = np.isfinite(per_sample).all(axis=(1, 2))
+    values, units, members = per_sample[usable], unit[usable], is_member[usable]
+    if not members.any():
         return np.full((num_permutations, *per_sample.shape[1:]), np.nan)
-    weights = np.zeros((num_permutations, len(per_sample)))
-    for row in weights:
-        row[rng.choice(usable, size, replace=False)] = 1.0 / size
-    return np.tensordot(weights[:, usable], per_sample[usable], axes=1)
+    weights = np.stack(
+        [deal_membership(members, units, rng) for _ in range(num_permutations)], dtype=np.float64
+    )
+    return np.tensordot(weights / weights.sum(axis=1, keepdims=True), values, axes=1)

@@ -40,7 +40,7 @@ from experiment.report import StageReport
 
 NULLS = {
     "components": "component indices of the Jacobian permuted (Mantel)",
-    "labels": "samples dealt to the behaviours anew",
+    "labels": "source episodes dealt to the behaviours anew",
 }
 DYNAMICS = ("correlation", "regression")
 """What mean Jacobians are compared with."""
@@ -81,6 +81,8 @@ class ConsistencyPlan:
     jacobian: NDArray[np.float32]
     """(N, 2, K, D, K, D) in standard deviations of the components."""
     length: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    """(N,) samples of one unit depend on each other (`rollouts.independent_units`)."""
     members: dict[str, NDArray[np.int64]]
     """Positions of the samples of each group."""
     settings: ConsistencySettings
@@ -112,6 +114,7 @@ def make_plan(inputs: ConsistencyInputs, settings: ConsistencySettings) -> Consi
         cross=cross,
         jacobian=leading["jacobian"].values * ratio[:, None],
         length=leading["length"].values,
+        unit=_units(path, cross, leading["sample_id"].values),
         members=_read_members(inputs, cross, leading["sample_id"].values),
         settings=settings,
     )
@@ -125,6 +128,16 @@ def _require_same_data(path: Path, results: xr.Dataset, cross: xr.Dataset) -> No
         raise UserError(
             f"{path}: made from dataset {str(found)[:12]}, but --cross is from {expected[:12]}"
         )
+
+
+def _units(path: Path, cross: xr.Dataset, sample_id: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) units of the samples, as the cross-causation knows them."""
+    if "jacobian_unit" not in cross or not np.array_equal(cross["jacobian_sample"], sample_id):
+        raise UserError(
+            f"--cross: {path} does not tell which of these Jacobians are independent; make it anew "
+            f"with: {PRODUCERS['xcorr_and_xcaus']}"
+        )
+    return cross["jacobian_unit"].values
 
 
 def _read_members(
@@ -232,8 +245,8 @@ def _compare(
     labelled = [m for name, m in plan.members.items() if name != ALL]
     is_labelled = group != ALL and len(labelled) > 1
     dealt = np.concatenate(labelled) if is_labelled else np.zeros(0, np.int64)
-    size = len(plan.members[group])
-    regrouped = deal_labels(per_sample, dealt, size, num_permutations, rng)
+    is_member = np.isin(dealt, plan.members[group])
+    regrouped = deal_labels(per_sample[dealt], plan.unit[dealt], is_member, num_permutations, rng)
     nulls = {"components": permuted, "labels": regrouped}
     return {
         (null, name): compare_with_null(matrix, gradients, nulls[null])

@@ -1,8 +1,8 @@
 """Averages of effects over samples: what moves what, how long after, and how certain that is.
 
 Matrices are indexed [source component at t, target component at t + k], as correlations are. The
-unit of every interval and test is the sample: a sample's Jacobians are first averaged over its own
-steps (`analysis.jacobian_means`).
+unit of every interval and test is the source episode, which all samples from its windows belong to;
+a sample's Jacobians are first averaged over its own steps (`analysis.jacobian_means`).
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
 from scipy.spatial.distance import squareform
 from scipy.stats import t as student_t
 
-MIN_SAMPLES = 3
-"""Fewer samples have neither intervals nor p-values."""
+MIN_UNITS = 3
+"""Fewer independent units have neither intervals nor p-values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,20 +31,28 @@ class Effects:
     """(...) share of samples above zero."""
 
 
-def summarise_effects(values: NDArray[np.floating]) -> Effects:
+def summarise_effects(values: NDArray[np.floating], unit: NDArray[np.integer]) -> Effects:
     """Mean over samples, its Student interval and p-value.
+
+    The error is that of a mean of clusters (Liang and Zeger, "Longitudinal data analysis using
+    generalized linear models", 1986): with G units of deviations e_u, each the sum of its samples'
+    deviations from the mean, it is √(G / (G − 1) Σ e_u²) / N, with G − 1 degrees of freedom. Where
+    every sample is a unit of its own this is Student's.
 
     Args:
         values: (N, ...); NaN for a sample that has none.
+        unit: (N,) samples of one unit depend on each other.
     """
+    _, number = np.unique(unit, return_inverse=True)
     known = np.isfinite(values)
     count = known.sum(axis=0).astype(float)
     divisor = np.where(count > 0, count, np.nan)
     filled = np.where(known, values, 0.0)
     mean = filled.sum(axis=0) / divisor
-    squares = np.where(known, np.square(values - mean), 0.0).sum(axis=0)
-    freedom = np.where(count >= MIN_SAMPLES, count - 1, np.nan)
-    error = np.sqrt(squares / freedom / divisor)
+    deviations = _sum_by_unit(np.where(known, values - mean, 0.0), number)
+    num_units = (_sum_by_unit(known, number) > 0).sum(axis=0).astype(float)
+    freedom = np.where(num_units >= MIN_UNITS, num_units - 1, np.nan)
+    error = np.sqrt(num_units / freedom * np.square(deviations).sum(axis=0)) / divisor
     reach = student_t.ppf(0.975, freedom) * error
     # What rounding leaves of a constant is no variance, and no test of it.
     statistic = np.divide(
@@ -56,6 +64,13 @@ def summarise_effects(values: NDArray[np.floating]) -> Effects:
         p_value=np.asarray(2 * student_t.sf(np.abs(statistic), freedom), np.float64),
         positive_share=(filled > 0).sum(axis=0) / divisor,
     )
+
+
+def _sum_by_unit(values: NDArray, number: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(N, ...) and (N,) numbers of their units → (G, ...)"""
+    sums = np.zeros((int(number.max(initial=-1)) + 1, *values.shape[1:]))
+    np.add.at(sums, number, values)
+    return sums
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,15 @@ subtracted, so that a course which all episodes share is no correlation; what is
 the root mean squares over the same pairs, so that r lies in [−1, 1] and is 1 on the diagonal of
 lag 0.
 
-Three nulls, each of which moves whole episodes and never single steps:
+Episodes of one unit, such as samples that began in one real episode, depend on each other
+(`rollouts.independent_units`). Three nulls, each of which moves whole units and never single steps:
 
-- *pairing*: the later series are those of another episode of the group. Nothing relates i to j.
-- *time shift*: the later series of each episode is shifted around by a random number of steps.
-  What differs between episodes stays related, but not at this lag. Only a correlation that goes
+- *pairing*: the later series are those of another unit of the group. Nothing relates i to j.
+- *time shift*: the later series of each unit are shifted around by a random number of steps.
+  What differs between units stays related, but not at this lag. Only a correlation that goes
   beyond this null, away from zero, counts: one that is weaker than at other lags is nothing
   specific to its own.
-- *labels*: episodes are dealt to the groups anew. The group is like any other of its size.
+- *labels*: units trade the groups that their episodes belong to. The group is like any other.
 
 The p-value of an entry compares its z-score, by the mean and deviation of its own null, with the
 z-scores of all entries of the matrix in all permutations (pooled as in significance analysis of
@@ -22,21 +23,24 @@ far below their reciprocal. False discoveries are controlled after Benjamini and
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from analysis.episode_stacks import CoordinateStack
+from experiment.resampling import INTERVAL_PERCENTILES
+from generative.level_bootstrap import LevelBootstrap
+from rollouts.independent_units import permute_units
 
 NULLS = {
-    "pairing": "later steps of another episode of the group",
+    "pairing": "later steps of another source episode of the group",
     "time_shift": "later steps shifted around within the episode",
-    "labels": "episodes dealt to the groups anew",
+    "labels": "source episodes dealt to the groups anew",
 }
-MIN_EPISODES = 4
-"""Groups of fewer episodes have no p-values."""
+MIN_UNITS = 4
+"""Groups of fewer independent units have no p-values."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +51,13 @@ class GroupSeries:
     """(n, T, D) centred at every step; zero after the end of an episode."""
     length: NDArray[np.int64]
     """(n,)"""
+    unit: NDArray[np.int64]
+    """(n,) episodes of one unit depend on each other."""
 
     @property
-    def num_episodes(self) -> int:
-        """n."""
-        return len(self.length)
+    def num_units(self) -> int:
+        """How many independent units there are."""
+        return len(np.unique(self.unit))
 
     @property
     def is_valid(self) -> NDArray[np.bool_]:
@@ -66,9 +72,9 @@ class LaggedCorrelation:
     correlation: NDArray[np.float64]
     """(L, D, D), [lag, component at t, component at t + lag]; NaN where nothing varies."""
     interval: NDArray[np.float64]
-    """(2, L, D, D) bounds of 95% intervals, from resampling episodes."""
+    """(2, L, D, D) bounds of 95% intervals, from resampling units."""
     p_values: dict[str, NDArray[np.float64]]
-    """(L, D, D) by null; NaN where there are too few episodes."""
+    """(L, D, D) by null; NaN where there are too few units."""
     num_pairs: NDArray[np.int64]
     """(L,) pairs of steps."""
 
@@ -80,7 +86,7 @@ class NullSettings:
     num_permutations: int = 200
     """Permutations of each null."""
     num_resamples: int = 500
-    """Bootstrap resamples of the episodes, for 95% intervals."""
+    """Bootstrap resamples of the independent units, for 95% intervals."""
     seed: int = 0
 
 
@@ -100,7 +106,7 @@ def clip_coordinates(stack: CoordinateStack, limit: float) -> CoordinateStack:
     if limit > 0:
         scaled = scaled.clip(-limit, limit)
     scaled = np.where(valid[:, :, None], scaled, 0.0).astype(np.float32)
-    return CoordinateStack(scaled, stack.length, stack.episode_id)
+    return replace(stack, values=scaled)
 
 
 def group_series(stack: CoordinateStack, members: NDArray[np.integer]) -> GroupSeries:
@@ -113,7 +119,7 @@ def group_series(stack: CoordinateStack, members: NDArray[np.integer]) -> GroupS
     values, length = stack.values[members].astype(np.float64), stack.length[members]
     valid = (np.arange(values.shape[1]) < length[:, None])[:, :, None]
     mean = values.sum(axis=0) / np.maximum(valid.sum(axis=0), 1)
-    return GroupSeries(np.where(valid, values - mean, 0.0), length)
+    return GroupSeries(np.where(valid, values - mean, 0.0), length, stack.unit[members])
 
 
 def correlate(first: GroupSeries, later: GroupSeries, lag: int) -> NDArray[np.float64]:
@@ -150,18 +156,37 @@ def regress(series: GroupSeries, lag: int, ridge: float) -> NDArray[np.float64]:
 
 
 def permute_pairing(series: GroupSeries, rng: np.random.Generator) -> GroupSeries:
-    """Every episode replaced by another one, by a random permutation."""
-    order = rng.permutation(series.num_episodes)
-    return GroupSeries(series.values[order], series.length[order])
+    """Every episode replaced by one of another unit, by a random permutation of the units."""
+    order = permute_units(series.unit, rng)
+    return GroupSeries(series.values[order], series.length[order], series.unit)
 
 
 def shift_in_time(series: GroupSeries, rng: np.random.Generator) -> GroupSeries:
-    """Every episode shifted around by its own random number of steps, at least one."""
-    length = series.length[:, None]
-    shift = rng.integers(1, np.maximum(length, 2))
+    """Every episode shifted around by at least one step, by as much as others of its unit.
+
+    Where their lengths differ, it is the share of the length that they have in common.
+    """
+    _, number = np.unique(series.unit, return_inverse=True)
+    length, share = series.length[:, None], rng.random(series.num_units)[number, None]
+    shift = 1 + np.floor(share * np.maximum(length - 1, 1)).astype(np.int64)
     step = np.arange(series.values.shape[1])
     source = np.where(step < length, (step + shift) % length, step)
-    return GroupSeries(np.take_along_axis(series.values, source[:, :, None], axis=1), series.length)
+    return replace(series, values=np.take_along_axis(series.values, source[:, :, None], axis=1))
+
+
+def deal_membership(
+    is_member: NDArray[np.bool_], unit: NDArray[np.integer], rng: np.random.Generator
+) -> NDArray[np.bool_]:
+    """(N,) which of N episodes belong to a group, units having traded their memberships.
+
+    Units are of different sizes, so the size of the group varies a little; of a group of two or
+    more, two are left at least.
+    """
+    fewest = min(2, int(is_member.sum()))
+    dealt = is_member[permute_units(unit, rng)]
+    while dealt.sum() < fewest:
+        dealt = is_member[permute_units(unit, rng)]
+    return dealt
 
 
 def lagged_correlation(
@@ -187,7 +212,7 @@ def lagged_correlation(
     def under(
         null: Callable[[], tuple[GroupSeries, GroupSeries]], is_outward: bool = False
     ) -> NDArray[np.float64]:
-        if series.num_episodes < MIN_EPISODES:
+        if series.num_units < MIN_UNITS:
             return np.full(observed.shape, np.nan)
         draws = np.empty((settings.num_permutations, *observed.shape))
         for draw in draws:
@@ -198,7 +223,8 @@ def lagged_correlation(
 
     def any_members() -> tuple[GroupSeries, GroupSeries]:
         assert others is not None
-        chosen = group_series(stack, rng.choice(others, len(members), replace=False))
+        is_member = np.isin(others, members)
+        chosen = group_series(stack, others[deal_membership(is_member, stack.unit[others], rng)])
         return chosen, chosen
 
     p_values = {
@@ -246,21 +272,24 @@ def pooled_p_values(
 def _bootstrap(
     series: GroupSeries, lags: Sequence[int], settings: NullSettings
 ) -> NDArray[np.float64]:
-    """(2, L, D, D) 95% intervals; episodes are resampled, the means at each step held fixed."""
-    rng = np.random.default_rng(settings.seed)
-    num = series.num_episodes
-    weights = rng.multinomial(num, np.full(num, 1 / num), settings.num_resamples).astype(float)
+    """(2, L, D, D) 95% intervals; units are resampled, the means at each step held fixed."""
+    bootstrap = LevelBootstrap(series.unit, settings.num_resamples, settings.seed)
     num_steps, size = series.values.shape[1:]
     bounds = np.empty((2, len(lags), size, size))
     for index, lag in enumerate(lags):
         pairs = (series.is_valid[:, lag:])[:, :, None]
         x, y = series.values[:, : num_steps - lag] * pairs, series.values[:, lag:]
-        products = np.einsum("nti,ntj->nij", x, y).reshape(num, -1)
-        x2, y2 = np.square(x).sum(axis=1), np.square(y).sum(axis=1)
-        scale = np.einsum("ri,rj->rij", np.sqrt(weights @ x2), np.sqrt(weights @ y2))
-        top = (weights @ products).reshape(scale.shape)
+        top, x2, y2 = (
+            bootstrap.resample(bootstrap.sum_by_level(values))
+            for values in (
+                np.einsum("nti,ntj->nij", x, y),
+                np.square(x).sum(axis=1),
+                np.square(y).sum(axis=1),
+            )
+        )
+        scale = np.einsum("ri,rj->rij", np.sqrt(x2), np.sqrt(y2))
         drawn = np.divide(top, scale, out=np.zeros_like(top), where=scale > 0)
-        bounds[:, index] = np.percentile(drawn, [2.5, 97.5], axis=0)
+        bounds[:, index] = np.percentile(drawn, INTERVAL_PERCENTILES, axis=0)
     return bounds
 
 

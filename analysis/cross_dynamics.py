@@ -46,6 +46,7 @@ from experiment.provenance import collect_provenance
 from experiment.randomness import keyed_uniform
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection, load_fitting_projection
+from rollouts.independent_units import units_of_episodes
 from rollouts.store import RolloutDataset
 
 ALL = "all"
@@ -106,6 +107,8 @@ class JacobianTable:
     """Jacobians of samples."""
 
     sample_id: NDArray[np.int64]
+    unit: NDArray[np.int64]
+    """(N,) samples of one unit depend on each other (`rollouts.independent_units`)."""
     jacobian: NDArray[np.float32]
     """(N, 2, K, D, K, D), with and without the environment."""
     push_effect: NDArray[np.float32] | None
@@ -175,7 +178,7 @@ def _leading(stack: CoordinateStack, wanted: int) -> CoordinateStack:
     available = stack.values.shape[2]
     if available < wanted:
         print(f"--num_components {wanted}: the projection has {available}, all of them are used")
-    return CoordinateStack(stack.values[:, :, :wanted], stack.length, stack.episode_id)
+    return replace(stack, values=stack.values[:, :, :wanted])
 
 
 def _possible_lags(max_lag: int, stack: CoordinateStack) -> list[int]:
@@ -233,6 +236,7 @@ def _read_jacobians(
         leading = results.isel(source=slice(size), target=slice(size)).load()
         return JacobianTable(
             sample_id=leading["sample_id"].values,
+            unit=units_of_episodes(dataset, leading["sample_id"].values),
             jacobian=leading["jacobian"].values,
             push_effect=leading["push_effect"].values if "push_effect" in leading else None,
             push_step=int(leading.attrs["grad_timestep"]),
@@ -296,7 +300,7 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
     is_hypothesis = hypothesis_mask(plan.lags, size)
     q_values = np.stack([false_discovery_q(np.where(is_hypothesis, p, np.nan)) for p in p_values])
     by_group = ("group", "lag", *MATRIX)
-    halves = _halves(plan.stack.episode_id)
+    halves = _halves(plan.stack.unit)
     variables = {
         "correlation": _labelled(
             by_group,
@@ -306,7 +310,7 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
         "correlation_interval": _labelled(
             ("bound", *by_group),
             np.stack([one.interval for one in found], axis=1),
-            "95% interval of the correlation, bootstrap over episodes",
+            "95% interval of the correlation, bootstrap over source episodes",
         ),
         "correlation_p": _labelled(("null", *by_group), p_values, "p-value under each null"),
         "correlation_q": _labelled(
@@ -315,7 +319,7 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
         "correlation_half": _labelled(
             ("half", *by_group),
             np.stack([_half_correlations(plan, half) for half in halves]),
-            "correlation in either random half of the episodes",
+            "correlation in either random half of the source episodes",
         ),
         "regression": _labelled(
             by_group,
@@ -327,6 +331,11 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
         ),
         "num_episodes": _labelled(
             ("group",), np.array([len(g.members) for g in plan.groups]), "episodes of the group"
+        ),
+        "num_units": _labelled(
+            ("group",),
+            _count_units(plan.stack.unit, [group.members for group in plan.groups]),
+            "source episodes, or levels, that these are from: what is resampled",
         ),
         "num_pairs": _labelled(
             ("group", "lag"), np.stack([one.num_pairs for one in found]), "pairs of steps"
@@ -348,6 +357,13 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
     return xr.Dataset(variables, coordinates, {"clip": plan.settings.clip})
 
 
+def _count_units(
+    unit: NDArray[np.integer], members: Sequence[NDArray[np.integer]]
+) -> NDArray[np.int64]:
+    """(G,) independent units of each group."""
+    return np.array([len(np.unique(unit[m])) for m in members], np.int64)
+
+
 def _regressions(plan: CrossPlan, group: Group) -> NDArray[np.float64]:
     """(L, D, D)"""
     series = group_series(plan.stack, group.members)
@@ -360,9 +376,9 @@ def _stacked_p_values(found: Sequence[LaggedCorrelation], null: str) -> NDArray[
     return np.stack([one.p_values.get(null, missing) for one in found])
 
 
-def _halves(ids: NDArray[np.integer]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Two random halves, by id, so that an episode is in the same half in every analysis."""
-    is_first = keyed_uniform(0, "dynamics-half", ids)[:, 0] < 0.5
+def _halves(unit: NDArray[np.integer]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Two random halves of (N,) episodes that share no unit, the same ones in every analysis."""
+    is_first = keyed_uniform(0, "dynamics-half", unit)[:, 0] < 0.5
     return is_first, ~is_first
 
 
@@ -386,16 +402,16 @@ def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
         [lag_means(table.jacobian[:, v], table.length, plan.lags) for v in variants]
     )
     variables = {
-        **_effect_variables("causation", per_sample, members, "mean Jacobian"),
+        **_effect_variables("causation", per_sample, table.unit, members, "mean Jacobian"),
         "causation_half": _labelled(
             ("half", "environment_gradient", "group", "lag", *MATRIX),
             np.stack(
                 [
                     [[_mean(values[m[half[m]]]) for m in members] for values in per_sample]
-                    for half in _halves(table.sample_id)
+                    for half in _halves(table.unit)
                 ]
             ),
-            "mean Jacobian in either random half of the samples",
+            "mean Jacobian in either random half of the source episodes",
         ),
         "causation_by_step": _labelled(
             ("environment_gradient", "group", "source_step", "target_step", *MATRIX),
@@ -410,17 +426,25 @@ def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
         "num_jacobians": _labelled(
             ("group",), np.array([len(m) for m in members]), "samples with Jacobians"
         ),
+        "num_jacobian_units": _labelled(
+            ("group",), _count_units(table.unit, members), "source episodes that these are from"
+        ),
+        "jacobian_unit": _labelled(
+            ("jacobian_sample",), table.unit, "equal for samples of one source episode"
+        ),
         **_extrema_variables(plan, table, per_sample),
     }
     if table.push_effect is not None:
         pushed = _pushes_by_lag(table, plan.lags)
-        variables |= _effect_variables("push", pushed, members, "mean effect of a finite push")
+        what = "mean effect of a finite push"
+        variables |= _effect_variables("push", pushed, table.unit, members, what)
     steps = np.arange(table.jacobian.shape[2])
     coordinates = {
         "environment_gradient": list(table.variants),
         "source_step": steps,
         "target_step": steps,
         "extreme": ["low", "high"],
+        "jacobian_sample": table.sample_id,
     }
     return xr.Dataset(variables, coordinates)
 
@@ -438,17 +462,18 @@ def _positions(table: JacobianTable, plan: CrossPlan, group: Group) -> NDArray[n
 
 
 def _mean(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    return summarise_effects(values).mean
+    return summarise_effects(values, np.arange(len(values))).mean
 
 
 def _effect_variables(
     name: str,
     per_sample: NDArray[np.float64],
+    unit: NDArray[np.int64],
     members: Sequence[NDArray[np.int64]],
     what: str,
 ) -> dict[str, Labelled]:
     """Mean, interval, tests of (V, N, L, D, D) values, by variant and group."""
-    found = [[summarise_effects(values[m]) for m in members] for values in per_sample]
+    found = [[summarise_effects(values[m], unit[m]) for m in members] for values in per_sample]
     dims = ("environment_gradient", "group", "lag", *MATRIX)
 
     def stacked(field_name: str) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -24,12 +25,15 @@ from agents.recording_config import RecordingConfig
 from analysis.effect_names import RANDOM_PREFIX, SIGN_FLIP, TESTED, TWIN, WORLDS, World
 from environments.factory import DEFAULT_NUM_THREADS
 from experiment.errors import UserError, require_at_least
+from experiment.randomness import keyed_permutation
 from generative.checkpoint import LoadedSimulator
 from generative.sample_starts import InformedStarts, Starts
 from generative.sampling import SamplingConfig, SamplingPlan, missing_samples, record_samples
 from generative.types import LatentChoice
+from projections.directions import load_directions
 from projections.intervention import MovableIntervention
-from projections.intervention_flags import InterventionConfig
+from projections.intervention_flags import InterventionConfig, direction_choice
+from rollouts.independent_units import levels_of_episodes
 from rollouts.store import RolloutDataset
 
 
@@ -51,6 +55,10 @@ class EffectRecordingConfig:
     """Whether the changes the other way round are a control too, where they make sense."""
     random_control: Literal["random", "random_like_states"] = "random_like_states"
     """How they are drawn: evenly, or as the hidden states vary."""
+    control_components: int | None = None
+    """Components that a random control may move, at most half of those that the intervention does
+    not name: for each control others of them, in turn. All others keep their coordinates in that
+    control, and can be compared with what the intervention does to them. None for no limit."""
     agent_actions: LatentChoice = "sample"
     """How the agent picks its actions, in both worlds: draws, which a variant shares with its
     twin, or the most probable action (mode)."""
@@ -65,6 +73,8 @@ class EffectRecordingConfig:
 
     def __post_init__(self) -> None:
         require_at_least(self, "num_starts", "num_sim_steps", "num_random_controls", "num_envs")
+        if self.control_components is not None:
+            require_at_least(self, "control_components", least=0)
         if self.real_steps < self.num_sim_steps:
             raise UserError(
                 f"--real_steps {self.real_steps}: at least --num_sim_steps {self.num_sim_steps} "
@@ -105,6 +115,16 @@ class EffectInputs:
         flip = (SIGN_FLIP,) if can_flip else ()
         return (*flip, *randoms)
 
+    def _spared_by(self, number: int) -> tuple[int, ...]:
+        """Components that a random control leaves alone; none without --control_components."""
+        num_moved, config = self.recording.control_components, self.intervention
+        if num_moved is None:
+            return ()
+        hidden = self.agent.policy.hidden_slice
+        directions = load_directions(direction_choice(config), hidden.stop - (hidden.start or 0))
+        count = directions.coordinates.num_directions
+        return spared_by_control(named_directions(config), count, num_moved, number, self.seed)
+
     def make_variant(self, world: World, variant: str) -> MovableIntervention | None:
         """The intervention of a variant; None for the twin.
 
@@ -120,13 +140,40 @@ class EffectInputs:
             # A push is as large in every state; anything else must be measured, since states part.
             is_push = bool(config.add_directions) and not _follows_the_state(config)
             norm_of = None if is_push else self.variant_folder(world, TESTED)
+            number = int(variant.removeprefix(RANDOM_PREFIX))
             config = replace(
                 config,
                 intervention_control=self.recording.random_control,
-                control_seed=int(variant.removeprefix(RANDOM_PREFIX)),
+                control_seed=number,
+                control_spares=self._spared_by(number),
                 control_norm_of=norm_of,
             )
         return load_intervention(config, self.agent, self.device)
+
+
+def named_directions(config: InterventionConfig) -> set[int]:
+    """Directions that the flags name."""
+    pairs = (config.swap_directions_from, config.swap_directions_to, config.scale_directions)
+    named = (*pairs, config.add_directions, config.clamp_directions)
+    return {direction for flag in named for direction in flag if direction is not None}
+
+
+def spared_by_control(
+    named: set[int], num_directions: int, num_moved: int, number: int, seed: int
+) -> tuple[int, ...]:
+    """Directions that random control `number` leaves alone: the named ones, and most others.
+
+    The others take turns in a random order: each control moves `num_moved` of them, or half of
+    them where these are fewer.
+    """
+    others = [d for d in range(num_directions) if d not in named]
+    num_moved = min(num_moved, len(others) // 2)
+    if num_moved == 0:
+        return tuple(range(num_directions))
+    order = keyed_permutation(seed, "spared", np.arange(len(others)), len(others), min(named))
+    turn = np.arange(number * num_moved, (number + 1) * num_moved) % len(others)
+    moved = {others[i] for i in order[turn].tolist()}
+    return tuple(d for d in range(num_directions) if d not in moved)
 
 
 def reads_the_state(config: InterventionConfig) -> bool:
@@ -248,7 +295,8 @@ def _open_world(inputs: EffectInputs, world: World, variants: tuple[str, ...]) -
 
 
 def levels_of_pairs(twin: RolloutDataset, source: RolloutDataset) -> NDArray[np.int64]:
-    """(N,) level seed of the episode that each pair began in, by ascending episode id."""
-    episodes = twin.episodes.sort_values("episode_id")["source_episode_id"]
-    levels = source.episodes.set_index("episode_id")["level_seed"]
-    return levels.loc[episodes.to_numpy()].to_numpy(np.int64)
+    """(N,) level of the episode that each pair began in, by ascending episode id; the episode's own
+    id where the environment has no levels."""
+    began_in = twin.episodes.sort_values("episode_id")["source_episode_id"]
+    levels = pd.Series(levels_of_episodes(source), source.episodes["episode_id"].to_numpy())
+    return levels.loc[began_in.to_numpy()].to_numpy(np.int64)

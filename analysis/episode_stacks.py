@@ -21,6 +21,8 @@ class CoordinateStack:
     """(N,) rows until the episode ends, that one included."""
     episode_id: NDArray[np.int64]
     """(N,)"""
+    unit: NDArray[np.int64]
+    """(N,) episodes of one unit depend on each other (`rollouts.independent_units`)."""
 
     @property
     def is_valid(self) -> NDArray[np.bool_]:
@@ -48,6 +50,11 @@ def lengths_until_done(rows: RolloutRows, heed_ends: bool = True) -> NDArray[np.
     return np.where(done.any(axis=1), done.argmax(axis=1) + 1, rows.episode_lengths)
 
 
+def is_before_end(rows: RolloutRows) -> NDArray[np.bool_]:
+    """(num_rows,) whether the episode has not ended before the row."""
+    return rows.step < lengths_until_done(rows)[rows.episode_index]
+
+
 def stack_coordinates(
     rows: RolloutRows, projection: HiddenProjection, heed_ends: bool = True
 ) -> CoordinateStack:
@@ -59,4 +66,4 @@ def stack_coordinates(
     length = lengths_until_done(rows, heed_ends)
     values = stack_rows(rows, np.concatenate(parts))
     values[np.arange(values.shape[1]) >= length[:, None]] = 0.0
-    return CoordinateStack(values, length, rows.episode_ids)
+    return CoordinateStack(values, length, rows.episode_ids, rows.units)

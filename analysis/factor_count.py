@@ -39,7 +39,7 @@ class FactorChoice:
 
 def choose_factor_count(
     hidden: NDArray[np.floating],
-    episode: NDArray[np.int64],
+    unit: NDArray[np.int64],
     candidates: Sequence[int],
     max_iter: int,
     seed: int,
@@ -48,26 +48,26 @@ def choose_factor_count(
 
     Args:
         hidden: (N, H) hidden states.
-        episode: (N,) of each row.
+        unit: (N,) of each row: what is held out as a whole, its level or episode.
         candidates: numbers of factors.
         max_iter: limit on the iterations of each factorisation.
-        seed: shuffles episodes and units, and starts the factorisations.
+        seed: shuffles levels and hidden units, and starts the factorisations.
 
     Raises:
-        UserError: too few episodes or hidden units, or more factors than hidden units.
+        UserError: too few levels or hidden units, or more factors than hidden units.
     """
     num_units = hidden.shape[1]
-    if len(np.unique(episode)) < NUM_ROW_FOLDS or num_units < NUM_UNIT_FOLDS:
+    if len(np.unique(unit)) < NUM_ROW_FOLDS or num_units < NUM_UNIT_FOLDS:
         raise UserError(
-            f"--nmf_candidates: choosing needs {NUM_ROW_FOLDS} episodes and {NUM_UNIT_FOLDS} "
-            f"hidden units, found {len(np.unique(episode))} and {num_units}"
+            f"--nmf_candidates: choosing needs {NUM_ROW_FOLDS} levels and {NUM_UNIT_FOLDS} "
+            f"hidden units, found {len(np.unique(unit))} and {num_units}"
         )
     if max(candidates) > num_units:
         raise UserError(
             f"--nmf_candidates {max(candidates)}: the agent has only {num_units} hidden units"
         )
     rows = list(
-        GroupKFold(NUM_ROW_FOLDS, shuffle=True, random_state=seed).split(hidden, groups=episode)
+        GroupKFold(NUM_ROW_FOLDS, shuffle=True, random_state=seed).split(hidden, groups=unit)
     )
     units = list(KFold(NUM_UNIT_FOLDS, shuffle=True, random_state=seed).split(np.arange(num_units)))
     error = np.zeros(len(candidates))

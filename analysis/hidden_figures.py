@@ -235,9 +235,15 @@ def _single_source_limits(values: NDArray) -> tuple[float, float]:
 
 
 def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
-    """(row,) sum of rewards over the episode that each row belongs to."""
+    """(row,) sum of rewards of the episode that each row belongs to, up to its end.
+
+    A sample goes on after the end that is predicted for it, and so do the rewards that the
+    simulator predicts.
+    """
     keys = [dataset["source"].values, dataset["episode_index"].values]
-    rewards = pd.Series(dataset["reward"].values)
+    done = pd.Series(dataset["done"].values.astype(np.int64))
+    ends_before = done.groupby(keys).cumsum() - done
+    rewards = pd.Series(np.where(ends_before > 0, 0.0, dataset["reward"].values))
     return rewards.groupby(keys).transform("sum").to_numpy(np.float32)
 
 

@@ -45,6 +45,7 @@ from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
 from projections.outliers import inlier_mask
+from rollouts.independent_units import independent_units
 from rollouts.store import RolloutDataset
 
 PROJECTION_NAME = "projection"
@@ -94,8 +95,8 @@ class ClusterSettings:
     max_cluster_rows: int = 20_000
     """At most so many rows are clustered; the others join the cluster of the nearest of these."""
     num_stability_repeats: int = 0
-    """How often random halves of the episodes are clustered anew to measure stability; 0 for
-    not."""
+    """How often random halves of the levels, or source episodes, are clustered anew to measure
+    stability; 0 for not."""
 
 
 @dataclass(frozen=True)
@@ -264,9 +265,9 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
     num_95 = components_for_share(projection.explained_variance_ratio_, CUMULATIVE_SHARE)
     features = np.asarray(projection.principal_components(hidden)[:, :num_95], np.float32)
     cluster_rows = choose_rows(rng, np.arange(len(features)), config.clusters.max_cluster_rows)
-    episode = real.episode_index[fit_rows]
+    unit = real.units[real.episode_index[fit_rows]]
     embedder = embed_rows(features, config.layout, rng, config.seed)
-    factor_choice = _choose_factors(hidden, episode, is_inlier, config)
+    factor_choice = _choose_factors(hidden, unit, is_inlier, config)
     return HiddenMaps(
         projection=projection,
         nmf=_fit_nmf(hidden, is_inlier, settings, factor_choice, config.seed),
@@ -274,7 +275,7 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
         num_components_95=num_95,
         clustering=cluster_features(features[cluster_rows], config.clusters),
         stability=stability_of(
-            features[cluster_rows], episode[cluster_rows], config.clusters, config.seed
+            features[cluster_rows], unit[cluster_rows], config.clusters, config.seed
         ),
         embedder=embedder,
         quality=quality_of(embedder, features, config.layout, config.seed),
@@ -313,7 +314,7 @@ def at_most_available(wanted: int, available: int, flag: str) -> int:
 
 def _choose_factors(
     hidden: NDArray[np.float32],
-    episode: NDArray[np.int64],
+    unit: NDArray[np.int64],
     is_inlier: NDArray[np.bool_],
     config: HiddenAnalysisConfig,
 ) -> FactorChoice | None:
@@ -324,7 +325,7 @@ def _choose_factors(
         np.random.default_rng(config.seed), np.flatnonzero(is_inlier), settings.max_nmf_rows
     )
     return choose_factor_count(
-        hidden[rows], episode[rows], settings.nmf_candidates, settings.nmf_max_iter, config.seed
+        hidden[rows], unit[rows], settings.nmf_candidates, settings.nmf_max_iter, config.seed
     )
 
 
@@ -352,7 +353,7 @@ def cluster_features(features: NDArray[np.floating], settings: ClusterSettings) 
 
 def stability_of(
     features: NDArray[np.float32],
-    episode: NDArray[np.int64],
+    unit: NDArray[np.int64],
     settings: ClusterSettings,
     seed: int,
 ) -> ClusterStability | None:
@@ -360,7 +361,7 @@ def stability_of(
 
     Args:
         features: of the rows that are clustered.
-        episode: (N,) episode or sample of each; these are what is drawn, not rows.
+        unit: (N,) of each (`rollouts.independent_units`); these are what is drawn, not rows.
         settings: of the clusters.
         seed: of the draws.
     """
@@ -368,7 +369,7 @@ def stability_of(
         return None
     return measure_stability(
         features,
-        episode,
+        unit,
         lambda rows: cluster_features(rows, settings),
         settings.num_stability_repeats,
         seed,
@@ -425,8 +426,10 @@ def write_analysis(
     with progress, streamed_results(path, dataset, declared, provenance) as stream:
         start = 0
         for source, table in enumerate(tables):
+            units = independent_units(table.dataset, sources=tables[0].dataset)
             for chunk in table.chunks(rows_per_chunk):
                 _write_chunk(stream, start + chunk.start, maps, table, source, chunk)
+                stream.write("unit", start + chunk.start, units[table.episode_index[chunk]])
                 progress.advance(count=chunk.stop - chunk.start)
             start += table.num_rows
 
@@ -510,6 +513,7 @@ def _row_variables(maps: HiddenMaps, num_rows: int) -> dict[str, StreamedVariabl
         "fit_role": per_row(np.int8, "", **flag_attributes(FIT_ROLES, "use in fitting")),
         "episode_index": per_row(np.int32, "position of the episode in its dataset"),
         "episode_id": per_row(np.int64, "id of the episode in its dataset"),
+        "unit": per_row(np.int64, "equal for rows of episodes that depend on each other"),
         "step": per_row(np.int32, "row within the episode"),
         "episode_length": per_row(np.int32, "decisions in the episode"),
         "fraction_through": per_row(np.float32, "step / last step of the episode"),

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, norm
 
 from agents.protocol import Agent
 from analysis.clustering import Clustering
+from analysis.cross_correlation import false_discovery_q
 from analysis.effect_names import TWIN, World
 from analysis.effect_predictions import differentiate, gradient_effects, predict_by_readout
 from analysis.effect_recording import WorldRecordings
@@ -29,8 +29,10 @@ from analysis.paired_rows import (
     row_differences,
     twin_levels,
 )
+from experiment.resampling import bootstrap_p_values
 from generative.level_bootstrap import LevelBootstrap, ResampledMeans, average_windows
 from generative.sampling import SamplingPlan
+from projections.controls import RandomDirections
 from projections.hidden import HiddenProjection
 from projections.intervention import MovableIntervention
 
@@ -86,25 +88,25 @@ class WorldEffects:
     """By prediction, (V, S)."""
     twin: NDArray[np.float64]
     """(P,) what the twin has in place of each effect."""
+    num_levels: int
+    """How many were resampled."""
 
     @property
     def q_value(self) -> NDArray[np.float64]:
         """(P,) of the tested effects by pair: see `false_discovery`."""
-        return false_discovery(self.by_pair.mean[0], self.by_pair.resampled[:, 0])
+        mean, resampled = self.by_pair.mean[0], self.by_pair.resampled[:, 0]
+        return false_discovery(mean, resampled, self.num_levels)
 
 
-def false_discovery(mean: NDArray[np.float64], resampled: NDArray[np.float64]) -> NDArray:
+def false_discovery(
+    mean: NDArray[np.float64], resampled: NDArray[np.float64], num_levels: int
+) -> NDArray[np.float64]:
     """(P,) means, (R, P) resampled → (P,) q-values of the means being zero.
 
-    p-values are those of a normal distribution with the resampled means' deviation, adjusted for
-    the number of measures (Benjamini and Hochberg, "Controlling the false discovery rate", 1995).
-    What is zero in every pair has q = 1.
+    p-values by the resampled means' deviation, adjusted for the number of measures (Benjamini and
+    Hochberg, "Controlling the false discovery rate", 1995). What is zero in every pair has q = 1.
     """
-    deviation = resampled.std(axis=0)
-    never = np.isclose(deviation, 0.0) & np.isclose(mean, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p_value = np.where(never, 1.0, 2 * norm.sf(np.abs(mean / deviation)))
-    return false_discovery_control(p_value)
+    return false_discovery_q(bootstrap_p_values(mean, resampled.std(axis=0), num_levels))
 
 
 def measure_world(
@@ -150,6 +152,7 @@ def measure_world(
         {n: np.array([_row_means(e, bootstrap) for e in found]) for n, found in predicted.items()},
         {n: np.array([_pair_means(e) for e in found]) for n, found in predicted.items()},
         _twin_means(twin, twin_shares, measuring),
+        bootstrap.num_levels,
     )
 
 
@@ -200,9 +203,8 @@ def _predict(
     predictions = {f"readout_{world}": _differences(outputs, twin, measuring)}
     if plan is not None:
         tangents = differentiate(plan, intervention)
-        predictions[f"gradient_{world}"] = gradient_effects(
-            tangents, measuring.names.groups, measuring.projection
-        )
+        effects = gradient_effects(tangents, measuring.names.groups, measuring.projection)
+        predictions[f"gradient_{world}"] = np.where(twin.is_row, effects, np.nan)
     return predictions
 
 
@@ -239,6 +241,13 @@ def to_dataset(
             "share_outside": strength(
                 "share_of_rows_outside_unit_box", "share of rows with a unit outside [-1, 1]"
             ),
+            "spared": (
+                ("variant", "component"),
+                np.array(
+                    [_spared(recordings[worlds[0]].interventions[v], names) for v in variants]
+                ),
+                {"long_name": "whether a random control leaves the component where it is"},
+            ),
             "level": ("pair", levels, {"long_name": "level seed that a pair began in"}),
             **_predicted(effects),
         }
@@ -252,6 +261,13 @@ def to_dataset(
         prediction=list(PREDICTIONS),
         prediction_meaning=("prediction", list(PREDICTIONS.values())),
     )
+
+
+def _spared(intervention: MovableIntervention, names: MeasureNames) -> NDArray[np.bool_]:
+    """(num_components,)"""
+    spared = intervention.spared if isinstance(intervention, RandomDirections) else None
+    indices = () if spared is None else spared.indices
+    return np.isin(np.arange(names.num_components), indices)
 
 
 def _world_dataset(effects: WorldEffects) -> xr.Dataset:

@@ -158,12 +158,17 @@ def _check_intervention(config: InterventionEffectsCommand) -> None:
     asked, recording = config.intervention, config.recording
     if not asked.is_asked_for:
         raise UserError(f"no intervention is asked for (--{NAMES_OF_FLAGS})")
-    for name in ("intervention_control", "control_seed", "control_norm_of"):
+    for name in ("intervention_control", "control_seed", "control_norm_of", "control_spares"):
         if getattr(asked, name) != InterventionConfig.__dataclass_fields__[name].default:
             raise UserError(
-                f"--{name}: controls are recorded by themselves here; --num_random_controls and "
-                "--random_control say which"
+                f"--{name}: controls are recorded by themselves here; --num_random_controls, "
+                "--random_control and --control_components say which"
             )
+    if recording.control_components is not None and asked.direction_type not in ("ica", "nmf"):
+        raise UserError(
+            f"--control_components {recording.control_components}: goes with components of the "
+            f"projection (--direction_type ica or nmf), found {asked.direction_type}"
+        )
     if direction_choice(asked).projection is None:
         raise UserError(
             f"--projection: needed with --direction_type {asked.direction_type} too, for the "

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from agents.player import full_float32
-from analysis.behaviour_clusters import compress, measure_agreement
+from analysis.behaviour_clusters import RowOrigin, compress, measure_agreement
 from analysis.clustering import Clustering, fit_clusters
 from analysis.embedding import EmbeddingMethod, fit_embedding
 from analysis.jacobians import PushSettings, component_jacobians, push_effects
@@ -41,6 +41,7 @@ from experiment.report import StageReport
 from generative.types import SimulatedSteps
 from projections.hidden import HiddenProjection, TorchProjection, load_fitting_projection
 from projections.intervention import Intervention, InterventionChain
+from rollouts.independent_units import units_of_episodes
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class JacobianClusters:
     num_cluster_neighbours: int = 32
     """Neighbours of each sample in the graph that restricts merges."""
     num_stability_repeats: int = 10
-    """How often random halves of the samples are clustered anew to measure stability; 0 for not."""
+    """How often random halves of the source episodes are clustered anew to measure stability; 0 for
+    not."""
     embedding: EmbeddingMethod = "tsne"
     """How samples are laid out in two dimensions."""
     embedding_neighbours: int = 15
@@ -205,7 +207,8 @@ def record_jacobians(plan: JacobianPlan, report: StageReport) -> Path:
     progress = Progress(len(plan.sample_ids), "sample")
     with stream_to as stream, progress, full_float32():
         one_step = _write_samples(plan, stream, progress)
-        clusters = _cluster(one_step, config)
+        units = units_of_episodes(plan.source.dataset, plan.sample_ids)
+        clusters = _cluster(one_step, units, config)
         for name, values in clusters.variables.items():
             stream.write(name, 0, values)
         for name, value in clusters.attributes.items():
@@ -238,6 +241,7 @@ def _compute(plan: JacobianPlan, batch: SampleBatch) -> dict[str, NDArray]:
     clean = _simulate(plan, batch, batch.latent, 1)
     values = {
         "sample_id": batch.ids,
+        "unit": units_of_episodes(plan.source.dataset, batch.ids),
         "component": _coordinates(plan, clean),
         "length": _lengths(clean, plan.config.heed_ends),
         "frames_reproduced": _share_reproduced(clean, batch),
@@ -347,8 +351,16 @@ class _Clusters:
     attributes: dict[str, float | int]
 
 
-def _cluster(one_step: NDArray[np.float32], config: JacobianConfig) -> _Clusters:
-    """Cluster samples by their standardised one-step Jacobians."""
+def _cluster(
+    one_step: NDArray[np.float32], units: NDArray[np.int64], config: JacobianConfig
+) -> _Clusters:
+    """Cluster samples by their standardised one-step Jacobians.
+
+    Args:
+        one_step: (N, D · D)
+        units: (N,) which samples depend on each other.
+        config: numbers of clusters and repetitions.
+    """
     settings = config.clusters
     deviation = one_step.std(axis=0)
     standardised = (one_step - one_step.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
@@ -364,7 +376,8 @@ def _cluster(one_step: NDArray[np.float32], config: JacobianConfig) -> _Clusters
     if settings.embedding != "none":
         variables["embedding"] = _lay_out(points, config)
     return _Clusters(
-        variables, {"num_clusters": clustering.num_clusters, **_stability(clustering, config)}
+        variables,
+        {"num_clusters": clustering.num_clusters, **_stability(clustering, units, config)},
     )
 
 
@@ -377,13 +390,15 @@ def _lay_out(points: NDArray[np.float32], config: JacobianConfig) -> NDArray[np.
     return embedder.transform(points)
 
 
-def _stability(clustering: Clustering, config: JacobianConfig) -> dict[str, float]:
+def _stability(
+    clustering: Clustering, units: NDArray[np.int64], config: JacobianConfig
+) -> dict[str, float]:
     settings = config.clusters
     if settings.num_stability_repeats == 0 or len(clustering.features) < 10:
         return {}
     agreement = measure_agreement(
         clustering,
-        np.arange(len(clustering.features)),
+        RowOrigin(np.arange(len(units)), units),
         settings.num_cluster_neighbours,
         settings.num_stability_repeats,
         config.seed,
@@ -420,6 +435,7 @@ def _declare(plan: JacobianPlan) -> dict[str, StreamedVariable]:
     f32 = np.float32
     declared = {
         "sample_id": _variable(sample, np.int64, "id of the sample in its dataset"),
+        "unit": _variable(sample, np.int64, "equal for samples of one source episode"),
         "component": _variable(
             sample | {"target_step": num_steps, "target": size}, f32, "component coordinate"
         ),

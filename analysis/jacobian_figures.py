@@ -14,8 +14,8 @@ from analysis.cross_figures import draw_matrix
 from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.hidden_figures import category_colours
 from analysis.jacobian_means import lag_means
-from analysis.results import JACOBIAN_NAME, read_results
-from experiment.errors import require_at_least
+from analysis.results import JACOBIAN_NAME, PRODUCERS, read_results
+from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
 
@@ -45,7 +45,8 @@ def plot_jacobians(config: JacobianPlottingConfig, report: StageReport) -> list[
     """Draw the overview and the clusters; returns the PNGs.
 
     Raises:
-        UserError: no result file, a foreign one, or an output folder that cannot be written.
+        UserError: no result file, a foreign one, one that does not tell which samples are
+            independent, or an output folder that cannot be written.
     """
     require_at_least(config, "max_drawn_clusters", "dpi")
     folder = require_writable_folder(config.output_dir, "--output_dir")
@@ -53,6 +54,11 @@ def plot_jacobians(config: JacobianPlottingConfig, report: StageReport) -> list[
         read_results(config.input_dir / JACOBIAN_NAME) as results,
         figure_text(),
     ):
+        if "unit" not in results:
+            raise UserError(
+                f"--input_dir {config.input_dir}: {JACOBIAN_NAME} does not tell which samples are "
+                f"independent; make it anew with: {PRODUCERS['jacobians']}"
+            )
         figures = {
             "jacobians": draw_overview(results),
             "jacobian_clusters": draw_clusters(results, config.max_drawn_clusters),
@@ -87,11 +93,12 @@ def _draw_sizes(axis: Axes, results: xr.Dataset) -> None:
     for colour, (variant, label) in zip(OKABE_ITO, VARIANTS.items(), strict=False):
         jacobian = results["jacobian"].sel(environment_gradient=variant).values
         per_sample = lag_means(jacobian, length, lags)
-        size = summarise_effects(np.sqrt(np.square(per_sample).mean(axis=(-2, -1))))
+        sizes = np.sqrt(np.square(per_sample).mean(axis=(-2, -1)))
+        size = summarise_effects(sizes, results["unit"].values)
         axis.plot(lags, size.mean, "-o", ms=3, color=colour, label=label)
         axis.fill_between(lags, *size.interval, color=colour, alpha=0.2, linewidth=0)
     axis.set(xlabel="lag", ylabel="root mean square over components", ylim=(0, None))
-    axis.set_title("size of the Jacobian (95% intervals over samples)")
+    axis.set_title("size of the Jacobian (95% intervals over source episodes)")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
 

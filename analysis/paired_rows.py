@@ -1,6 +1,7 @@
 """What is measured on each row of a recording, and the differences to its unmodified twin.
 
-Pairs are sorted by episode id. Rows that either of a pair no longer has are NaN.
+Pairs are sorted by episode id. Rows that either of a pair no longer has are NaN; a simulated
+rollout has none after its predicted end.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from analysis.effect_names import (
     RETURN,
     VALUE,
 )
+from analysis.episode_stacks import is_before_end, lengths_until_done
+from analysis.rollout_rows import RolloutRows
 from environments.protocol import EnvironmentSpec
 from generative.sample_actions import distinct_actions
 from rollouts.store import RolloutDataset
@@ -74,7 +77,7 @@ class PairRows:
     initial_state: NDArray[np.float32]
     """(N, state_dim)"""
     episode_return: NDArray[np.float64]
-    """(N,) sum of all recorded rewards."""
+    """(N,) sum of the recorded rewards up to the episode's end."""
     is_done: NDArray[np.float64]
     """(N,) 1 where the environment ended the episode at a recorded row."""
 
@@ -109,10 +112,11 @@ class MeasureNames:
 
 
 def read_pair_rows(dataset: RolloutDataset, num_rows: int) -> PairRows:
-    """Read the first `num_rows` rows of every episode, and its return."""
+    """Read the first `num_rows` rows of every episode up to its end, and its return."""
     order = np.argsort(dataset.episodes["episode_id"].to_numpy())
     offsets = dataset.episodes["offset"].to_numpy(np.int64)[order]
-    lengths = dataset.episodes["length"].to_numpy(np.int64)[order]
+    all_rows = RolloutRows(dataset, dataset.num_episodes)
+    lengths = lengths_until_done(all_rows)[order]
     is_row = np.arange(num_rows) < lengths[:, None]
     index = np.where(is_row, offsets[:, None] + np.arange(num_rows), 0)
 
@@ -129,7 +133,8 @@ def read_pair_rows(dataset: RolloutDataset, num_rows: int) -> PairRows:
     log_probs = log_softmax(read("action_logits").astype(np.float64), axis=-1)
     # Sums over episodes; `reduceat` wants starts in ascending order, as the store has them.
     starts = dataset.episodes["offset"].to_numpy(np.int64)
-    returns = np.add.reduceat(dataset.read_field("reward").astype(np.float64), starts)[order]
+    reward = np.where(is_before_end(all_rows), dataset.read_field("reward"), 0.0)
+    returns = np.add.reduceat(reward, starts)[order]
     ends = np.logical_or.reduceat(dataset.read_field("done"), starts)[order]
     return PairRows(
         Outputs(or_nan(log_probs), or_nan(read("value")), or_nan(state[..., first:last])),

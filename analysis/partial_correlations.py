@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
-from scipy.stats import t as student_t
 
 from analysis.probe_scores import summarise
-from experiment.resampling import resample_weights
+from experiment.resampling import bootstrap_p_values, resample_weights
 
 _NOISE_VARIANCE = 1e-9
 
@@ -135,5 +134,4 @@ def _to_correlations(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _p_values(resampled: NDArray[np.float64], num_levels: int) -> NDArray[np.float64]:
     fisher_z = np.arctanh(np.clip(resampled, -1 + 1e-12, 1 - 1e-12))
-    statistic = np.abs(fisher_z[0]) / np.maximum(fisher_z[1:].std(axis=0), 1e-12)
-    return np.asarray(2 * student_t.sf(statistic, num_levels - 1), np.float64)
+    return bootstrap_p_values(fisher_z[0], fisher_z[1:].std(axis=0), num_levels)

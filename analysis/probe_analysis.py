@@ -18,7 +18,6 @@ from analysis.probe_rows import (
     BASELINES,
     ProbeRows,
     Readers,
-    levels_of_episodes,
     read_probe_rows,
     represent,
     require_fitting_block,
@@ -44,6 +43,7 @@ from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
+from rollouts.independent_units import levels_of_episodes
 from rollouts.store import RolloutDataset
 
 

@@ -15,6 +15,7 @@ from environments.game_steps import Variable
 from environments.game_variables import game_variables
 from experiment.errors import UserError
 from projections.hidden import HiddenProjection
+from rollouts.independent_units import levels_of_episodes
 from rollouts.store import RolloutDataset
 
 REPRESENTATIONS = {
@@ -73,12 +74,6 @@ def require_game_variables(dataset: RolloutDataset, flag: str) -> dict[str, Vari
         )
     known = game_variables(metadata.environment.name)
     return {name: known.get(name, Variable("", "")) for name in metadata.game.variables}
-
-
-def levels_of_episodes(dataset: RolloutDataset) -> NDArray[np.int64]:
-    """(num_episodes,) level seeds; episode ids where the environment has no levels."""
-    seeds = dataset.episodes["level_seed"].to_numpy(np.int64)
-    return np.where(seeds < 0, dataset.episodes["episode_id"].to_numpy(np.int64), seeds)
 
 
 def read_probe_rows(

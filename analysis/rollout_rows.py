@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiment.errors import UserError
+from rollouts.independent_units import independent_units
 from rollouts.store import RolloutDataset
 
 
@@ -27,6 +28,11 @@ class RolloutRows:
     def episode_ids(self) -> NDArray[np.int64]:
         """(num_episodes,)"""
         return self.dataset.episodes["episode_id"].to_numpy(np.int64)[: self.num_episodes]
+
+    @cached_property
+    def units(self) -> NDArray[np.int64]:
+        """(num_episodes,) which episodes depend on each other (`independent_units`)."""
+        return independent_units(self.dataset)[: self.num_episodes]
 
     @cached_property
     def num_rows(self) -> int:

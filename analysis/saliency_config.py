@@ -57,8 +57,9 @@ class IntegrationFlags:
     """Frames that the integration over frames begins at: black, the samples' mean, blurred."""
     integration_tolerance: float = 0.01
     """Refine the integration until attributions miss their sum by no more than this share."""
-    max_integration_nodes: int = 256
-    """Do not refine beyond so many points; what is missed then is in the file."""
+    max_integration_nodes: int = 1024
+    """Do not refine beyond so many points. A line tells of attributions that miss their sum then,
+    and the file marks them."""
 
     @property
     def settings(self) -> IntegrationSettings:

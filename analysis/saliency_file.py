@@ -124,7 +124,11 @@ def _integrated(plan: SaliencyPlan, num_samples: int) -> dict[str, StreamedVaria
             f"integrated_{name}_delta": _variable(
                 table, np.float64, "sum of the integrated gradients − that difference"
             ),
-        }
+            f"integrated_{name}_met": _variable(
+                table, np.int8, "1 where that is within --integration_tolerance of the difference, "
+                "0 where it is not, -1 for a target that is not defined",
+            ),
+        }  # fmt: skip
     return declared
 
 

@@ -103,6 +103,11 @@ class IntegratedSample:
     convergence_delta: NDArray[np.float64]
     """(Q, R)"""
 
+    def meets(self, tolerance: float) -> NDArray[np.int8]:
+        """(Q, R) whether |delta| ≤ tolerance · |difference|; −1 where the target is not defined."""
+        is_met = np.abs(self.convergence_delta) <= tolerance * np.abs(self.difference)
+        return np.where(np.isfinite(self.difference), is_met, -1).astype(np.int8)
+
 
 def integrate_frames(
     agent: Agent,

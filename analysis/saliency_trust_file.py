@@ -69,7 +69,11 @@ def to_dataset(found: TrustMeasurement, num_resamples: int, seed: int) -> xr.Dat
     areas = curve_areas(found.curves)
     variables = {
         "simulator_trust": ("sample", found.trust, _named("trust of the sample; NaN: unknown")),
-        "episode": ("sample", found.unit, _named("real episode that it began in; unique without")),
+        "episode": (
+            "sample",
+            found.unit,
+            _named("what is resampled: one number for all samples of one real episode"),
+        ),
         "predicted_change": (
             ("sample", "step_size", "direction"),
             found.changes.predicted,

@@ -38,6 +38,7 @@ from experiment.report import StageReport, stage_report
 from generative.reality import has_reality
 from generative.recording_identity import recording_identity
 from rollouts.description import METADATA_FILE
+from rollouts.independent_units import units_of_episodes
 from rollouts.store import RolloutDataset
 
 DESCRIPTION = """Measure how far saliency can be believed.
@@ -219,7 +220,7 @@ def _join(
 
     return TrustMeasurement(
         sample_id=ids,
-        unit=_units(plan.source.dataset, ids),
+        unit=units_of_episodes(plan.source.dataset, ids),
         trust=plan.trust_of(ids, combined=False),
         changes=FiniteChanges(
             predicted=joined(one.changes.predicted for one in found),
@@ -231,12 +232,6 @@ def _join(
         halves=joined(one.stability.halves for one in found),
         curves=joined(one.curves for one in found),
     )
-
-
-def _units(dataset: RolloutDataset, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The real episode that a sample began in; a number of its own where there is none."""
-    table = dataset.episodes.set_index("episode_id")["source_episode_id"].loc[ids].to_numpy()
-    return np.where(table >= 0, table, -1 - ids).astype(np.int64)
 
 
 def _summary(results: xr.Dataset) -> dict[str, float]:

@@ -38,7 +38,7 @@ class OverlapConfig:
     max_points: int = 10_000
     """At most so many rows of each source, chosen at random."""
     num_resamples: int = 500
-    """Bootstrap resamples of episodes and samples, for the 95% intervals."""
+    """Bootstrap resamples of levels and source episodes, for the 95% intervals."""
     dpi: int = 130
     """Resolution of PNGs."""
     seed: int = 0

@@ -1,7 +1,7 @@
 """How far simulated hidden states look like real ones, and whether a classifier tells them apart.
 
 Pictures of overlapping clouds convince too easily. So a classifier is asked to tell real from
-simulated states of other episodes (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests",
+simulated states of other levels (Lopez-Paz and Oquab, "Revisiting classifier two-sample tests",
 2017): the area under its ROC curve is 0.5 where they are alike and 1 where they are apart. The
 control asks the same of two random halves of the real episodes.
 """
@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from analysis.probe_targets import ProbeTargets
 from analysis.probes import fit_linear
-from analysis.results import SOURCES
+from analysis.results import PRODUCERS, SOURCES
 from experiment.errors import UserError
 from experiment.resampling import INTERVAL_PERCENTILES, resample_weights
 
@@ -32,15 +32,15 @@ class States:
 
     scores: NDArray[np.float32]
     """(N, R)"""
-    episode: NDArray[np.int64]
-    """(N,) a number of its own for every episode and sample."""
+    unit: NDArray[np.int64]
+    """(N,) equal for states of episodes and samples that depend on each other."""
     is_simulated: NDArray[np.bool_]
     """(N,)"""
 
 
 @dataclass(frozen=True)
 class Separability:
-    """Area under the ROC curve with its 95% interval, from resampling episodes and samples."""
+    """Area under the ROC curve with its 95% interval, from resampling independent units."""
 
     area: float
     lower: float
@@ -51,8 +51,13 @@ def read_states(results: xr.Dataset, max_points: int, seed: int) -> States:
     """At most `max_points` random rows of each source from the result of the hidden analysis.
 
     Raises:
-        UserError: it has no simulated rows.
+        UserError: it has no simulated rows, or does not tell which rows are independent.
     """
+    if "unit" not in results:
+        raise UserError(
+            "--input_dir: the hidden analysis does not tell which rows are independent of each "
+            f"other; make it anew with: {PRODUCERS['hidden_analysis']}"
+        )
     source = results["source"].values
     rng = np.random.default_rng(seed)
     of_sources = [rng.permutation(np.flatnonzero(source == code)) for code in range(len(SOURCES))]
@@ -62,44 +67,41 @@ def read_states(results: xr.Dataset, max_points: int, seed: int) -> States:
             "with --generated_data_dir"
         )
     rows = np.sort(np.concatenate([rows[:max_points] for rows in of_sources]))
-    episode = results["episode_index"].values[rows].astype(np.int64)
-    # Samples are numbered from 0, as episodes are: negative numbers keep them apart.
-    return States(
-        results["pca"].values[rows],
-        np.where(source[rows] == 1, -1 - episode, episode),
-        source[rows] == 1,
-    )
+    return States(results["pca"].values[rows], results["unit"].values[rows], source[rows] == 1)
 
 
 def tell_apart(states: States, num_resamples: int, seed: int) -> Separability:
-    """Classify real and simulated states by logistic regression, across folds of episodes."""
-    return _separability(states.scores, states.is_simulated, states.episode, num_resamples, seed)
+    """Classify real and simulated states by logistic regression, across folds of independent units.
+
+    A sample is in the fold of the real episode that its window is from.
+    """
+    return _separability(states.scores, states.is_simulated, states.unit, num_resamples, seed)
 
 
 def tell_halves_apart(states: States, num_resamples: int, seed: int) -> Separability:
-    """The control: the same of two random halves of the real episodes."""
+    """The control: the same of two random halves of the real levels."""
     real = ~states.is_simulated
-    episodes = np.unique(states.episode[real])
-    half = np.random.default_rng(seed).permutation(episodes)[: len(episodes) // 2]
-    is_in_half = np.isin(states.episode[real], half)
-    return _separability(states.scores[real], is_in_half, states.episode[real], num_resamples, seed)
+    units = np.unique(states.unit[real])
+    half = np.random.default_rng(seed).permutation(units)[: len(units) // 2]
+    is_in_half = np.isin(states.unit[real], half)
+    return _separability(states.scores[real], is_in_half, states.unit[real], num_resamples, seed)
 
 
 def _separability(
     scores: NDArray[np.float32],
     answer: NDArray[np.bool_],
-    episode: NDArray[np.int64],
+    unit: NDArray[np.int64],
     num_resamples: int,
     seed: int,
 ) -> Separability:
     targets = ProbeTargets(("answer",), ("",), answer[:, None].astype(float), np.array([True]))
-    fold = _balanced_folds(answer, episode, seed)
+    fold = _balanced_folds(answer, unit, seed)
     told = fit_linear(scores, targets, fold).predict(scores, fold)[:, 0]
     if not np.isfinite(told).all():
         raise UserError(
-            "too few episodes to tell real from simulated states apart: expected at least 3 of each"
+            "too few levels to tell real from simulated states apart: expected at least 3 of each"
         )
-    _, number = np.unique(episode, return_inverse=True)
+    _, number = np.unique(unit, return_inverse=True)
     weights = resample_weights(int(number.max()) + 1, num_resamples, seed)
     areas = np.array([roc_auc_score(answer, told, sample_weight=w[number]) for w in weights])
     lower, upper = np.percentile(areas, INTERVAL_PERCENTILES)
@@ -107,17 +109,17 @@ def _separability(
 
 
 def _balanced_folds(
-    answer: NDArray[np.bool_], episode: NDArray[np.int64], seed: int
+    answer: NDArray[np.bool_], unit: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
-    """(N,) folds of whole episodes, each with the same share of either answer.
+    """(N,) folds of whole units, each with the same share of either answer.
 
     With unequal shares, a fold rich in one answer would be told by a classifier that expects the
     other, and the area of states that are alike would fall below one half.
     """
     fold = np.empty(len(answer), np.int64)
-    groups = min(len(np.unique(episode[answer == which])) for which in (True, False))
+    groups = min(len(np.unique(unit[answer == which])) for which in (True, False))
     splitter = StratifiedGroupKFold(max(2, min(NUM_FOLDS, groups)), shuffle=True, random_state=seed)
-    for number, (_, rows) in enumerate(splitter.split(answer, answer, groups=episode)):
+    for number, (_, rows) in enumerate(splitter.split(answer, answer, groups=unit)):
         fold[rows] = number
     return fold
 
@@ -137,7 +139,7 @@ def overlap_dataset(states: States, found: Separability, control: Separability) 
             "roc_area_interval": (
                 ("bound", "comparison"),
                 [[x.lower for x in both], [x.upper for x in both]],
-                {"long_name": "95% interval, bootstrap over episodes and samples"},
+                {"long_name": "95% interval, bootstrap over levels and source episodes"},
             ),
         },
         coords={

@@ -20,10 +20,11 @@ import pandas as pd
 import tyro
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import norm
 
 from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import MEASURES, compare_with_null, permute_components
+from analysis.cross_correlation import false_discovery_q
 from analysis.cross_dynamics import ALL
 from analysis.effect_recording import TESTED, EffectRecordingConfig
 from analysis.effect_verdict import random_controls
@@ -45,6 +46,7 @@ from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
+from experiment.resampling import bootstrap_p_values
 from projections.hidden import HiddenProjection
 from projections.intervention_flags import DEFAULT_PROJECTIONS, InterventionConfig
 
@@ -56,9 +58,11 @@ COMPARISONS = {
 """Which responses to pushes are compared with which."""
 AFTER_THE_FIRST_ROW = ("1", "to", "end")
 """On row 0 the simulator corrects a state that it decoded, which is no update of the agent's."""
-PUSHES = EffectRecordingConfig(real_steps=10, num_random_controls=3, sign_flip=False)
+PUSHES = EffectRecordingConfig(
+    real_steps=10, num_random_controls=3, sign_flip=False, control_components=4
+)
 """What is recorded of a push by default: no more real rows than simulated ones. Its random controls
-serve for the other pushes too."""
+serve for the other pushes too, on the components that they leave alone."""
 _DEVIATIONS_OF_INTERVAL = 2 * norm.ppf(0.975)
 
 
@@ -290,8 +294,12 @@ class Response:
     """(2, W, L, D)"""
     control: NDArray[np.float64]
     """(R, W, L, D) of pushes as large along random directions."""
+    spares: NDArray[np.bool_]
+    """(R, D) whether such a push leaves a component where it is."""
     norm: NDArray[np.float64]
     """(W,) length of the push, and of its controls, in hidden space."""
+    num_levels: int
+    """That the starts are from."""
 
 
 def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Response:
@@ -306,20 +314,30 @@ def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Res
             tested["row_effect"].transpose(*dims).values,
             tested["row_effect_interval"].transpose("bound", *dims).values,
             rows["row_effect"].sel(variant=randoms).transpose("variant", *dims).values,
+            results["spared"].sel(variant=randoms).values[:, :num_components],
             results["change_norm"].sel(variant=TESTED).values,
+            len(np.unique(results["level"].values)),
         )
 
 
-def controls_of_size(responses: Sequence[Response]) -> NDArray[np.float64]:
+def controls_of_size(responses: Sequence[Response], pushed: Sequence[int]) -> NDArray[np.float64]:
     """(N, W, S, L, D) effects of the N random pushes of all S responses, scaled to each push.
 
     A random push of one response is along another direction than that of another response, so
     every push has the controls of all. Effects are taken to be proportional to a push's length,
-    which is of the same order for all.
+    which is of the same order for all. A random push that itself moves component i or j is no
+    control of what i does to j, but partly that effect, or a move of j that lasts: NaN.
+
+    Args:
+        responses: to the pushes.
+        pushed: (S,) component of each.
     """
     per_length = np.concatenate([one.control / one.norm[:, None, None] for one in responses])
     norm = np.stack([one.norm for one in responses], axis=1)
-    return per_length[:, :, None] * norm[:, :, None, None]
+    spares = np.concatenate([one.spares for one in responses])
+    is_control = spares[:, pushed, None] & spares[:, None]
+    scaled = per_length[:, :, None] * norm[:, :, None, None]
+    return np.where(is_control[:, None, :, None], scaled, np.nan)
 
 
 def lags_reached(cross: xr.Dataset, num_rows: int) -> list[int]:
@@ -332,7 +350,9 @@ def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset
     lags = lags_reached(plan.cross, plan.config.pushes.num_sim_steps)
     effect = np.stack([one.effect for one in responses], axis=1)
     interval = np.stack([one.interval for one in responses], axis=2)
-    control = controls_of_size(responses)
+    control = controls_of_size(responses, plan.pushed)
+    num_levels = responses[0].num_levels
+    num_controls = np.isfinite(control).any(axis=(1, 3)).sum(axis=0)
     by_world = ("world", "source", "lag", "target")
     unit = {"units": "coordinate", "long_name": "mean over starts, less the twin's"}
     is_pair = np.array(plan.pushed)[:, None] != np.arange(plan.num_components)
@@ -340,11 +360,17 @@ def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset
         {
             "effect": (by_world, effect, unit),
             "effect_interval": (("bound", *by_world), interval, {"long_name": "95% interval"}),
-            "effect_q": (by_world, response_q(effect, interval, is_pair[:, None]), {
+            "effect_q": (by_world, response_q(effect, interval, is_pair[:, None], num_levels), {
                 "long_name": "q of an effect of zero, over all pairs and lags of a world"
             }),
-            "control_low": (by_world, control.min(axis=0), {"long_name": "least of the controls"}),
-            "control_high": (by_world, control.max(axis=0), {"long_name": "largest of them"}),
+            "control_low": (by_world, -_largest(-control), {"long_name": "least of the controls"}),
+            "control_high": (by_world, _largest(control), {"long_name": "largest of them"}),
+            "control_p": (by_world, control_p_value(effect, control), {
+                "long_name": "share of random directions, the tested one counted, that do as much"
+            }),
+            "num_controls": (("source", "target"), num_controls, {
+                "long_name": "random directions that leave both components where they are"
+            }),
             **_predicted(plan, lags),
             **_stated(plan, lags),
         },
@@ -370,12 +396,34 @@ def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset
     return dataset.merge(_agreements(dataset, plan)).merge(matched, combine_attrs="no_conflicts")
 
 
+def control_p_value(
+    effect: NDArray[np.float64], control: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(...) effects, (N, ...) of controls or NaN → (...) p-values of being like the controls.
+
+    (1 + controls of at least that size) / (1 + controls): with n of them never below 1 / (n + 1).
+    """
+    known = np.isfinite(control)
+    reached = known & (np.abs(np.where(known, control, 0.0)) >= np.abs(effect))
+    p_value = (1 + reached.sum(axis=0)) / (1 + known.sum(axis=0))
+    return np.where(np.isfinite(effect), p_value, np.nan)
+
+
+def _largest(control: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, ...) → (...) the largest that is not NaN; NaN without any."""
+    found = np.max(control, axis=0, initial=-np.inf, where=np.isfinite(control))
+    return np.where(np.isfinite(found), found, np.nan)
+
+
 def response_q(
-    effect: NDArray[np.float64], interval: NDArray[np.float64], is_pair: NDArray[np.bool_]
+    effect: NDArray[np.float64],
+    interval: NDArray[np.float64],
+    is_pair: NDArray[np.bool_],
+    num_levels: int,
 ) -> NDArray[np.float64]:
     """(W, S, L, D) effects → q-values, adjusted over the pairs and lags of each world.
 
-    The p-value is that of a normal distribution whose deviation the 95% interval tells; adjusted
+    The p-value is that of Student's t with the deviation that the 95% interval tells; adjusted
     after Benjamini and Hochberg (1995). NaN for a component's effect on itself, which is no
     statement, and where there is no effect.
 
@@ -383,20 +431,11 @@ def response_q(
         effect: (W, S, L, D)
         interval: (2, W, S, L, D)
         is_pair: broadcasts to (S, L, D); false for source = target.
+        num_levels: that were resampled.
     """
     deviation = (interval[1] - interval[0]) / _DEVIATIONS_OF_INTERVAL
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p_value = np.where(
-            np.isclose(deviation, 0) & np.isclose(effect, 0),
-            1.0,
-            2 * norm.sf(np.abs(effect / deviation)),
-        )
-    q_value = np.full(effect.shape, np.nan)
-    for p, q in zip(p_value, q_value, strict=True):
-        known = np.isfinite(p) & is_pair
-        if known.any():
-            q[known] = false_discovery_control(p[known])
-    return q_value
+    p_value = bootstrap_p_values(effect, deviation, num_levels)
+    return np.stack([false_discovery_q(np.where(is_pair, p, np.nan)) for p in p_value])
 
 
 def _predicted(plan: StatementPlan, lags: list[int]) -> dict[str, Any]:

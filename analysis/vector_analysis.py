@@ -18,7 +18,7 @@ from scipy.special import log_softmax
 
 from analysis.clustering import Clustering, ClusterStability
 from analysis.embedding import Embedder, EmbeddingQuality
-from analysis.episode_stacks import lengths_until_done
+from analysis.episode_stacks import is_before_end
 from analysis.hidden_states import (
     CUMULATIVE_SHARE,
     ClusterSettings,
@@ -78,6 +78,8 @@ class VectorTable:
 
     vectors: NDArray[np.float32]
     """(N, F)"""
+    unit: NDArray[np.int64]
+    """(N,) equal for vectors that depend on each other (`rollouts.independent_units`)."""
     variables: dict[str, NDArray]
     """(N,) by name."""
 
@@ -107,7 +109,8 @@ def open_samples(folder: Path, wanted: int, flag: str) -> RolloutRows:
 
 def environment_states(rows: RolloutRows) -> VectorTable:
     """The deterministic part of the environment's state at each step."""
-    return VectorTable(rows.read("env_deter", 0, rows.num_rows), step_variables(rows))
+    unit = rows.units[rows.episode_index]
+    return VectorTable(rows.read("env_deter", 0, rows.num_rows), unit, step_variables(rows))
 
 
 def loop_states(rows: RolloutRows, with_change: bool = False) -> VectorTable:
@@ -129,29 +132,31 @@ def loop_states(rows: RolloutRows, with_change: bool = False) -> VectorTable:
         change = np.diff(vectors, axis=0, prepend=vectors[:1])
         change[rows.step == 0] = 0
         vectors = np.concatenate([vectors, change], axis=1)
-    return VectorTable(vectors, step_variables(rows))
+    return VectorTable(vectors, rows.units[rows.episode_index], step_variables(rows))
 
 
 def latents(rows: RolloutRows) -> VectorTable:
-    """The latent of each sample; its return is that up to the predicted end."""
+    """The latent of each sample; its return and mean value are those up to the predicted end."""
     starts = np.cumsum(rows.episode_lengths) - rows.episode_lengths
     value, reward, done = (
         rows.read(name, 0, rows.num_rows) for name in ("value", "reward", "done")
     )
-    is_before_end = rows.step < lengths_until_done(rows)[rows.episode_index]
+    counts = is_before_end(rows)
     return VectorTable(
         rows.dataset.read_episode_field("latent")[: rows.num_episodes],
+        rows.units,
         {
             "sample_id": rows.episode_ids,
-            "mean_value": np.add.reduceat(value, starts) / rows.episode_lengths,
-            "sample_return": np.add.reduceat(np.where(is_before_end, reward, 0), starts),
+            "mean_value": np.add.reduceat(np.where(counts, value, 0), starts)
+            / np.add.reduceat(counts, starts, dtype=np.int64),
+            "sample_return": np.add.reduceat(np.where(counts, reward, 0), starts),
             "ever_done": np.logical_or.reduceat(done, starts).astype(np.int8),
         },
     )
 
 
 def step_variables(rows: RolloutRows) -> dict[str, NDArray]:
-    """(num_rows,) what is known of each step."""
+    """(num_rows,) what is known of each step; a sample's largest reward is before its end."""
     starts = np.cumsum(rows.episode_lengths) - rows.episode_lengths
     logits, value, reward, done = (
         rows.read(name, 0, rows.num_rows) for name in ("action_logits", "value", "reward", "done")
@@ -165,7 +170,9 @@ def step_variables(rows: RolloutRows) -> dict[str, NDArray]:
         "reward": reward,
         "done": done.astype(np.int8),
         "ever_done": np.logical_or.reduceat(done, starts)[rows.episode_index].astype(np.int8),
-        "largest_reward": np.maximum.reduceat(reward, starts)[rows.episode_index],
+        "largest_reward": np.maximum.reduceat(
+            np.where(is_before_end(rows), reward, -np.inf), starts
+        )[rows.episode_index],
     }
 
 
@@ -189,7 +196,7 @@ def analyse_vectors(tables: Sequence[VectorTable], config: VectorAnalysisConfig)
         np.asarray(projection.principal_components(table.vectors)[:, :num_pca], np.float32)
         for table in tables
     ]
-    maps = _fit_maps(scores[0][:, :num_95], first.variables["sample_id"], config, rng)
+    maps = _fit_maps(scores[0][:, :num_95], first.unit, config, rng)
     pca = np.concatenate(scores)
     features = pca[:, :num_95]
     source = np.repeat(np.arange(len(tables)), [len(table.vectors) for table in tables])
@@ -230,17 +237,16 @@ class VectorMaps:
 
 def _fit_maps(
     features: NDArray[np.float32],
-    sample_id: NDArray,
+    unit: NDArray[np.int64],
     config: VectorAnalysisConfig,
     rng: np.random.Generator,
 ) -> VectorMaps:
-    """Cluster and lay out (N, F) features of (N,) samples."""
+    """Cluster and lay out (N, F) features of (N,) units."""
     clustered = choose_rows(rng, np.arange(len(features)), config.clusters.max_cluster_rows)
-    samples = np.asarray(sample_id, np.int64)[clustered]
     embedder = embed_rows(features, config.layout, rng, config.seed)
     return VectorMaps(
         clustering=cluster_features(features[clustered], config.clusters),
-        stability=stability_of(features[clustered], samples, config.clusters, config.seed),
+        stability=stability_of(features[clustered], unit[clustered], config.clusters, config.seed),
         embedder=embedder,
         quality=quality_of(embedder, features, config.layout, config.seed),
     )

@@ -13,10 +13,18 @@ from analysis.results import (
     CONSISTENCY_NAME,
     CROSS_NAME,
     INTERVENTION_EFFECTS_NAME,
+    PRODUCERS,
     STATEMENT_EFFECTS_NAME,
 )
 from analysis.statement_figures import intervention_names
-from analysis.statement_outcomes import GROUPS, SIGNIFICANT, largest_control, outcome
+from analysis.statement_outcomes import (
+    GROUPS,
+    SIGNIFICANT,
+    largest_control,
+    outcome,
+    signed_effects,
+    statement_group,
+)
 from experiment.errors import UserError
 from findings.chain import ChainFolder
 from findings.page import Section, Table, number, probability, share, signed, with_bounds
@@ -36,6 +44,11 @@ def statements_section(chain: ChainFolder) -> Section:
     cross, cross_source = chain.results(f"cross_dynamics/{CROSS_NAME}")
     consistency, consistency_source = chain.results(f"consistency/{CONSISTENCY_NAME}")
     effects, effects_source = chain.results(f"statement_effects/{STATEMENT_EFFECTS_NAME}")
+    if "control_p" not in effects:
+        raise UserError(
+            f"{effects_source.path}: its random directions move the components in question; make "
+            f"it anew with: {PRODUCERS['statement_effects']}"
+        )
     statements = statement_frame(consistency)
     tables = [
         evidence_table(statements, effects),
@@ -117,8 +130,9 @@ def outcome_table(effects: xr.Dataset) -> Table:
         f"{starts} starts: effects on other components that differ from zero (false-discovery rate "
         "5% over all pairs and lags of a world) and have the sign that the mean Jacobian predicts, "
         "or the opposite one, and those of the former that are larger in size than what pushes "
-        f"along {effects.attrs['num_random_directions']} random directions do, scaled to the same "
-        "length. Statements on all samples, lags that a push reaches.",
+        "along random directions do that leave both components where they are "
+        f"({_number_of_controls(effects)} for each pair), scaled to the same length. Statements on "
+        "all samples, lags that a push reaches.",
         (
             "world",
             "statements with",
@@ -129,6 +143,12 @@ def outcome_table(effects: xr.Dataset) -> Table:
         ),
         tuple(rows),
     )
+
+
+def _number_of_controls(effects: xr.Dataset) -> str:
+    is_pair = effects["source"].values[:, None] != effects["target"].values
+    counts = effects["num_controls"].values[is_pair]
+    return f"{counts.min()} to {counts.max()}"
 
 
 def matched_table(effects: xr.Dataset) -> Table:
@@ -171,6 +191,8 @@ def best_table(effects: xr.Dataset, statements: pd.DataFrame) -> Table:
                     with_bounds(one["r"], one["r_lower"], one["r_upper"]),
                     signed(float(at["gradient"])),
                     *(_response(at.sel(world=world)) for world in ("simulated", "real")),
+                    *(_q_value(at.sel(world=world)) for world in ("simulated", "real")),
+                    probability(float(at["control_p"].sel(world="real"))),
                     verdict(at.sel(world="real")),
                 )
             )
@@ -178,11 +200,20 @@ def best_table(effects: xr.Dataset, statements: pd.DataFrame) -> Table:
         "best_statements",
         "The best ranked statements with all evidence: correlation in the simulator, change of the "
         "target that the mean Jacobian predicts, changes observed after a push (95% intervals over "
-        "levels; in brackets the range of random directions of the same size), and what reality "
-        "says.",
-        ("statement", "correlation", "predicted", "simulated", "real", "in reality"),
+        "levels; in brackets the range of random directions of the same size that move neither "
+        "component). q: smallest false-discovery rate over all pairs and lags of a world at which "
+        "the effect counts. p: share of random directions, the component counted among "
+        "them, that do as much in reality; not adjusted for the number of statements.",
+        (
+            *("statement", "correlation", "predicted", "simulated", "real"),
+            *("q, simulated", "q, real", "p, random directions", "in reality"),
+        ),
         tuple(rows),
     )
+
+
+def _q_value(at: xr.Dataset) -> str:
+    return probability(float(at["effect_q"]))
 
 
 def _response(at: xr.Dataset) -> str:
@@ -259,15 +290,25 @@ def _statement_sentences(
         f"{tested} statements were tested, on {num_groups} groups of samples (all of them, and "
         f"each behaviour); {share(complete, tested)} have all {largest} pieces of evidence. "
         "These come from one simulator and are not independent of each other.",
-        f"Of those on all samples, {simulated.num_statements} were put to the test by pushes: "
+        f"Of those on all samples, {simulated.num_statements} were put to the test by pushes. At a "
+        f"false-discovery rate of 5% over all pairs and lags (q < {SIGNIFICANT}) "
         f"{share(simulated.num_seen, simulated.num_statements)} come true in the simulator, and "
-        f"{share(real.num_seen, real.num_statements)} in the real environment, "
-        f"{real.num_beyond_controls} of them beyond random directions; "
-        f"{real.num_opposite} have the opposite sign there. Of the statements without all "
+        f"{share(real.num_seen, real.num_statements)} in the real environment; "
+        f"{real.num_opposite} have the opposite sign there. {real.num_beyond_controls} of those "
+        "true in the real environment are beyond all random directions that move neither "
+        f"component; if components were like these, {beyond_by_chance(effects)} would be by "
+        "chance. Of the statements without all "
         f"evidence, which are the control, {share(others.num_seen, others.num_statements)} come "
         f"true in the real environment and {others.num_opposite} have the opposite sign.",
         _matched_sentence(effects),
     )
+
+
+def beyond_by_chance(effects: xr.Dataset) -> str:
+    """How many effects that are seen would be larger than all controls if they were like them."""
+    is_true = statement_group(effects, "supported") & signed_effects(effects, "real").is_seen
+    counts = effects["num_controls"].transpose("source", "target").values[:, None, :]
+    return number(float(np.where(is_true & (counts > 0), 1 / (1 + counts), 0.0).sum()), 1)
 
 
 def _matched_sentence(effects: xr.Dataset) -> str:

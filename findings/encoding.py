@@ -10,6 +10,7 @@ from findings.page import Section, Table, number, probability, share, signed, wi
 NAME, TITLE = "encoding", "What the main directions encode"
 SHOWN_VARIABLES = 3
 """Variables shown for each component."""
+SOURCES = ("real", "simulated")
 REPRESENTATIONS = ("hidden", "components", "pixels", "untrained")
 
 
@@ -24,8 +25,13 @@ def encoding_section(chain: ChainFolder) -> Section:
     return Section(
         NAME,
         TITLE,
-        sentences=(_pairs_sentence(probes), *_probe_sentences(probes), _cluster_sentence(hidden)),
-        tables=(component_table(probes), probe_table(probes)),
+        sentences=(
+            _pairs_sentence(probes),
+            *_probe_sentences(probes),
+            reading_sentence(probes),
+            _cluster_sentence(hidden),
+        ),
+        tables=(component_table(probes), probe_table(probes), *reading_tables(probes)),
         pictures=chain.pictures(
             {
                 "probe_figures/component_variables.png": "Partial correlation of every component "
@@ -110,6 +116,70 @@ def _difference(at: xr.Dataset) -> str:
     chosen = at.sel(representation="hidden", baseline="untrained")
     low, high = chosen["difference_interval"].values
     return f"{signed(float(chosen['difference']))} [{signed(low)}, {signed(high)}]"
+
+
+def reading_tables(probes: xr.Dataset) -> tuple[Table, ...]:
+    """What probes of real hidden states read on simulated ones; none without simulated rollouts."""
+    if "reading_score" not in probes:
+        return ()
+    hidden = probes.sel(read_representation="hidden")
+    steps = _shown_steps(probes)
+    real = hidden["reading_score"].sel(read_source="real", step=steps[0]).values
+    known = np.flatnonzero(np.isfinite(real))
+    rows = []
+    for index in known[np.argsort(-real[known])].tolist():
+        at = hidden.isel(variable=index)
+        cells = (
+            with_bounds(
+                float(at["reading_score"].sel(read_source=source, step=step)),
+                *at["reading_score_interval"].sel(read_source=source, step=step).values,
+            )
+            for step in steps
+            for source in SOURCES
+        )
+        rows.append((str(probes["variable"].values[index]), *cells))
+    return (
+        Table(
+            "reading",
+            "R² of linear probes that were fitted on real hidden states, read on simulated ones "
+            "that imitate real decisions, and on these; levels that the probes were not fitted on, "
+            "95% intervals over levels. Below 0 a probe is worse than the mean.",
+            ("variable", *(f"{s}, step {step}" for step in steps for s in SOURCES)),
+            tuple(rows),
+        ),
+    )
+
+
+def reading_sentence(probes: xr.Dataset) -> str:
+    """How far probes of real states hold on simulated ones."""
+    if "reading_score" not in probes:
+        return "Probes were not read on simulated states."
+    hidden = probes.sel(read_representation="hidden")
+    medians = []
+    for step in _shown_steps(probes):
+        score = hidden["reading_score"].sel(step=step)
+        real, simulated = (
+            number(float(score.sel(read_source=source).median())) for source in SOURCES
+        )
+        medians.append(f"{simulated} at step {step} (on the decisions that are imitated {real})")
+    first = hidden.sel(step=0, read_source="simulated")
+    low = first["reading_score_interval"].sel(bound="lower").values
+    known = np.isfinite(first["reading_score"].values)
+    return (
+        "Probes of real hidden states, read on simulated ones of other levels, have a median R² of "
+        f"{' and '.join(medians)}; at step 0 they tell something of "
+        f"{share(int((low[known] > 0).sum()), int(known.sum()))} variables (95% intervals above 0, "
+        "not adjusted for their number). What a component means in real play holds in the "
+        "simulator only as far as that."
+    )
+
+
+def _shown_steps(probes: xr.Dataset) -> list[int]:
+    """The first simulated step and the last that can be judged."""
+    score = probes["reading_score"].transpose("step", ...).values
+    is_known = np.isfinite(score).reshape(len(score), -1).any(axis=1)
+    steps = probes["step"].values[is_known].tolist()
+    return sorted({steps[0], steps[-1]})
 
 
 def _pairs_sentence(probes: xr.Dataset) -> str:

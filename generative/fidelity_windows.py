@@ -13,6 +13,7 @@ from experiment.progress import Progress
 from experiment.randomness import keyed_uniform
 from generative.objective import WindowTensors, to_window_tensors
 from generative.simulator import Simulator
+from rollouts.independent_units import levels_of_episodes
 from rollouts.store import RolloutDataset
 from rollouts.windows import WindowSampler
 
@@ -61,8 +62,7 @@ class ChosenWindows:
     @property
     def level(self) -> NDArray[np.int64]:
         """(W,) level seed, or episode id where the environment has no levels."""
-        level = self.dataset.episodes["level_seed"].to_numpy(np.int64)[self.episode]
-        return np.where(level < 0, self.episode_id, level)
+        return levels_of_episodes(self.dataset)[self.episode]
 
 
 @dataclass(frozen=True)

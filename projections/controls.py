@@ -8,7 +8,9 @@ state about as much and as often, but not along the directions in question.
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from experiment.randomness import keyed_normal
@@ -29,6 +31,27 @@ class MeasuredNorm:
     """Mean Euclidean norm of the change of the hidden state, over the rows that were changed."""
     dataset_hash: str
     """Of the recording."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spared:
+    """Coordinates that a control leaves where they are."""
+
+    directions: Directions
+    """Define the coordinates, those of the intervention."""
+    indices: tuple[int, ...]
+
+    def take_from(self, changes: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(H, N) changes of the hidden state → the same without what they do to these coordinates.
+
+        All other coordinates, and the residual, stay as they are: h − M_S P_S h.
+        """
+        coordinates, chosen = self.directions.coordinates, list(self.indices)
+        return changes - coordinates.directions[:, chosen] @ (coordinates.linear[chosen] @ changes)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that tell the same coordinates again."""
+        return {"indices": list(self.indices), "of_directions": self.directions.describe()}
 
 
 class SignFlip:
@@ -68,12 +91,17 @@ class RandomDirections:
     to the same state; or a number given. The second is for interventions like a clamp, which
     makes small changes once the coordinate is held: the control never gets there.
 
+    *Spared* coordinates do not change: what Q δ would do to them is taken away before it gets its
+    norm. So a control can be compared with the tested change by what happens to a coordinate
+    afterwards, which it has not itself moved.
+
     Args:
         tested: the intervention.
         hidden_slice: the part of the flat state that holds the hidden state, of H units.
         seed: of Q.
         principal_components: all of the hidden states', for *random_like_states*.
         norm: n, where it was measured.
+        spared: what stays; None for nothing.
     """
 
     def __init__(
@@ -83,11 +111,13 @@ class RandomDirections:
         seed: int = 0,
         principal_components: Directions | None = None,
         norm: MeasuredNorm | None = None,
+        spared: Spared | None = None,
     ) -> None:
         self.tested = tested
         self.hidden_slice = slice(hidden_slice.start or 0, hidden_slice.stop)
         self.seed = seed
         self.norm = norm
+        self.spared = spared
         self._components = principal_components
         hidden_dim = self.hidden_slice.stop - self.hidden_slice.start
         factor = None if principal_components is None else principal_components.coordinates
@@ -95,6 +125,8 @@ class RandomDirections:
         mixing = keyed_normal(seed, "control_directions", range(num_draws), size=hidden_dim)
         if factor is not None:
             mixing = factor.directions @ mixing
+        if spared is not None:
+            mixing = spared.take_from(mixing)
         self._mixing = torch.tensor(mixing, dtype=torch.float32)
 
     def to(self, device: torch.device | str) -> Self:
@@ -122,6 +154,7 @@ class RandomDirections:
     def describe(self) -> dict[str, Any]:
         """Plain values that make the same control again."""
         components = self._components
+        spared = {} if self.spared is None else {"spared": self.spared.describe()}
         return {
             "kind": "random_directions",
             "of": list(descriptions_of(self.tested)),
@@ -129,4 +162,5 @@ class RandomDirections:
             "norm": None if self.norm is None else asdict(self.norm),
             "hidden_slice": [self.hidden_slice.start, self.hidden_slice.stop],
             "principal_components": None if components is None else components.describe(),
+            **spared,
         }

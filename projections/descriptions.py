@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiment.errors import UserError
-from projections.controls import MeasuredNorm, RandomDirections, SignFlip
+from projections.controls import MeasuredNorm, RandomDirections, SignFlip, Spared
 from projections.directions import directions_from_description
 from projections.intervention import InterventionChain, MovableIntervention
 from projections.interventions import RULES, direction_intervention_from_description
@@ -42,17 +42,21 @@ def _make(description: dict[str, Any]) -> MovableIntervention:
 
 def _make_random_directions(description: dict[str, Any]) -> RandomDirections:
     hidden_slice = slice(*description["hidden_slice"])
+    hidden_dim = hidden_slice.stop - hidden_slice.start
     components = description["principal_components"]
     if components is not None:
-        hidden_dim = hidden_slice.stop - hidden_slice.start
         components = directions_from_description(components, hidden_dim)
-    norm = description["norm"]
+    norm, spared = description["norm"], description.get("spared")
+    if spared is not None:
+        directions = directions_from_description(spared["of_directions"], hidden_dim)
+        spared = Spared(directions, tuple(spared["indices"]))
     return RandomDirections(
         _tested(description),
         hidden_slice,
         description["seed"],
         components,
         None if norm is None else MeasuredNorm(**norm),
+        spared,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiment.errors import UserError
-from projections.controls import ControlType, MeasuredNorm, RandomDirections, SignFlip
+from projections.controls import ControlType, MeasuredNorm, RandomDirections, SignFlip, Spared
 from projections.directions import DirectionChoice, Directions, DirectionType, load_directions
 from projections.intervention import InterventionChain, MovableIntervention
 from projections.interventions import (
@@ -80,6 +80,8 @@ class InterventionConfig:
     (random) or as the hidden states vary (random_like_states)."""
     control_seed: int = 0
     """Which random directions."""
+    control_spares: tuple[int, ...] = ()
+    """Directions whose coordinates random controls leave as they are."""
     control_norm_of: Path | None = None
     """Recording of the intervention that is controlled: each change of a random control gets the
     mean norm of the changes there. By default it gets the norm of the change that the intervention
@@ -146,7 +148,8 @@ def make_control(
         norm: of the tested intervention's changes, where it was measured.
 
     Raises:
-        UserError: no projection tells how the hidden states vary.
+        UserError: no projection tells how the hidden states vary, or --control_spares names a
+            direction that does not exist.
     """
     if config.intervention_control == "none":
         return tested
@@ -155,7 +158,8 @@ def make_control(
     components = None
     if config.intervention_control == "random_like_states":
         components = _principal_components(config, hidden_slice)
-    return RandomDirections(tested, hidden_slice, config.control_seed, components, norm)
+    spared = _spared(config, hidden_slice)
+    return RandomDirections(tested, hidden_slice, config.control_seed, components, norm, spared)
 
 
 def require_steps_within(config: InterventionConfig, num_rows: int | None, limit: str) -> None:
@@ -211,11 +215,25 @@ def _require_a_use(config: InterventionConfig) -> None:
     if config.add_once and not config.add_directions:
         raise UserError("--add_once: goes with --add_directions, which is not given")
     is_random = config.intervention_control.startswith("random")
-    if config.control_norm_of is not None and not is_random:
-        raise UserError(
-            "--control_norm_of: goes with --intervention_control random or random_like_states, "
-            f"found {config.intervention_control}"
-        )
+    for name in ("control_norm_of", "control_spares"):
+        if getattr(config, name) and not is_random:
+            raise UserError(
+                f"--{name}: goes with --intervention_control random or random_like_states, "
+                f"found {config.intervention_control}"
+            )
+
+
+def _spared(config: InterventionConfig, hidden_slice: slice) -> Spared | None:
+    if not config.control_spares:
+        return None
+    directions = load_directions(direction_choice(config), _hidden_dim(hidden_slice))
+    count = directions.coordinates.num_directions
+    for direction in config.control_spares:
+        if not 0 <= direction < count:
+            raise UserError(
+                f"--control_spares {direction}: expected a direction from 0 to {count - 1}"
+            )
+    return Spared(directions, config.control_spares)
 
 
 def _principal_components(config: InterventionConfig, hidden_slice: slice) -> Directions:

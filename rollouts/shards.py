@@ -175,9 +175,14 @@ def episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:
         "saved_states_length": _num_rows(rollout.saved_states),
         "offset": offset,
         "length": len(rollout),
-        "return": float(rollout.reward.sum(dtype=np.float64)),
+        "return": float(rollout.reward[: _rows_until_done(rollout)].sum(dtype=np.float64)),
         "interventions": json.dumps(rollout.info.interventions),
     }
+
+
+def _rows_until_done(rollout: Rollout) -> int:
+    """A simulated rollout may go on after its predicted end."""
+    return int(rollout.done.argmax()) + 1 if rollout.done.any() else len(rollout)
 
 
 def _num_rows(array: NDArray[Any] | None) -> int:

@@ -15,6 +15,7 @@ from analysis.behaviour_clusters import (
     NO_CLUSTER,
     JointFeatures,
     JointStates,
+    RowOrigin,
     compress,
     environment_components,
     find_exemplars,
@@ -118,7 +119,8 @@ def test_exemplars_lie_nearest_to_the_centre_of_their_cluster():
 def test_stability_is_high_for_planted_behaviours_and_lower_for_mixtures():
     features = joint_features(planted_states().states, LAGS)
     clustering = fit_clusters(compress(features.values, 6, 0), 3, 10)
-    agreement = measure_agreement(clustering, features.sample, 10, 5, seed=0)
+    origin = RowOrigin(features.sample, features.sample)
+    agreement = measure_agreement(clustering, origin, 10, 5, seed=0)
     assert agreement.adjusted_rand > 0.9
     assert agreement.control < 0.7
 
@@ -127,10 +129,38 @@ def test_mixtures_keep_mean_and_covariance_within_and_between_rows():
     rng = np.random.default_rng(0)
     paths = rng.normal(size=(4000, 3, 2)).cumsum(axis=1) + 4.0
     sample = np.repeat(np.arange(4000), 3)
-    mixed = mix_samples(paths.reshape(-1, 2), sample, rng).reshape(4000, 6)
+    mixed = mix_samples(paths.reshape(-1, 2), RowOrigin(sample, sample), rng).reshape(4000, 6)
     flat = paths.reshape(4000, 6)
     np.testing.assert_allclose(mixed.mean(axis=0), flat.mean(axis=0), atol=0.15)
     np.testing.assert_allclose(np.cov(mixed.T), np.cov(flat.T), atol=0.35)
+
+
+def test_mixtures_of_repeated_samples_are_repeated():
+    """What samples of a unit share, their mixtures share; what they do not, they do not."""
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(400), 2)
+    shared, own = rng.normal(size=(400, 2))[unit], 0.5 * rng.normal(size=(800, 2))
+    origin = RowOrigin(np.arange(800), unit)
+    repeated = mix_samples(shared, origin, rng)
+    np.testing.assert_allclose(repeated[::2], repeated[1::2], atol=1e-5)
+    mixed = mix_samples(shared + own, origin, rng)
+    # The mean of two samples still holds half the variance of what is their own: 1.125 of 1.25.
+    assert np.corrcoef(mixed[::2, 0], mixed[1::2, 0])[0, 1] == pytest.approx(0.9, abs=0.04)
+
+
+def test_halves_split_no_unit():
+    """Clusters that are single source episodes are found again only where halves share these."""
+    rng = np.random.default_rng(1)
+    unit = np.repeat(np.arange(16), 8)
+    places = 5.0 * rng.normal(size=(16, 4))
+    points = (places[unit] + 0.1 * rng.normal(size=(128, 4))).astype(np.float32)
+    clustering = fit_clusters(points, 16, 8)
+    by_unit, by_sample = (
+        measure_agreement(clustering, RowOrigin(np.arange(128), units), 8, 4, seed=0)
+        for units in (unit, np.arange(128))
+    )
+    assert by_sample.adjusted_rand > 0.9
+    assert by_unit.adjusted_rand < 0.75
 
 
 @pytest.fixture

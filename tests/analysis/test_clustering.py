@@ -1,9 +1,15 @@
 """Clusters of two kinds, and their stability over episodes."""
 
 import numpy as np
+import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from analysis.clustering import fit_clusters, fit_dense_clusters, measure_stability
+from analysis.clustering import (
+    draw_unclustered,
+    fit_clusters,
+    fit_dense_clusters,
+    measure_stability,
+)
 
 SIZES = (120, 80, 60)
 
@@ -49,6 +55,19 @@ def test_clusters_that_are_but_single_episodes_are_not_stable():
     by_row = measure_stability(rows, np.arange(len(rows)), fit, 3, 0)
     assert by_row.adjusted_rand > 0.9
     assert by_episode.adjusted_rand < 0.75
+
+
+def test_the_control_is_as_much_alike_within_an_episode_as_the_data():
+    rng = np.random.default_rng(4)
+    episode = np.repeat(np.arange(600), 5)
+    shared = rng.normal(size=(600, 3)) * [3.0, 1.0, 0.0]
+    rows = 2.0 + shared[episode] + rng.normal(size=(3000, 3))
+    drawn = draw_unclustered(rows, episode, rng)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(rows.T), atol=0.8)
+    for column, likeness in enumerate((0.9, 0.5, 0.0)):
+        found = np.corrcoef(drawn[::5, column], drawn[1::5, column])[0, 1]
+        # The mean of five rows still holds a fifth of what is their own.
+        assert found == pytest.approx(likeness + (1 - likeness) / 5, abs=0.1)
 
 
 def test_groups_that_all_episodes_share_are_stable():

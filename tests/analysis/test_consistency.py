@@ -93,14 +93,28 @@ def test_mantels_null_finds_related_matrices_and_no_unrelated_ones():
     assert 0.3 < np.mean(p_values) < 0.7
 
 
-def test_dealt_groups_have_the_groups_size_and_only_dealt_samples():
-    per_sample = np.arange(10.0)[:, None, None] * np.ones((10, 2, 2))
+def test_dealt_groups_have_the_groups_size_and_only_samples_with_jacobians():
+    per_sample = np.arange(6.0)[:, None, None] * np.ones((6, 2, 2))
     per_sample[3] = np.nan
-    rng = np.random.default_rng(0)
-    means = deal_labels(per_sample, np.arange(6), 5, 50, rng)
+    rng, everyone = np.random.default_rng(0), np.ones(6, bool)
+    means = deal_labels(per_sample, np.arange(6), everyone, 50, rng)
     # Sample 3 has no Jacobian, so the five others are every group.
     np.testing.assert_allclose(means, (0 + 1 + 2 + 4 + 5) / 5)
-    assert np.isnan(deal_labels(per_sample, np.zeros(0, int), 5, 3, rng)).all()
+    nobody = np.zeros((0, 2, 2)), np.zeros(0, int), np.zeros(0, bool)
+    assert np.isnan(deal_labels(*nobody, 3, rng)).all()
+
+
+def test_groups_of_repeated_samples_vary_as_those_of_single_ones():
+    values = np.random.default_rng(0).normal(size=(12, 2, 2))
+    unit, is_member = np.repeat(np.arange(12), 8), np.arange(12) < 5
+    once, repeated, naive = (
+        deal_labels(values[chosen], units, is_member[chosen], 400, np.random.default_rng(1))
+        for chosen, units in (
+            (np.arange(12), np.arange(12)), (unit, unit), (unit, np.arange(len(unit)))
+        )
+    )  # fmt: skip
+    np.testing.assert_allclose(repeated, once)
+    assert (naive.std(axis=0) < 0.6 * once.std(axis=0)).all()
 
 
 def planted_plan(num_permutations=20, seed=0):
@@ -123,6 +137,7 @@ def planted_plan(num_permutations=20, seed=0):
     push[:, 0, 4, 1, 0] += gain
     table = JacobianTable(
         sample_id=np.arange(NUM),
+        unit=np.arange(NUM),
         jacobian=jacobian.astype(np.float32),
         push_effect=push.astype(np.float32),
         push_step=3,
@@ -133,7 +148,8 @@ def planted_plan(num_permutations=20, seed=0):
     groups = [Group(ALL, np.arange(NUM))]
     groups += [Group(str(b), np.flatnonzero(behaviour == b)) for b in (0, 1)]
     settings = CrossSettings(nulls=NullSettings(num_permutations, 50), extrema_threshold=0.1)
-    stack = CoordinateStack(values.astype(np.float32), np.full(NUM, LONG), np.arange(NUM))
+    ids = np.arange(NUM)
+    stack = CoordinateStack(values.astype(np.float32), np.full(NUM, LONG), ids, ids)
     inputs = {"agent": "a", "dataset": "d", "projection_data": "p"}
     return CrossPlan(settings, stack, np.ones(SIZE), groups, [0, 1, 2, 9], table, inputs)
 
@@ -273,6 +289,7 @@ def consistency_plan(cross):
         cross=cross,
         jacobian=plan.jacobians.jacobian,
         length=plan.jacobians.length,
+        unit=plan.jacobians.unit,
         members={group.name: group.members for group in plan.groups},
         settings=ConsistencySettings(
             num_mantel_permutations=99, statements=StatementSettings(num_statements=30)

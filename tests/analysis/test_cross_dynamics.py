@@ -12,9 +12,11 @@ from analysis.cross_causation import (
     summarise_effects,
 )
 from analysis.cross_correlation import (
+    NULLS,
     NullSettings,
     clip_coordinates,
     correlate,
+    deal_membership,
     false_discovery_q,
     group_series,
     hypothesis_mask,
@@ -31,12 +33,13 @@ NUM, STEPS, SIZE, LAG = 80, 12, 4, 2
 SETTINGS = NullSettings(num_permutations=60, num_resamples=100, seed=0)
 
 
-def stack_of(values, length=None):
+def stack_of(values, length=None, unit=None):
     values = np.asarray(values, np.float32)
     if length is None:
         length = np.full(len(values), values.shape[1])
     values = np.where((np.arange(values.shape[1]) < length[:, None])[:, :, None], values, 0)
-    return CoordinateStack(values.astype(np.float32), length, np.arange(len(values)))
+    ids = np.arange(len(values))
+    return CoordinateStack(values.astype(np.float32), length, ids, ids if unit is None else unit)
 
 
 def planted(seed=0, strength=1.0):
@@ -152,7 +155,7 @@ def test_correlation_is_one_on_the_diagonal_of_lag_zero_and_never_beyond_one():
 def test_a_planted_lagged_cause_is_recovered_and_nothing_else():
     # Of few components, only many permutations make a p-value that survives the adjustment.
     many = replace(SETTINGS, num_permutations=600)
-    found = lagged_correlation(stack_of(planted()), np.arange(NUM), range(5), many)
+    found = lagged_correlation(stack_of(planted(seed=1)), np.arange(NUM), range(5), many)
     mask = hypothesis_mask(range(5), SIZE)
     for null in ("pairing", "time_shift"):
         q = false_discovery_q(np.where(mask, found.p_values[null], np.nan))
@@ -182,6 +185,23 @@ def test_p_values_are_uniform_where_nothing_is_related():
     assert kstest(np.concatenate(p_values), "uniform").pvalue > 1e-3
 
 
+def test_p_values_of_samples_that_share_their_source_do_not_pretend_to_be_certain():
+    """Components are unrelated, but up to eight samples of a unit are much alike."""
+    null, naive = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        unit = np.repeat(np.arange(24), rng.integers(1, 9, 24))
+        shared = rng.normal(size=(24, STEPS, SIZE))[unit]
+        stack = stack_of(shared + 0.3 * rng.normal(size=shared.shape), unit=unit)
+        everyone = np.arange(len(unit))
+        for found, units in ((null, unit), (naive, everyone)):
+            given = replace(stack, unit=units)
+            p_values = lagged_correlation(given, everyone, [1, 2], SETTINGS).p_values["pairing"]
+            found.append(p_values.ravel())
+    assert np.mean(np.concatenate(null) < 0.05) < 0.09
+    assert np.mean(np.concatenate(naive) < 0.05) > 0.3
+
+
 def test_a_group_that_differs_is_told_from_one_with_shuffled_labels():
     values = planted(strength=0.0)
     values[:30, LAG:, 1] += 1.5 * values[:30, :-LAG, 0]
@@ -194,10 +214,46 @@ def test_a_group_that_differs_is_told_from_one_with_shuffled_labels():
     assert wrong.p_values["labels"][0, 0, 1] > 0.05
 
 
-def test_few_episodes_have_no_p_values():
-    found = lagged_correlation(stack_of(planted()), np.arange(3), [1], SETTINGS)
-    assert np.isnan(found.p_values["pairing"]).all()
-    assert np.isfinite(found.correlation).all()
+def test_few_units_have_no_p_values():
+    few = lagged_correlation(stack_of(planted()), np.arange(3), [1], SETTINGS)
+    many_of_few = lagged_correlation(
+        stack_of(planted(), unit=np.arange(NUM) % 3), np.arange(NUM), [1], SETTINGS
+    )
+    for found in (few, many_of_few):
+        assert np.isnan(found.p_values["pairing"]).all()
+        assert np.isfinite(found.correlation).all()
+
+
+def test_repeated_episodes_of_one_unit_make_nothing_more_certain():
+    """Eight copies of every episode tell what one does: the same intervals and p-values."""
+    values, everyone = planted(strength=0.2), np.arange(NUM)
+    unit = np.repeat(everyone, 8)
+    copies = stack_of(values[unit], unit=unit)
+    once = lagged_correlation(stack_of(values), everyone[:30], [0, LAG], SETTINGS, everyone)
+    repeated = lagged_correlation(
+        copies, np.flatnonzero(unit < 30), [0, LAG], SETTINGS, np.arange(len(unit))
+    )
+    np.testing.assert_allclose(repeated.correlation, once.correlation, rtol=1e-5)
+    np.testing.assert_allclose(repeated.interval, once.interval, rtol=1e-4, atol=1e-5)
+    assert repeated.p_values.keys() == once.p_values.keys() == NULLS.keys()
+    for null, p_values in once.p_values.items():
+        np.testing.assert_allclose(repeated.p_values[null], p_values, atol=0.01)
+    naive = lagged_correlation(
+        stack_of(values[unit]), np.flatnonzero(unit < 30), [0, LAG], SETTINGS
+    )
+    widths = [np.diff(one.interval, axis=0)[0, 1, 0, 1] for one in (naive, once)]
+    assert widths[0] < 0.5 * widths[1]
+
+
+def test_membership_is_dealt_by_whole_units_and_never_to_none():
+    unit = np.array([0, 0, 0, 1, 1, 2, 3])
+    is_member = np.array([1, 1, 1, 0, 0, 0, 0], bool)
+    rng = np.random.default_rng(0)
+    dealt = np.stack([deal_membership(is_member, unit, rng) for _ in range(60)])
+    assert (dealt.sum(axis=1) >= 2).all()
+    assert (dealt[:, 0] == dealt[:, 1]).all()
+    assert (dealt[:, 3] == dealt[:, 4]).all()
+    assert {tuple(row) for row in dealt.tolist()} == {tuple(unit == number) for number in (0, 1)}
 
 
 def test_nulls_move_whole_episodes_and_shift_within_their_length():
@@ -271,10 +327,36 @@ def test_lag_means_are_powers_of_the_transition_with_source_first():
     np.testing.assert_allclose(by_step[1, 4], np.linalg.matrix_power(matrix, 3).T)
 
 
+def test_repeated_samples_of_one_unit_leave_students_interval_as_it_was():
+    values = np.random.default_rng(0).normal(0.4, 1.0, size=(20, 3))
+    values[4:, 2] = np.nan
+    unit = np.repeat(np.arange(20), 8)
+    once, repeated = summarise_effects(values, np.arange(20)), summarise_effects(values[unit], unit)
+    for name in ("mean", "interval", "p_value", "positive_share"):
+        np.testing.assert_allclose(getattr(repeated, name), getattr(once, name))
+    naive = summarise_effects(values[unit], np.arange(len(unit)))
+    assert (np.diff(naive.interval, axis=0) < 0.5 * np.diff(once.interval, axis=0)).all()
+
+
+def test_intervals_of_correlated_samples_hold_what_they_promise():
+    """Samples of a unit share half of their variance; of 95% intervals of zero 95% hold zero."""
+    rng = np.random.default_rng(0)
+    unit = np.repeat(np.arange(40), rng.integers(1, 9, 40))
+    shared = rng.normal(size=(40, 1000))[unit]
+    values = shared + rng.normal(size=(len(unit), 1000))
+
+    def coverage(unit):
+        low, high = summarise_effects(values, unit).interval
+        return np.mean((low < 0) & (high > 0))
+
+    assert 0.91 < coverage(unit) < 0.97
+    assert coverage(np.arange(len(unit))) < 0.85
+
+
 def test_effects_equal_students_test_and_skip_missing_samples():
     values = np.random.default_rng(0).normal(0.4, 1.0, size=(20, 3))
     values[4:, 2] = np.nan
-    found = summarise_effects(values)
+    found = summarise_effects(values, np.arange(20))
     for column in range(3):
         known = values[np.isfinite(values[:, column]), column]
         expected = ttest_1samp(known, 0.0)
@@ -283,8 +365,8 @@ def test_effects_equal_students_test_and_skip_missing_samples():
         assert found.p_value[column] == pytest.approx(expected[1])
         np.testing.assert_allclose(found.interval[:, column], [interval.low, interval.high])
         assert found.positive_share[column] == pytest.approx((known > 0).mean())
-    assert np.isnan(summarise_effects(np.ones((5, 1))).p_value).all()
-    assert np.isnan(summarise_effects(values[:2]).p_value).all()
+    assert np.isnan(summarise_effects(np.ones((5, 1)), np.arange(5)).p_value).all()
+    assert np.isnan(summarise_effects(values[:2], np.arange(2)).p_value).all()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import xarray as xr
 from PIL import Image
 
 from analysis.hidden_figures import (
@@ -125,6 +126,19 @@ def test_returns_are_summed_over_episodes(plotted_result):
     with read_results(plotted_result) as dataset:
         # Every planted episode ends with a reward of ten.
         np.testing.assert_array_equal(episode_returns(dataset), 10.0)
+
+
+def test_returns_of_samples_stop_at_the_predicted_end():
+    """A simulated sample goes on, and is promised more; the reward of its last step counts."""
+    dataset = xr.Dataset(
+        {
+            "source": ("row", [0, 0, 1, 1, 1, 1]),
+            "episode_index": ("row", [0, 0, 0, 0, 0, 0]),
+            "done": ("row", [0, 1, 0, 1, 0, 1]),
+            "reward": ("row", [0.0, 10.0, 0.5, 9.0, 9.0, 9.0]),
+        }
+    )
+    assert episode_returns(dataset).tolist() == [10, 10, 9.5, 9.5, 9.5, 9.5]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 15, 32])

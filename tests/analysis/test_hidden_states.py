@@ -69,6 +69,9 @@ def test_rows_carry_what_happened(analysed, planted_datasets):
     np.testing.assert_array_equal(real.episode_id, np.repeat(np.arange(100, 130), lengths))
     np.testing.assert_array_equal(real.step, np.concatenate([np.arange(n) for n in lengths]))
     np.testing.assert_array_equal(real.episode_length, np.repeat(lengths, lengths))
+    # Neither levels nor source episodes are known here: every episode stands for itself.
+    assert len(np.unique(real.unit)) == len(lengths)
+    np.testing.assert_array_equal(real.unit, np.repeat(real.unit[real.step == 0], lengths))
     assert (real.fraction_through.values[real.done.values == 1] == 1.0).all()
     episode = RolloutDataset(planted_datasets.real).read_episode(3)
     rows = slice(int(lengths[:3].sum()), int(lengths[:4].sum()))

@@ -5,7 +5,12 @@ import pytest
 import torch
 
 from agents.networks import NetworkConfig, make_policy
-from analysis.integrated_gradients import NODES_TOGETHER, IntegrationSettings, integrate
+from analysis.integrated_gradients import (
+    NODES_TOGETHER,
+    IntegrationSettings,
+    integrate,
+    lobatto,
+)
 from analysis.saliency_integration import (
     IntegratedTargets,
     frame_baseline,
@@ -37,6 +42,33 @@ def test_a_quadratic_form_has_its_closed_form():
     torch.testing.assert_close(found.attribution[0], expected)
     torch.testing.assert_close(found.attribution[1], weights * (point - baseline))
     torch.testing.assert_close(found.convergence_delta, torch.zeros(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num_nodes", [3, 8])
+def test_lobattos_rule_has_both_ends_and_integrates_polynomials(num_nodes):
+    nodes, weights = lobatto(num_nodes)
+    assert (nodes[0], nodes[-1]) == (0.0, 1.0)
+    for degree in range(2 * num_nodes - 2):
+        assert weights @ nodes**degree == pytest.approx(1 / (degree + 1))
+
+
+def test_a_kink_is_found_and_only_what_has_missed_is_computed_again():
+    """A jump of the gradient: halving the pieces around it is exponentially exact."""
+    point, baseline = torch.ones(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    asked = []
+
+    def function(batch):
+        asked.append(batch)
+        kinked = 50.0 * (batch[:, 0] - 0.617).clamp(min=0) - 19.0 * batch[:, 1]
+        return torch.stack([batch.square().sum(-1), kinked])
+
+    found = integrate(function, point, baseline, IntegrationSettings(tolerance=1e-3))
+    torch.testing.assert_close(found.attribution[0], torch.ones(3, dtype=torch.float64))
+    expected = torch.tensor([50 * 0.383, -19.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(found.attribution[1], expected, atol=2e-4, rtol=0)
+    assert abs(found.convergence_delta[1]) <= 1e-3 * abs(found.difference[1])
+    # One call for the ends; evenly spaced nodes would take thousands for 1e-3 of 0.15.
+    assert len(asked) - 1 <= 16
 
 
 def test_nodes_are_added_until_the_sum_is_met():

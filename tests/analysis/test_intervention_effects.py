@@ -204,12 +204,12 @@ def test_pairs_without_a_difference_are_not_significant_and_noise_rarely_is() ->
     noise = np.random.default_rng(0).normal(size=(50, 200))
     bootstrap = LevelBootstrap(np.arange(200), 400, 0)
     resampled = bootstrap.resample(noise.T) / 200
-    assert false_discovery(noise.mean(axis=1), resampled).min() > 0.05
+    assert false_discovery(noise.mean(axis=1), resampled, 200).min() > 0.05
     planted = noise + np.r_[1.0, np.zeros(49)][:, None]
-    q_value = false_discovery(planted.mean(axis=1), bootstrap.resample(planted.T) / 200)
+    q_value = false_discovery(planted.mean(axis=1), bootstrap.resample(planted.T) / 200, 200)
     assert q_value[0] < 1e-6
     assert q_value[1:].min() > 0.05
-    assert false_discovery(np.zeros(3), np.zeros((10, 3))).tolist() == [1.0, 1.0, 1.0]
+    assert false_discovery(np.zeros(3), np.zeros((10, 3)), 5).tolist() == [1.0, 1.0, 1.0]
 
 
 def test_rows_are_read_by_id_and_end_with_their_episode(chain) -> None:

@@ -142,6 +142,22 @@ def test_integrated_gradients_sum_to_what_the_target_changed_by(
         assert (np.abs(delta) <= 0.01 * np.abs(difference)).all()
         assert np.isnan(dataset[name].sel(target="value_delta", target_step=0)).all()
         assert report.metrics[f"{name}_median_delta"] < 0.01
+        met = dataset[f"{name}_met"]
+        assert (met.sel(target="value", target_step=3) == 1).all()
+        assert (met.sel(target="value_delta", target_step=0) == -1).all()
+
+
+def test_attributions_that_miss_their_sum_are_marked_and_told_of(saliency_config, tmp_path, capsys):
+    flags = IntegrationFlags(("latent",), integration_tolerance=1e-9, max_integration_nodes=16)
+    targets = replace(saliency_config.targets, saliency_func_type=("value",), both_env_grads=False)
+    dataset, report = run(saliency_config, integration=flags, targets=targets, output_dir=tmp_path)
+    missed = np.abs(dataset.integrated_latent_delta) > 1e-9 * np.abs(
+        dataset.integrated_latent_difference
+    )
+    assert missed.any()
+    np.testing.assert_array_equal(dataset.integrated_latent_met == 0, missed)
+    assert report.metrics["integrated_latent_not_met"] == int(missed.sum())
+    assert f"warning: {int(missed.sum())} of" in capsys.readouterr().out
 
 
 def test_drawn_attributions_can_be_times_the_input():

@@ -40,20 +40,31 @@ def test_halves_of_the_real_episodes_are_alike():
     assert control.lower < 0.5 < control.upper
 
 
-def test_rows_of_both_sources_are_read_with_episodes_of_their_own():
+def test_samples_of_real_episodes_do_not_make_the_area_more_certain():
+    """Each simulated state repeated eight times, the copies in the unit of the first."""
+    once = make_states(1.0)
+    again = np.repeat(np.arange(len(once.unit)), 8)
+    copies = States(once.scores[again], once.unit[again], once.is_simulated[again])
+    one, eight = (tell_apart(states, 100, 0) for states in (once, copies))
+    assert eight.upper - eight.lower == pytest.approx(one.upper - one.lower, rel=0.15)
+
+
+def test_rows_of_both_sources_are_read_with_their_units():
     results = xr.Dataset(
         {
             "source": ("row", np.repeat([0, 1], [6, 4])),
-            "episode_index": ("row", np.array([0, 0, 1, 1, 2, 2, 0, 0, 1, 1])),
+            "unit": ("row", np.array([0, 0, 1, 1, 2, 2, 0, 0, 7, 7])),
             "pca": (("row", "pca_component"), np.arange(20.0).reshape(10, 2)),
         }
     )
     states = read_states(results, 50, 0)
-    assert states.episode.tolist() == [0, 0, 1, 1, 2, 2, -1, -1, -2, -2]
+    assert states.unit.tolist() == [0, 0, 1, 1, 2, 2, 0, 0, 7, 7]
     np.testing.assert_array_equal(states.scores, results["pca"])
-    assert len(read_states(results, 3, 0).episode) == 6
+    assert len(read_states(results, 3, 0).unit) == 6
     with pytest.raises(UserError, match="without simulated rollouts"):
         read_states(results.isel(row=slice(0, 6)), 50, 0)
+    with pytest.raises(UserError, match="which rows are independent"):
+        read_states(results.drop_vars("unit"), 50, 0)
 
 
 def test_missing_analysis_is_named(tmp_path):

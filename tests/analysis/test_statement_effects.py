@@ -1,6 +1,7 @@
 """Causal statements put to the test by pushes, on responses that are known."""
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,8 @@ import pytest
 import xarray as xr
 
 from analysis import statement_effects
+from analysis.effect_recording import EffectRecordingConfig, spared_by_control
+from analysis.intervention_effects_precompute import InterventionEffectsCommand, measure_effects
 from analysis.matched_statements import MatchSettings, match_statements
 from analysis.paired_rows import COMPONENT_PREFIX
 from analysis.results import INTERVENTION_EFFECTS_NAME, write_results
@@ -16,13 +19,17 @@ from analysis.statement_effects import (
     Response,
     best_pairs,
     components_to_push,
+    control_p_value,
     controls_of_size,
     lags_reached,
     response_q,
 )
 from analysis.statement_figures import draw_agreement, draw_matched, draw_responses
 from analysis.statement_outcomes import outcome
+from experiment.errors import UserError
 from experiment.provenance import collect_provenance
+from findings.causes import best_table, beyond_by_chance
+from projections.intervention_flags import InterventionConfig
 
 SIZE, LAGS = 3, [1, 2]
 LARGEST_SCORE = 6
@@ -57,7 +64,7 @@ def test_q_values_find_the_planted_effects_only() -> None:
     interval = np.stack([effect - 1.96, effect + 1.96])
     is_pair = np.ones((4, 5, 10), np.bool_)
     is_pair[1] = False
-    q_value = response_q(effect, interval, is_pair)
+    q_value = response_q(effect, interval, is_pair, num_levels=200)
     assert (q_value[0, 0] < 0.05).all()
     assert np.isnan(q_value[0, 1]).all()
     assert (q_value[0, 2:] < 0.05).mean() < 0.05
@@ -73,9 +80,11 @@ def results(effect: np.ndarray, gradient: np.ndarray, score: np.ndarray) -> xr.D
         {
             "effect": (by_world, effect),
             "effect_interval": (("bound", *by_world), interval),
-            "effect_q": (by_world, response_q(effect, interval, is_pair)),
+            "effect_q": (by_world, response_q(effect, interval, is_pair, 200)),
             "control_low": (by_world, np.full(effect.shape, -1.5)),
             "control_high": (by_world, np.full(effect.shape, 1.5)),
+            "control_p": (by_world, np.where(np.abs(effect) > 1.5, 0.1, 1.0)),
+            "num_controls": (("source", "target"), np.full((SIZE, SIZE), 9)),
             "gradient": (by_world[1:], gradient),
             "score": (by_world[1:], score),
             **{
@@ -156,6 +165,8 @@ def test_a_response_at_lag_k_is_read_from_row_k(tmp_path: Path) -> None:
             "row_effect": (dims, rows),
             "row_effect_interval": (("bound", *dims), np.stack([rows - 1, rows + 1])),
             "change_norm": (dims[:2], [[2.0, 2.0], [3.0, 3.0]]),
+            "level": ("pair", [5, 7, 5]),
+            "spared": (("variant", "component"), [[False] * (SIZE + 1), [True] * (SIZE + 1)]),
         },
         coords={
             "world": ["simulated", "real"],
@@ -172,6 +183,8 @@ def test_a_response_at_lag_k_is_read_from_row_k(tmp_path: Path) -> None:
     np.testing.assert_array_equal(response.interval[0], response.effect - 1)
     np.testing.assert_array_equal(response.control[0], response.effect)
     np.testing.assert_array_equal(response.norm, [2.0, 3.0])
+    assert response.spares.tolist() == [[True] * SIZE]
+    assert response.num_levels == 2
 
 
 def test_every_push_has_the_controls_of_all_scaled_to_its_length() -> None:
@@ -184,12 +197,80 @@ def test_every_push_has_the_controls_of_all_scaled_to_its_length() -> None:
             np.zeros((2, len(LAGS), SIZE)),
             np.zeros((2, 2, len(LAGS), SIZE)),
             directions * norm[:, None, None],
+            np.ones((2, SIZE), bool),
             norm,
+            9,
         )
         for directions, norm in zip(of_direction, norms, strict=True)
     ]
-    found = controls_of_size(responses)
+    found = controls_of_size(responses, [0, 1, 2])
     assert found.shape == (6, 2, 3, len(LAGS), SIZE)
     for push, norm in enumerate(norms):
         expected = of_direction.reshape(6, 2, len(LAGS), SIZE) * norm[:, None, None]
         np.testing.assert_allclose(found[:, :, push], expected)
+
+
+def test_only_pushes_that_move_neither_component_are_controls_of_a_statement() -> None:
+    """Two random pushes: one leaves 0 and 1 alone, the other 0 and 2."""
+    spares = np.array([[True, True, False], [True, False, True]])
+    shape = (1, len(LAGS), 3)
+    nothing = np.zeros(shape)
+    control = np.stack([np.full(shape, 1.0), np.full(shape, -2.0)])
+    response = Response(nothing, np.stack([nothing] * 2), control, spares, np.ones(1), 9)
+    found = controls_of_size([response], pushed=[0])[:, 0, 0, 0]
+    np.testing.assert_array_equal(found, [[1.0, 1.0, np.nan], [-2.0, np.nan, -2.0]])
+
+
+def test_p_values_count_the_controls_that_do_as_much() -> None:
+    control = np.array([[1.0, np.nan], [-3.0, np.nan], [2.0, 0.5], [np.nan, np.nan]])
+    np.testing.assert_allclose(control_p_value(np.array([-2.0, 1.0]), control), [3 / 4, 1 / 2])
+    np.testing.assert_allclose(control_p_value(np.array([4.0, np.nan]), control), [1 / 4, np.nan])
+
+
+def test_a_report_tells_q_values_and_how_many_stay(planted: xr.Dataset) -> None:
+    table = pd.DataFrame(
+        {
+            "behaviour": "all",
+            "rank": [1, 2],
+            "source": [0, 1],
+            "lag": [1, 2],
+            "target": [1, 2],
+            "score": LARGEST_SCORE,
+            **dict.fromkeys(("r", "r_lower", "r_upper"), 0.5),
+        }
+    )
+    with mock.patch("findings.causes.EVIDENCE", range(LARGEST_SCORE)):
+        found = best_table(planted, table)
+    first, second = (dict(zip(found.columns, row, strict=True)) for row in found.rows)
+    assert first["q, real"] == "< 0.001"
+    assert first["p, random directions"] == "0.100"
+    assert first["in reality"] == "as predicted"
+    assert second["in reality"] == "opposite"
+    assert beyond_by_chance(planted) == "0.1"
+
+
+def test_every_pair_is_spared_by_most_controls_of_its_own_push() -> None:
+    num_controls, size, num_moved = 3, 16, 4
+    spared = np.zeros((size, num_controls, size), bool)
+    for push in range(size):
+        for number in range(num_controls):
+            chosen = spared_by_control({push}, size, num_moved, number, seed=0)
+            spared[push, number, list(chosen)] = True
+            assert push in chosen
+    assert (~spared).sum(axis=2).tolist() == [[num_moved] * num_controls] * size
+    # In three turns of four no component of fifteen comes twice.
+    assert (spared.sum(axis=1) >= num_controls - 1).all()
+    both = np.einsum("pni,pnj->ij", spared.astype(int), spared.astype(int))
+    assert both.min() >= 12
+    assert spared_by_control({1}, 2, 4, 0, seed=0) == (0, 1)
+
+
+def test_only_components_can_be_spared() -> None:
+    command = InterventionEffectsCommand(
+        intervention=InterventionConfig(
+            add_directions=(1,), add_amounts=(1.0,), direction_type="unit"
+        ),
+        recording=EffectRecordingConfig(control_components=2),
+    )
+    with pytest.raises(UserError, match="--control_components 2: goes with components"):
+        measure_effects(command)

@@ -18,6 +18,7 @@ from analysis.vector_analysis import (
     latents,
     loop_states,
     open_samples,
+    step_variables,
     write_vector_analysis,
 )
 from analysis.vector_figures import VARIABLES, draw_coloured, read_vector_table
@@ -41,7 +42,8 @@ def planted_table(shift=0.0, seed=0):
     label = rng.integers(0, 3, 60)
     centres = 8 * np.random.default_rng(1).normal(size=(3, 6))
     vectors = (centres[label] + rng.normal(size=(60, 6)) + shift).astype(np.float32)
-    return VectorTable(vectors, {"label": label, "sample_id": np.arange(len(label))})
+    unit = np.arange(len(label))
+    return VectorTable(vectors, unit, {"label": label, "sample_id": unit})
 
 
 def test_planted_clusters_are_found_and_shuffled_ones_are_not() -> None:
@@ -49,7 +51,7 @@ def test_planted_clusters_are_found_and_shuffled_ones_are_not() -> None:
     results = analyse_vectors([table], CONFIG)
     assert adjusted_rand_score(table.variables["label"], results["cluster"]) > 0.95
     shuffled = np.random.default_rng(2).permuted(table.vectors, axis=0)
-    control = analyse_vectors([VectorTable(shuffled, table.variables)], CONFIG)
+    control = analyse_vectors([replace(table, vectors=shuffled)], CONFIG)
     assert adjusted_rand_score(table.variables["label"], control["cluster"]) < 0.3
 
 
@@ -88,10 +90,14 @@ def test_figures_of_a_sample_are_over_all_its_steps(rows) -> None:
 def test_returns_of_samples_stop_at_the_predicted_end(rows, monkeypatch) -> None:
     done = np.zeros(40, bool)
     done[[3, 5, 12]] = True
-    fields = {"done": done, "reward": np.arange(40.0), "value": np.zeros(40)}
+    fields = {"done": done, "reward": np.arange(40.0), "value": np.arange(40.0)}
+    fields["action_logits"] = np.zeros((40, 5))
     monkeypatch.setattr(RolloutRows, "read", lambda self, name, *_: fields[name])
     expected = [sum(range(4)), 10 + 11 + 12, sum(range(20, 30)), sum(range(30, 40))]
-    assert latents(rows).variables["sample_return"].tolist() == expected
+    of_samples = latents(rows).variables
+    assert of_samples["sample_return"].tolist() == expected
+    assert of_samples["mean_value"].tolist() == [1.5, 11, 24.5, 34.5]
+    assert step_variables(rows)["largest_reward"][::10].tolist() == [3, 12, 29, 39]
 
 
 def test_result_is_written_and_drawn(rows, tmp_path: Path) -> None:

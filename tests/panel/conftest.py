@@ -492,7 +492,7 @@ def write_jacobians(path: Path, samples: RolloutDataset) -> JacobianTable:
     ids = samples.episodes["episode_id"].to_numpy()
     component = rng.normal(size=(count, steps, size)).astype(np.float32)
     table = JacobianTable(
-        ids, jacobian, push, 1, component, np.full(count, steps), ("passed", "cut")
+        ids, ids, jacobian, push, 1, component, np.full(count, steps), ("passed", "cut")
     )
     sample = ("sample",)
     pairs = ("target_step", "target", "source_step", "source")
@@ -545,7 +545,7 @@ def write_dynamics(folder: Path, samples: RolloutDataset, stack: CoordinateStack
     with read_results(path) as results:
         cross = results.load()
     consistency = ConsistencyPlan(
-        cross, table.jacobian, table.length, members, ConsistencySettings(20)
+        cross, table.jacobian, table.length, table.unit, members, ConsistencySettings(20)
     )
     analyse_consistency(consistency, {}, folder, StageReport("consistency"))
 
@@ -608,7 +608,7 @@ def dynamics_data(tmp_path_factory: pytest.TempPathFactory) -> DynamicsData:
     samples = write_dataset(folder / "samples", lengths, True, provenance={"config": {"seed": 1}})
     components = planted_components()
     ids = samples.episodes["episode_id"].to_numpy()
-    stack = CoordinateStack(components, np.full(DYNAMIC_SAMPLES, DYNAMIC_STEPS), ids)
+    stack = CoordinateStack(components, np.full(DYNAMIC_SAMPLES, DYNAMIC_STEPS), ids, ids)
     write_sample_analysis(folder / "analysis" / "hidden_analysis.nc", samples, components)
     write_dynamics(folder / "dynamics", samples, stack)
     write_vector_analyses(folder / "vectors", samples)
@@ -638,6 +638,7 @@ def write_effects(folder: Path) -> None:
             predicted_by_row=by_row,
             predicted_by_pair={name: values.mean(axis=-1) for name, values in by_row.items()},
             twin=rng.random(num_pairs),
+            num_levels=40,
         )
 
     worlds: tuple[World, ...] = ("simulated", "real")

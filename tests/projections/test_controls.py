@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from projections.controls import MeasuredNorm, RandomDirections, SignFlip
+from projections.controls import MeasuredNorm, RandomDirections, SignFlip, Spared
 from projections.descriptions import interventions_from_descriptions
 from projections.directions import DirectionChoice, Directions, load_directions
 from projections.intervention import InterventionChain, MovableIntervention, descriptions_of
@@ -142,3 +142,27 @@ def test_controls_are_differentiable(chain, state_pair: StatePair):
     control = RandomDirections(chain, HIDDEN_SLICE)
     (gradient,) = torch.autograd.grad(control(state_pair[0], proposed, 1).sum(), proposed)
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("like_states", [False, True])
+def test_spared_coordinates_stay_and_the_norm_is_that_of_the_push(
+    directions, components, state_pair: StatePair, like_states
+):
+    """In the coordinates of the push the control has no part along it, nor along its target."""
+    push = DirectionIntervention(Add((2,), (1.5,)), directions, HIDDEN_SLICE)
+    spared = Spared(directions, (2, 0))
+    like = components if like_states else None
+    control = RandomDirections(push, HIDDEN_SLICE, 4, like, spared=spared)
+    tested, found = (_change(one, state_pair)[:, HIDDEN_SLICE] for one in (push, control))
+    np.testing.assert_allclose(found.norm(dim=1), tested.norm(dim=1), rtol=1e-4)
+    linear = directions.coordinates.linear
+    moved = found.double().numpy() @ linear.T
+    size = np.abs(tested.double().numpy() @ linear.T).max()
+    np.testing.assert_allclose(moved[:, [2, 0]], 0.0, atol=1e-5 * size)
+    assert np.abs(moved[:, [1, 3]]).min() > 1e-3 * size
+    unspared = _change(RandomDirections(push, HIDDEN_SLICE, 4, like), state_pair)[:, HIDDEN_SLICE]
+    assert np.abs(unspared.double().numpy() @ linear[[2, 0]].T).min() > 1e-3 * size
+    again = interventions_from_descriptions(descriptions_of(control))
+    assert again is not None
+    assert torch.equal(again(*state_pair, 1), control(*state_pair, 1))
+    assert descriptions_of(again) == descriptions_of(control)

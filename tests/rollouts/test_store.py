@@ -72,6 +72,15 @@ def test_simulated_rollouts_come_back_bit_by_bit(
     )
 
 
+def test_a_return_stops_at_the_predicted_end(write_rollouts, make_rollout):
+    rollout = make_rollout(0, 5, simulated=True)
+    ends = replace(rollout, done=np.array([False, True, False, True, False]))
+    goes_on = replace(make_rollout(1, 5, simulated=True), done=np.zeros(5, bool))
+    found = write_rollouts([ends, goes_on]).episodes["return"]
+    assert found[0] == pytest.approx(rollout.reward[:2].sum(dtype=np.float64))
+    assert found[1] == pytest.approx(goes_on.reward.sum(dtype=np.float64))
+
+
 def test_metadata_come_back(write_rollouts, make_rollout, make_metadata):
     assert write_rollouts([make_rollout(0, 2)], "real").metadata == make_metadata()
     simulated = write_rollouts([make_rollout(0, 2, simulated=True)], "simulated")

@@ -1,0 +1,35 @@
+"""Rows and returns of recordings end where their episodes do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.paired_rows import read_pair_rows
+from rollouts.store import RolloutDataset, RolloutWriter
+
+
+def test_a_simulated_rollout_has_no_rows_and_no_rewards_after_its_predicted_end(
+    planted_datasets, tmp_path
+) -> None:
+    planted = RolloutDataset(planted_datasets.simulated)
+    ends = {0: 3, 1: 9}
+    rewards = np.arange(10, dtype=np.float32)
+    with RolloutWriter(tmp_path, planted.metadata) as writer:
+        for index, end in ends.items():
+            done = np.arange(10) >= end
+            writer.write(replace(planted.read_episode(index), done=done, reward=rewards))
+    rows = read_pair_rows(RolloutDataset(tmp_path), num_rows=6)
+    assert rows.is_row.sum(axis=1).tolist() == [4, 6]
+    assert rows.episode_return.tolist() == [0 + 1 + 2 + 3, 45]
+    assert np.isnan(rows.outputs.hidden[0, 4:]).all()
+    first = planted.read_episode(0)
+    np.testing.assert_allclose(rows.outputs.value[0, :4], first.value[:4])
+    assert rows.is_done.tolist() == [1, 1]
+
+
+def test_real_rollouts_are_read_to_their_last_row(planted_datasets) -> None:
+    real = RolloutDataset(planted_datasets.real)
+    rows = read_pair_rows(real, num_rows=40)
+    assert rows.is_row.sum(axis=1).tolist() == planted_datasets.lengths.tolist()
+    assert rows.episode_return == pytest.approx(np.full(30, 10.0))
