@@ -173,7 +173,13 @@ def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str,
     yield "explained_variance", draw_explained_variance(dataset)
     for space in spaces:
         yield f"{space}_variables_real", draw_variables(real, space, "real")
-        yield from _pages(f"{space}_game", real, space, real.game, "the game's own variables")
+        yield from _pages(
+            f"{space}_game",
+            real,
+            space,
+            real.game,
+            "the game's own variables, grey where there are none",
+        )
         yield from _pages(f"{space}_factors", real, space, real.factors, "each NMF factor")
     if table.has_simulated:
         yield "overlap", draw_overlap(table)
@@ -198,7 +204,7 @@ def _pages(
         page = variables[start : start + PANELS_PER_PAGE]
         title = (
             f"Hidden states of real rollouts by {what} ({start + 1} to {start + len(page)} of "
-            f"{len(variables)}), {len(table.rows):,} decisions; grey: not known there"
+            f"{len(variables)}), {len(table.rows):,} decisions"
         )
         yield f"{name}_{start:03d}", draw_coloured(table, space, page, title)
 
@@ -253,8 +259,8 @@ def _add_factors(
     if "nmf" not in picked:
         return ()
     values = picked["nmf"].values[back]
-    # In units of each factor's mean, as their scales mean nothing.
-    scaled = values / np.maximum(values.mean(axis=0), np.finfo(np.float32).tiny)
+    # In units of each factor's deviation, as their scales mean nothing.
+    scaled = values / np.maximum(values.std(axis=0), np.finfo(np.float32).tiny)
     frame["strongest_factor"] = scaled.argmax(axis=1)
     for index, column in enumerate(values.T):
         frame[f"{FACTOR_PREFIX}{index}"] = column
