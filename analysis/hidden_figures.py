@@ -530,6 +530,11 @@ def draw_explained_variance(dataset: xr.Dataset) -> Figure:
     cumulative.axvline(count, color=SIMULATED_COLOUR, lw=1)
     cumulative.set(xlabel="principal components", ylabel="cumulative % of total variance")
     cumulative.set_title(f"{count} components hold 95 %")
+    is_fitted = dataset["source"].values == 0
+    if "fit_role" in dataset:
+        roles = str(dataset["fit_role"].attrs["flag_meanings"]).split()
+        is_fitted = dataset["fit_role"].values == roles.index("inlier")
+    figure.suptitle(f"Explained variance (n = {is_fitted.sum():,})")
     return figure
 
 
