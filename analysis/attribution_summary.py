@@ -174,11 +174,11 @@ class Convergence:
 def convergence(results: xr.Dataset) -> Sequence[Convergence]:
     """By kind of integral, for those that a file has."""
     found = []
-    if "integrated_frame" in results:
+    if "integrated_frame_delta" in results:
         for baseline in results["baseline"].values.tolist():
             at = results.sel(baseline=baseline)
             found.append(Convergence(_missed(at, "integrated_frame"), f"frames, {baseline}"))
-    if "integrated_latent" in results:
+    if "integrated_latent_delta" in results:
         found.append(Convergence(_missed(results, "integrated_latent"), "latent, mean"))
     return found
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from agents.checkpoint import load_agent, save_agent
 from agents.networks import NetworkConfig, make_policy
@@ -248,7 +249,7 @@ def test_page_is_drawn_from_the_file(chain, read_effects, tmp_path: Path) -> Non
     assert "value, real" in text
     # No cell of the table runs over the next one, or over the edge of the page.
     figure = draw_effects(read_effects)
-    figure.savefig(tmp_path / "page.png", dpi=60)
+    FigureCanvasAgg(figure).draw()
     (table,) = (t for axis in figure.axes for t in axis.tables)
     for cell in table.get_celld().values():
         room, words = cell.get_window_extent(), cell.get_text().get_window_extent()
