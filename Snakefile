@@ -69,7 +69,15 @@ STAGES = (
     "statement_figures",
     "saliency_trust",
     "saliency_trust_figures",
+    *CHAIN["further_stages"],
 )
+# The analyses of vectors that samples carry: folder of the result, beginning of the script's name,
+# section of hyperparams/vector_analysis.yml.
+VECTOR_ANALYSES = {
+    "env_h": "env_h_analysis",
+    "bottleneck": "bottleneck_vec_analysis",
+    "sml": "sml_analysis",
+}
 FIRST_HELDOUT_LEVEL = 10**9
 SHARED_SETTINGS = ("env_name", "distribution_mode", "train_flags", "seed")
 # Shell: hash of the JSON files that describe a stage's inputs.
@@ -162,6 +170,42 @@ SETTINGS["saliency_trust"] = {
     "flags": CHAIN["saliency_trust_flags"],
 }
 SETTINGS["saliency_trust_figures"] = {"measured": SETTINGS["saliency_trust"]}
+SETTINGS["overlap"] = settings(
+    "hidden_analysis.yml", SETTINGS["hidden_analysis"], section="overlap"
+)
+SETTINGS["readout_weights"] = settings("readout_weights.yml", SETTINGS["hidden_analysis"])
+SETTINGS["record_random"] = {
+    "samples": SETTINGS["record_samples"],
+    "flags": CHAIN["random_flags"],
+}
+for kind in VECTOR_ANALYSES:
+    SETTINGS[f"{kind}_analysis"] = settings(
+        "vector_analysis.yml",
+        SETTINGS["record_samples"],
+        *([SETTINGS["record_random"]] if kind == "bottleneck" else []),
+        section=kind,
+    )
+    SETTINGS[f"{kind}_figures"] = {"measured": SETTINGS[f"{kind}_analysis"]}
+SETTINGS["target_functions"] = settings("target_functions.yml", SETTINGS["hidden_analysis"])
+SETTINGS["target_figures"] = {"measured": SETTINGS["target_functions"]}
+SETTINGS["sample_trust_figures"] = {"measured": SETTINGS["record_samples"]}
+for stage in ("saliency_paths", "integrated_gradients"):
+    SETTINGS[stage] = {"saliency": SETTINGS["saliency"], "flags": CHAIN[f"{stage}_flags"]}
+SETTINGS["attribution_figures"] = {
+    "measured": [SETTINGS["saliency_paths"], SETTINGS["integrated_gradients"]]
+}
+SETTINGS["intervention_effects"] = settings(
+    "intervention_effects.yml",
+    SETTINGS["hidden_analysis"],
+    {"flags": CHAIN["intervention_flags"]},
+)
+SETTINGS["intervention_figures"] = {"measured": SETTINGS["intervention_effects"]}
+UNKNOWN_STAGES = [stage for stage in CHAIN["further_stages"] if stage not in SETTINGS]
+if UNKNOWN_STAGES:
+    raise UserError(
+        f"hyperparams/chains.yml: further_stages names {' '.join(UNKNOWN_STAGES)}, which the "
+        "Snakefile has no rule for"
+    )
 
 
 def describe_agent():
@@ -653,6 +697,232 @@ rule saliency_trust_figures:
     shell:
         "{PYTHON} {ROOT}/analysis/saliency_trust_plotting.py"
         " --saliency_trust {input.results}/saliency_trust.nc"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+rule overlap:
+    input:
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/overlap"),
+        report=f"{OUT}/reports/overlap.json",
+    params:
+        settings=SETTINGS["overlap"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/show_hx_overlap.py --input_dir {input.hidden_analysis}"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]} --seed {CHAIN[seed]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule readout_weights:
+    input:
+        agent=AGENT_RULE.output.agent,
+        data=rules.record_rollouts.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/readout_weights"),
+        report=f"{OUT}/reports/readout_weights.json",
+    params:
+        settings=SETTINGS["readout_weights"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/plot_value_and_action_weights.py --agent_file {input.agent}"
+        " --data_dir {input.data} --projection {input.hidden_analysis}/projection --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+# Latents that no window encodes to: the control of the bottleneck vectors.
+rule record_random:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=SIMULATOR_RULE.output.simulator,
+        data=rules.record_rollouts.output.data,
+    output:
+        data=directory(f"{OUT}/random_samples"),
+        report=f"{OUT}/reports/record_random.json",
+    params:
+        settings=SETTINGS["record_random"],
+        work=working_folder("record_random"),
+    threads: workflow.cores
+    shell:
+        "work={params.work}-$(cat {input.simulator}/*.json {input.data}/dataset.json | {STAMP});"
+        " {PYTHON} {ROOT}/record_gen_samples.py --agent_file {input.agent} --model_file {input.simulator}"
+        " --data_dir {input.data} --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --initialisation random --num_videos 0 {CHAIN[random_flags]}"
+        " --data_save_dir $work --report {output.report}"
+        " && mv $work {output.data}"
+
+
+for kind, script in VECTOR_ANALYSES.items():
+    IS_COMPARED = kind == "bottleneck"
+
+    rule:
+        name:
+            f"{kind}_analysis"
+        input:
+            samples=rules.record_samples.output.data,
+            random=[rules.record_random.output.data] if IS_COMPARED else [],
+        output:
+            results=directory(f"{OUT}/{kind}_analysis"),
+            report=f"{OUT}/reports/{kind}_analysis.json",
+        params:
+            settings=SETTINGS[f"{kind}_analysis"],
+            script=script,
+            random="--random_data_dir" if IS_COMPARED else "",
+        threads: workflow.cores
+        shell:
+            "{PYTHON} {ROOT}/analysis/{params.script}_precompute.py"
+            " --generated_data_dir {input.samples} {params.random} {input.random}"
+            " --interpreting_params_name {CHAIN[interpreting_params_name]} --seed {CHAIN[seed]}"
+            " --output_dir {output.results} --report {output.report}"
+
+    rule:
+        name:
+            f"{kind}_figures"
+        input:
+            results=f"{OUT}/{kind}_analysis",
+        output:
+            figures=directory(f"{OUT}/{kind}_figures"),
+            report=f"{OUT}/reports/{kind}_figures.json",
+        params:
+            settings=SETTINGS[f"{kind}_figures"],
+            script=script,
+        threads: workflow.cores
+        shell:
+            "{PYTHON} {ROOT}/analysis/{params.script}_plotting.py --input_dir {input.results}"
+            " --output_dir {output.figures} --report {output.report}"
+
+
+rule target_functions:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=SIMULATOR_RULE.output.simulator,
+        data=rules.record_rollouts.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/target_functions"),
+        report=f"{OUT}/reports/target_functions.json",
+    params:
+        settings=SETTINGS["target_functions"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/target_functions_precompute.py --agent_file {input.agent}"
+        " --model_file {input.simulator} --data_dir {input.data}"
+        " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]}"
+        " --output_dir {output.results} --report {output.report}"
+
+
+rule target_figures:
+    input:
+        results=rules.target_functions.output.results,
+    output:
+        figures=directory(f"{OUT}/target_figures"),
+        report=f"{OUT}/reports/target_figures.json",
+    params:
+        settings=SETTINGS["target_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/target_functions_plotting.py --results_dir {input.results}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+rule sample_trust_figures:
+    input:
+        samples=rules.record_samples.output.data,
+    output:
+        figures=directory(f"{OUT}/sample_trust_figures"),
+        report=f"{OUT}/reports/sample_trust_figures.json",
+    params:
+        settings=SETTINGS["sample_trust_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/sample_trust_plotting.py --generated_data_dir {input.samples}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+for stage, asked in {
+    "saliency_paths": "--split_paths --no-both_env_grads --drawn_attribution gradient_times_input",
+    "integrated_gradients": "--integrate frames latent --no-both_env_grads --no-env_grads",
+}.items():
+
+    rule:
+        name:
+            stage
+        input:
+            agent=AGENT_RULE.output.agent,
+            simulator=SIMULATOR_RULE.output.simulator,
+            samples=rules.record_samples.output.data,
+            hidden_analysis=rules.hidden_analysis.output.results,
+        output:
+            results=directory(f"{OUT}/{stage}"),
+            report=f"{OUT}/reports/{stage}.json",
+        params:
+            settings=SETTINGS[stage],
+            flags=f"{asked} {CHAIN[f'{stage}_flags']}",
+        threads: workflow.cores
+        shell:
+            "{PYTHON} {ROOT}/saliency_experiments.py --agent_file {input.agent}"
+            " --model_file {input.simulator} --generated_data_dir {input.samples}"
+            " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
+            " --interpreting_params_name {CHAIN[interpreting_params_name]} {params.flags}"
+            " --output_dir {output.results} --report {output.report}"
+
+
+rule attribution_figures:
+    input:
+        paths=f"{OUT}/saliency_paths",
+        integrated=f"{OUT}/integrated_gradients",
+    output:
+        figures=directory(f"{OUT}/attribution_figures"),
+        report=f"{OUT}/reports/attribution_figures.json",
+    params:
+        settings=SETTINGS["attribution_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/saliency_plotting.py --paths {input.paths}"
+        " --integrated {input.integrated}"
+        " --output_dir {output.figures} --report {output.report}"
+
+
+rule intervention_effects:
+    input:
+        agent=AGENT_RULE.output.agent,
+        simulator=SIMULATOR_RULE.output.simulator,
+        data=rules.record_rollouts.output.data,
+        hidden_analysis=rules.hidden_analysis.output.results,
+    output:
+        results=directory(f"{OUT}/intervention_effects"),
+        report=f"{OUT}/reports/intervention_effects.json",
+    params:
+        settings=SETTINGS["intervention_effects"],
+        work=working_folder("intervention_effects"),
+    threads: workflow.cores
+    shell:
+        "work={params.work}-$(cat {input.simulator}/*.json {input.data}/dataset.json"
+        " {input.hidden_analysis}/projection/*.json | {STAMP});"
+        " {PYTHON} {ROOT}/analysis/intervention_effects_precompute.py --agent_file {input.agent}"
+        " --model_file {input.simulator} --data_dir {input.data}"
+        " --projection {input.hidden_analysis}/projection --seed {CHAIN[seed]} --device auto"
+        " --interpreting_params_name {CHAIN[interpreting_params_name]} {CHAIN[intervention_flags]}"
+        " --output_dir $work --report {output.report}"
+        " && mv $work {output.results}"
+
+
+rule intervention_figures:
+    input:
+        results=rules.intervention_effects.output.results,
+    output:
+        figures=directory(f"{OUT}/intervention_figures"),
+        report=f"{OUT}/reports/intervention_figures.json",
+    params:
+        settings=SETTINGS["intervention_figures"],
+    threads: workflow.cores
+    shell:
+        "{PYTHON} {ROOT}/analysis/intervention_effects_plotting.py --results_dir {input.results}"
         " --output_dir {output.figures} --report {output.report}"
 
 

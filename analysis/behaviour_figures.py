@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figure_style import figure_text, save_figures
-from analysis.hidden_figures import category_colours
+from analysis.figure_style import behaviour_colour, figure_text, save_figures
 from analysis.results import BEHAVIOUR_NAME, read_results
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
@@ -94,11 +93,10 @@ def draw_overview(results: xr.Dataset) -> Figure:
 def _draw_places(axis: Axes, results: xr.Dataset) -> None:
     cluster, places = results["cluster"].values, results["embedding"].values
     described = cluster >= 0
-    colours = category_colours(int(results.attrs["num_clusters"]))
     points = places[described]
     axis.scatter(
         points[:, 0], points[:, 1], s=float(np.clip(20_000 / len(points), 1, 14)),
-        c=[colours(c) for c in cluster[described]], linewidths=0, rasterized=True,
+        c=[behaviour_colour(c) for c in cluster[described].tolist()], linewidths=0, rasterized=True,
     )  # fmt: skip
     axis.set(xticks=[], yticks=[], xlabel="embedding 1", ylabel="embedding 2", title="steps")
 
@@ -106,7 +104,8 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
 def _draw_sizes(axis: Axes, results: xr.Dataset) -> None:
     num_clusters = int(results.attrs["num_clusters"])
     counts = cluster_sizes(results)
-    axis.barh(np.arange(num_clusters), counts, color=category_colours(num_clusters).colors)
+    colours = [behaviour_colour(behaviour) for behaviour in range(num_clusters)]
+    axis.barh(np.arange(num_clusters), counts, color=colours)
     axis.set(xlabel="samples", ylabel="behaviour", yticks=np.arange(num_clusters))
     axis.invert_yaxis()
     axis.set_title("samples whose behaviour it is")
@@ -146,12 +145,17 @@ def draw_exemplars(results: xr.Dataset, max_clusters: int) -> Figure:
         # One picture per sample: an axis per frame takes ten times as long to lay out.
         axis.imshow(_strip(results["exemplar_frame"][cluster, exemplar].values))
         axis.set(xticks=[], yticks=[])
+        axis.spines["left"].set(color=behaviour_colour(cluster), linewidth=4)
         sample = int(results["exemplar"][cluster, exemplar])
         axis.set_ylabel(f"behaviour {cluster}\n(n = {sizes[cluster]})\nsample {sample}")
     ticks = (width + STRIP_GAP) * np.arange(num_steps) + width / 2
     axes[0].set_xticks(ticks, [f"step {step}" for step in range(num_steps)])
     axes[0].tick_params(bottom=False, labelbottom=False, labeltop=True)
-    figure.suptitle(f"Samples nearest to the centre of behaviours 0 to {num_clusters - 1}")
+    heading = f"Samples nearest to the centre of behaviours 0 to {num_clusters - 1}"
+    left_out = int(results.attrs["num_clusters"]) - num_clusters
+    if left_out:
+        heading += f"; the {left_out} smallest are left out (--max_drawn_clusters)"
+    figure.suptitle(heading)
     return figure
 
 

@@ -10,13 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.causal_statements import EVIDENCE
-from analysis.figure_style import OKABE_ITO, figure_text, save_figures
+from analysis.figure_style import behaviour_colour, figure_text, save_figures
 from analysis.results import CONSISTENCY_NAME, read_results
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
 
 VARIANTS = {"passed": "with the environment", "cut": "environment cut"}
-MAX_GROUPS = 6
 SIGNIFICANT = 0.05
 
 
@@ -26,6 +25,8 @@ class ConsistencyDrawing:
 
     num_drawn_statements: int = 20
     """Best supported statements in the drawn table."""
+    max_drawn_groups: int = 9
+    """Groups whose agreement is drawn: all episodes, then the behaviours with the most."""
     dpi: int = 130
     """Resolution of PNGs."""
 
@@ -44,14 +45,20 @@ def plot_consistency(
         figure_text(),
     ):
         figures = {
-            "consistency": draw_agreement(results),
+            "consistency": draw_agreement(results, drawing.max_drawn_groups),
             "causal_statements": draw_statements(results, drawing.num_drawn_statements),
         }
         return save_figures(figures.items(), folder, drawing.dpi, report)
 
 
-def draw_agreement(results: xr.Dataset) -> Figure:
-    """One panel per measure, dynamics and variant: agreement over lags by group, and the null's."""
+def draw_agreement(results: xr.Dataset, max_groups: int) -> Figure:
+    """One panel per measure, dynamics and variant: agreement over lags by group, and the null's.
+
+    Args:
+        results: the open result file.
+        max_groups: lines in a panel; the title names the behaviours that are left out, and why.
+    """
+    groups = drawn_groups(results, max_groups)
     rows = list(product(results["dynamics"].values.tolist(), VARIANTS))
     measures = results["measure"].values.tolist()
     figure = Figure(figsize=(3.7 * len(measures), 2.3 * len(rows) + 0.9), layout="constrained")
@@ -59,7 +66,7 @@ def draw_agreement(results: xr.Dataset) -> Figure:
     for line, (dynamics, variant) in zip(axes, rows, strict=True):
         chosen = results.sel(environment_gradient=variant, dynamics=dynamics)
         for axis, measure in zip(line, measures, strict=True):
-            _draw_measure(axis, chosen.sel(measure=measure))
+            _draw_measure(axis, chosen.sel(measure=measure, group=groups.drawn))
         line[0].set_ylabel(f"{dynamics},\n{VARIANTS[variant]}")
     for axis, measure in zip(axes[0], measures, strict=True):
         axis.set_title(str(results["measure_meaning"].sel(measure=measure).values))
@@ -70,17 +77,45 @@ def draw_agreement(results: xr.Dataset) -> Figure:
     figure.suptitle(
         "Agreement of mean Jacobians between different components with their correlations and with "
         f"regressions;\nfilled: q < {SIGNIFICANT} under permuted components; dotted: mean of that "
-        "null"
+        f"null{groups.words}"
     )
     return figure
 
 
+@dataclass(frozen=True)
+class DrawnGroups:
+    """Groups that are drawn, the largest first, and a word on those that are not."""
+
+    drawn: list[str]
+    words: str
+
+
+def drawn_groups(results: xr.Dataset, max_groups: int) -> DrawnGroups:
+    """Choose the largest groups of those that have Jacobians."""
+    order = np.argsort(-results["num_episodes"].values, kind="stable")
+    names = results["group"].values[order].tolist()
+    has_jacobians = dict(
+        zip(results["group"].values.tolist(), results["num_jacobians"].values > 0, strict=True)
+    )
+    known = [name for name in names if has_jacobians[name]]
+    reasons = {
+        "no sample of theirs has Jacobians": [n for n in names if not has_jacobians[n]],
+        f"the smallest; at most {max_groups} lines are drawn": known[max_groups:],
+    }
+    words = "".join(
+        f"\nleft out: behaviour {', '.join(left_out)} ({reason})"
+        for reason, left_out in reasons.items()
+        if left_out
+    )
+    return DrawnGroups(known[:max_groups], words)
+
+
 def _draw_measure(axis: Axes, chosen: xr.Dataset) -> None:
-    order = np.argsort(-chosen["num_episodes"].values, kind="stable")[:MAX_GROUPS]
     lag = chosen["lag"].values
-    for colour, index in zip(OKABE_ITO[::-1], order, strict=False):
-        group = chosen.isel(group=int(index))
+    for index in range(chosen.sizes["group"]):
+        group = chosen.isel(group=index)
         name = str(group["group"].values)
+        colour = "black" if name == "all" else behaviour_colour(int(name))
         label = ("all" if name == "all" else f"behaviour {name}") + (
             f" (n = {int(group['num_episodes'])}, Jacobians {int(group['num_jacobians'])})"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from analysis.cross_dynamics import ALL
 from analysis.figure_style import figure_text, save_figures
 from analysis.results import CROSS_NAME, read_results
 from experiment.errors import UserError, require_at_least
@@ -64,19 +66,26 @@ def _figures(results: xr.Dataset, drawing: CrossDrawing) -> Iterator[tuple[str, 
     names = results["group"].values.tolist()
     order = np.argsort(-results["num_episodes"].values, kind="stable")
     lags = [lag for lag in drawing.drawn_lags if lag in results["lag"].values]
+    left_out = sorted(names[index] for index in order[drawing.max_drawn_groups :])
     for index in order[: drawing.max_drawn_groups]:
         name = names[index]
-        yield f"behaviour_{name}", draw_group(results, name, lags, drawing.seriate)
+        figure = draw_group(results, name, lags, drawing.seriate)
+        if name == ALL and left_out:
+            figure.supxlabel(
+                f"no figure for behaviour {', '.join(left_out)}, of fewer episodes "
+                f"(--max_drawn_groups {drawing.max_drawn_groups})"
+            )
+        yield f"behaviour_{name}", figure
     if "causation" in results:
-        yield "causation_by_step", draw_steps(results, drawing.seriate)
+        yield "causation_by_step", draw_steps(results)
         yield "causation_of_extremes", draw_extremes(results)
 
 
 def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bool) -> Figure:
     """Correlation and mean Jacobians of one group, one column per lag.
 
-    A dot marks an entry that is significant after control of false discoveries: under the pairing
-    null (black) and the time-shift null as well (white), or for a mean of zero.
+    A mark stands on an entry that is significant after control of false discoveries: a ring under
+    the pairing null, a dot under the time-shift null as well; a dot on a mean that is not zero.
     """
     variants = list(VARIANTS) if "causation" in results else []
     rows = 1 + len(variants)
@@ -90,10 +99,10 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
         q = at_lag["correlation_q"]
         is_related = q.sel(null="pairing").values < SIGNIFICANT
         is_lagged = is_related & (q.sel(null="time_shift").values < SIGNIFICANT)
-        mark(axes[0, column], is_related, order, "black")
-        mark(axes[0, column], is_lagged, order, "white")
+        mark(axes[0, column], is_related & ~is_lagged, order, is_filled=False)
+        mark(axes[0, column], is_lagged, order)
         axes[0, column].set_title(f"lag {lag}: correlation\n{int(at_lag['num_pairs']):,} pairs")
-    figure.colorbar(axes[0, -1].images[0], ax=axes[0, -1], pad=0.02)
+    figure.colorbar(axes[0, -1].images[0], ax=axes[0, -1], pad=0.02, label="correlation")
     for row, variant in enumerate(variants, start=1):
         means = chosen["causation"].sel(environment_gradient=variant, lag=lags).values
         limit = _limit(means[[lag > 0 for lag in lags]])
@@ -101,9 +110,12 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
             axis = axes[row, column]
             q_mean = chosen["causation_q"].sel(environment_gradient=variant, lag=lag).values
             draw_matrix(axis, means[column], limit, order)
-            mark(axis, q_mean < SIGNIFICANT, order, "black")
+            mark(axis, q_mean < SIGNIFICANT, order)
             axis.set_title(f"lag {lag}: {VARIANTS[variant]}")
-        figure.colorbar(axes[row, -1].images[0], ax=axes[row, -1], pad=0.02)
+        figure.colorbar(
+            axes[row, -1].images[0], ax=axes[row, -1], pad=0.02, extend=_extend(means, limit),
+            label="s.d. of the target\nper s.d. of the source",
+        )  # fmt: skip
     for axis in axes[:, 0]:
         axis.set_ylabel("component at t")
     for axis in axes[-1]:
@@ -112,7 +124,10 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
     if variants:
         counts += f", Jacobians of {int(chosen['num_jacobians'])}"
     who = "all episodes" if group == "all" else f"behaviour {group}"
-    figure.suptitle(f"{who} ({counts}); dots: q < {SIGNIFICANT}, white also against time shifts")
+    marks = f"ring: q < {SIGNIFICANT} against other pairings; dot: against time shifts as well"
+    if variants:
+        marks += ", or mean Jacobian not zero"
+    figure.suptitle(f"{who} ({counts})\n{marks}")
     return figure
 
 
@@ -127,6 +142,11 @@ def _limit(values: NDArray[np.floating]) -> float:
     return max(float(np.quantile(known, 0.99)), 1e-6) if known.size else 1.0
 
 
+def _extend(values: NDArray[np.floating], limit: float) -> Literal["both", "neither"]:
+    """Whether the colour bar has to say that entries lie beyond its ends."""
+    return "both" if np.nanmax(np.abs(values), initial=0.0) > limit else "neither"
+
+
 def draw_matrix(
     axis: Axes, values: NDArray[np.floating], limit: float, order: NDArray[np.integer]
 ) -> mpl.image.AxesImage:  # pyright: ignore[reportAttributeAccessIssue]
@@ -139,14 +159,20 @@ def draw_matrix(
     return image
 
 
-def mark(axis: Axes, chosen: NDArray[np.bool_], order: NDArray[np.integer], colour: str) -> None:
-    """A dot on every chosen entry."""
+def mark(
+    axis: Axes, chosen: NDArray[np.bool_], order: NDArray[np.integer], is_filled: bool = True
+) -> None:
+    """A dot or a ring on every chosen entry, black in white, so that it is seen on any colour."""
     row, column = np.nonzero(chosen[np.ix_(order, order)])
-    axis.scatter(column, row, s=2.5, c=colour, linewidths=0)
+    if is_filled:
+        axis.scatter(column, row, s=7, c="black", edgecolors="white", linewidths=0.6)
+        return
+    for colour, width in (("white", 1.4), ("black", 0.6)):
+        axis.scatter(column, row, s=11, facecolors="none", edgecolors=colour, linewidths=width)
 
 
-def draw_steps(results: xr.Dataset, is_seriated: bool) -> Figure:
-    """Size of the mean Jacobian for every pair of steps, and its matrices from one step on."""
+def draw_steps(results: xr.Dataset) -> Figure:
+    """Size of the mean Jacobian for every pair of steps."""
     chosen = results.sel(group="all")
     means = chosen["causation_by_step"]
     num_steps = means.sizes["source_step"]
@@ -157,9 +183,7 @@ def draw_steps(results: xr.Dataset, is_seriated: bool) -> Figure:
     limit = np.nanmax(np.where(is_later, sizes, np.nan))
     for panel, (variant, label) in zip(panels, VARIANTS.items(), strict=True):
         index = means["environment_gradient"].values.tolist().index(variant)
-        upper = np.where(
-            np.triu(np.ones((num_steps, num_steps), np.bool_), 1), sizes[index], np.nan
-        )
+        upper = np.where(is_later, sizes[index], np.nan)
         image = panel.imshow(upper, cmap="viridis", vmin=0, vmax=limit)
         panel.set(xlabel="target step", ylabel="source step", title=label)
         figure.colorbar(image, ax=panel, pad=0.02)
@@ -185,7 +209,8 @@ def draw_extremes(results: xr.Dataset) -> Figure:
         draw_matrix(axis, values, limit, own)
         axis.set(title=f"component is {title}", xlabel="component one step later")
     axes[0].set_ylabel("component that is extreme")
-    figure.colorbar(axes[-1].images[0], ax=axes, pad=0.02)
+    shown = np.stack(list(panels.values()))
+    figure.colorbar(axes[-1].images[0], ax=axes, pad=0.02, extend=_extend(shown, limit))
     few = "; so few that the difference shows their spread" if count < 10 else ""
     figure.suptitle(f"Mean Jacobian at lag {lag} of the {count} most extreme samples{few}")
     return figure

@@ -54,7 +54,7 @@ def main() -> None:
         preset_file="dynamics.yml",
         preset_section="consistency",
     )
-    require_at_least(config.drawing, "num_drawn_statements", "dpi")
+    require_at_least(config.drawing, "num_drawn_statements", "max_drawn_groups", "dpi")
     with stage_report("consistency", config.report) as report:
         plan = make_plan(config.inputs, config.settings)
         analyse_consistency(plan, config, config.output_dir, report)

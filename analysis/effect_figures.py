@@ -36,7 +36,15 @@ from experiment.report import StageReport
 WORLD_COLOURS = {"simulated": OKABE_ITO[0], "real": OKABE_ITO[5]}
 MAX_CURVES = 4
 MAX_BARS = 32
-COLUMN_WIDTHS = (0.19, 0.09, 0.1, 0.17, 0.14, 0.31)
+COLUMN_WIDTHS = (0.22, 0.1, 0.11, 0.16, 0.14, 0.27)
+WRAPPED_AT = (44, 20, 20, 30, 26, 50)
+"""Characters that fit into a line of each column."""
+LINE_HEIGHT = 0.17
+"""Inches of a line of the table."""
+NOTE_LINES = 6
+"""Lines for the table's head and for the notes below it."""
+CELL_PAD = 0.02
+"""Room at the left of a cell, as a share of its width."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,11 @@ def draw_effects(results: xr.Dataset) -> Figure:
         if _members(results, prefix)
     ]
     worlds = results["world"].values.tolist()
-    heights = [0.2 * len(measures) * len(worlds) + 1.0, 2.3 * len(worlds) + 0.4, 3.2]
+    rows = verdict_rows(results, measures)
+    heights = [LINE_HEIGHT * (_num_lines(rows) + NOTE_LINES) + 0.2, 2.3 * len(worlds) + 0.4, 3.2]
     figure = Figure(figsize=(13, sum(heights) + 0.3), layout="constrained")
     table, curves, bars = figure.subfigures(3, 1, height_ratios=heights, squeeze=False).ravel()
-    _draw_table(table.subplots(), results, measures)
+    _draw_table(table.subplots(), results, rows)
     panels = curves.subplots(len(worlds), len(by_row), squeeze=False)
     for axes, world in zip(panels, worlds, strict=True):
         for axis, measure in zip(axes, by_row, strict=True):
@@ -107,9 +116,25 @@ def draw_effects(results: xr.Dataset) -> Figure:
     return figure
 
 
-def _draw_table(axis: Axes, results: xr.Dataset, measures: Sequence[str]) -> None:
-    worlds = results["world"].values.tolist()
-    rows = [row_of(results, world, measure) for measure in measures for world in worlds]
+def verdict_rows(results: xr.Dataset, measures: Sequence[str]) -> list[list[str]]:
+    """One row per measure and world, its cells broken into lines that fit."""
+    return [
+        [fill(cell, width) for cell, width in zip(row_of(results, w, m), WRAPPED_AT, strict=True)]
+        for m in measures
+        for w in results["world"].values.tolist()
+    ]
+
+
+def _num_lines(rows: Sequence[Sequence[str]]) -> float:
+    """Lines of the whole table; a row has a bit of room above and below."""
+    return sum(_lines_of(row) for row in rows)
+
+
+def _lines_of(row: Sequence[str]) -> float:
+    return 0.35 + max(cell.count("\n") + 1 for cell in row)
+
+
+def _draw_table(axis: Axes, results: xr.Dataset, rows: Sequence[Sequence[str]]) -> None:
     axis.set_axis_off()
     cells = axis.table(
         rows, colLabels=VERDICT_COLUMNS, colWidths=COLUMN_WIDTHS, loc="upper center",
@@ -117,8 +142,11 @@ def _draw_table(axis: Axes, results: xr.Dataset, measures: Sequence[str]) -> Non
     )  # fmt: skip
     cells.auto_set_font_size(False)
     cells.set_fontsize(7.5)
+    # Of the axis' height, some lines are left for the notes below the table.
+    line = 1.0 / (_num_lines(rows) + NOTE_LINES)
     for (row, _), cell in cells.get_celld().items():
-        cell.set_linewidth(0.4)
+        cell.set(linewidth=0.4, height=line * (_lines_of(rows[row - 1]) if row else 1.5))
+        cell.PAD = CELL_PAD
         if row == 0:
             cell.set_text_props(fontweight="bold")
     notes = "\n".join(fill(line, 190) for line in strength_lines(results))

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import hsv_to_rgb, to_hex
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from experiment.files import atomic_file
@@ -23,6 +26,57 @@ OKABE_ITO = (
     "#000000",
 )
 """Colours that colour-blind readers can tell apart (Okabe and Ito, 2008)."""
+GOLDEN_RATIO = 0.618034
+"""Hues that are multiples of it apart stay well spaced however many there are."""
+
+
+def spaced_hues(indices: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(N,) numbers of categories → (N, 3) RGB of well spaced hues at alternating lightness."""
+    hues = (indices * GOLDEN_RATIO) % 1.0
+    lightness = np.where(indices % 2, 0.95, 0.65)
+    return hsv_to_rgb(np.stack([hues, np.full(len(indices), 0.75), lightness], axis=1))
+
+
+def behaviour_colour(behaviour: int) -> str:
+    """The colour of a behaviour cluster: the same in every figure, whichever others it shows.
+
+    Black is left for all behaviours together.
+    """
+    coloured = OKABE_ITO[:-1]
+    if behaviour < len(coloured):
+        return coloured[behaviour]
+    return to_hex(spaced_hues(np.array([behaviour]))[0])
+
+
+FAR_SHARE, FAR_SPANS = 0.01, 0.5
+"""Axes end at the extremes, or half a span beyond the quantiles of this share at either end."""
+
+
+def robust_limits(values: Sequence[NDArray[np.floating]]) -> tuple[float, float]:
+    """Limits of an axis that a few far values do not decide.
+
+    Args:
+        values: (N,) of each group on the axis. Each asks for limits of its own, so that a small
+            group is seen as whole as a large one; the wider ones are taken.
+    """
+    ends = []
+    for group in values:
+        low, high = np.quantile(group, [FAR_SHARE, 1.0 - FAR_SHARE])
+        reach = FAR_SPANS * (high - low)
+        ends.append((max(group.min(), low - reach), min(group.max(), high + reach)))
+    lows, highs = zip(*ends, strict=True)
+    low, high = float(min(lows)), float(max(highs))
+    margin = 0.04 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def frame_clouds(axis: Axes, clouds: Sequence[NDArray[np.floating]]) -> int:
+    """Set robust limits around (N, 2) clouds of points; returns how many points lie outside."""
+    limits = [robust_limits([cloud[:, i] for cloud in clouds]) for i in range(2)]
+    axis.set(xlim=limits[0], ylim=limits[1])
+    points = np.concatenate([cloud[:, :2] for cloud in clouds])
+    low, high = np.transpose(limits)
+    return int(((points < low) | (points > high)).any(axis=1).sum())
 
 
 def figure_text(title_size: float = 9) -> AbstractContextManager[None]:
@@ -42,13 +96,24 @@ def save_figures(
     Returns:
         The PNGs, without the contact sheet.
     """
-    pictures = [save_figure(figure, folder / name, dpi) for name, figure in figures]
-    sheet = folder / "contact_sheet.png"
-    with atomic_file(sheet) as path:
-        contact_sheet(pictures, min(columns, len(pictures))).save(path)
+    pictures = draw_pictures(folder, figures, dpi)
+    write_contact_sheet(pictures, folder, columns)
     report.outputs.append(str(folder))
     report.metrics["figures"] = len(pictures)
     return pictures
+
+
+def draw_pictures(folder: Path, figures: Iterable[tuple[str, Figure]], dpi: int) -> list[Path]:
+    """Write figures by name, each as PNG and PDF; returns the PNGs."""
+    return [save_figure(figure, folder / name, dpi) for name, figure in figures]
+
+
+def write_contact_sheet(
+    pictures: Sequence[Path], folder: Path, columns: int = 3, name: str = "contact_sheet"
+) -> None:
+    """Write all pictures, at least one, on one sheet."""
+    with atomic_file(folder / f"{name}.png") as path:
+        contact_sheet(pictures, min(columns, len(pictures))).save(path)
 
 
 def save_figure(figure: Figure, stem: Path, dpi: int) -> Path:

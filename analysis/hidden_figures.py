@@ -10,12 +10,18 @@ import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.colors import BoundaryNorm, ListedColormap, hsv_to_rgb
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from analysis.figure_style import OKABE_ITO, figure_text, save_figures
+from analysis.figure_style import (
+    OKABE_ITO,
+    figure_text,
+    frame_clouds,
+    save_figures,
+    spaced_hues,
+)
 from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
@@ -79,8 +85,13 @@ VARIABLES = (
     Variable("fraction_through", "fraction of episode", "magma"),
     Variable("episode_length", "episode length", "magma"),
     Variable("done", "episode ends here", is_categorical=True),
+    Variable("strongest_factor", "strongest NMF factor", is_categorical=True),
 )
-"""In rows of four, so that the panels with a legend share the last column."""
+"""In rows of four, so that the panels with a legend share the last column. Those that a result file
+has are drawn."""
+GAME_PREFIX, FACTOR_PREFIX = "game ", "factor "
+"""Beginnings of the names of columns that a result file names itself."""
+PANELS_PER_PAGE = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +112,10 @@ class PlotTable:
     num_dynamics_clusters: int = 0
     """Clusters found with changes from step to step included; 0 where there are none."""
     source_names: tuple[str, ...] = SOURCES
+    game: tuple[Variable, ...] = ()
+    """The game's own variables, known of real rollouts."""
+    factors: tuple[Variable, ...] = ()
+    """Factors of the non-negative factorisation."""
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
@@ -119,8 +134,11 @@ class PlotTable:
             "cluster": self.num_clusters,
             "cluster_dynamics": self.num_dynamics_clusters,
             "strongest_component": self.num_components,
+            "strongest_factor": len(self.factors),
             **dict.fromkeys(("done", "ever_done", "source"), 2),
         }
+        if variable.startswith(GAME_PREFIX):
+            return 2
         return counts.get(variable, len(self.action_names))
 
     def category_name(self, variable: str, category: int) -> str:
@@ -129,7 +147,8 @@ class PlotTable:
             return f"{category} {self.action_names[category]}"
         if variable == "source":
             return self.source_names[category]
-        return ("no", "yes")[category] if variable in ("done", "ever_done") else str(category)
+        is_question = variable in ("done", "ever_done") or variable.startswith(GAME_PREFIX)
+        return ("no", "yes")[category] if is_question else str(category)
 
 
 def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Path]:
@@ -154,6 +173,14 @@ def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str,
     yield "explained_variance", draw_explained_variance(dataset)
     for space in spaces:
         yield f"{space}_variables_real", draw_variables(real, space, "real")
+        yield from _pages(
+            f"{space}_game",
+            real,
+            space,
+            real.game,
+            "the game's own variables, grey where there are none",
+        )
+        yield from _pages(f"{space}_factors", real, space, real.factors, "each NMF factor")
     if table.has_simulated:
         yield "overlap", draw_overlap(table)
         simulated = table.of_source("simulated")
@@ -167,6 +194,19 @@ def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str,
     for start in range(0, table.num_clusters, config.clusters_per_page):
         clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
         yield f"clusters_{start:03d}", draw_clusters(real, best, clusters)
+
+
+def _pages(
+    name: str, table: PlotTable, space: str, variables: Sequence[Variable], what: str
+) -> Iterator[tuple[str, Figure]]:
+    """Scatters of real rows by many variables, some on each page."""
+    for start in range(0, len(variables), PANELS_PER_PAGE):
+        page = variables[start : start + PANELS_PER_PAGE]
+        title = (
+            f"Hidden states of real rollouts by {what} ({start + 1} to {start + len(page)} of "
+            f"{len(variables)}), {len(table.rows):,} decisions"
+        )
+        yield f"{name}_{start:03d}", draw_coloured(table, space, page, title)
 
 
 def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTable:
@@ -202,11 +242,54 @@ def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTabl
         if name in picked
     }
     frame["strongest_component"] = np.abs(picked["ica"].values[back]).argmax(axis=1)
+    factors, game = _add_factors(frame, picked, back), _add_game(frame, picked, back)
     frame["episode_return"] = episode_returns(dataset)[rows]
     names = tuple(str(dataset.attrs["action_names"]).split())
     num_clusters, num_components = int(dataset.attrs["num_clusters"]), picked["ica"].shape[1]
-    limits = colour_limits(frame)
-    return PlotTable(frame, spaces, names, num_clusters, num_components, limits)
+    limits = colour_limits(frame, (*VARIABLES, *factors, *game))
+    return PlotTable(
+        frame, spaces, names, num_clusters, num_components, limits, game=game, factors=factors
+    )
+
+
+def _add_factors(
+    frame: pd.DataFrame, picked: xr.Dataset, back: NDArray[np.integer]
+) -> tuple[Variable, ...]:
+    """Add a column for each NMF factor, and for the strongest; none where there is no NMF."""
+    if "nmf" not in picked:
+        return ()
+    values = picked["nmf"].values[back]
+    # In units of each factor's deviation, as their scales mean nothing.
+    scaled = values / np.maximum(values.std(axis=0), np.finfo(np.float32).tiny)
+    frame["strongest_factor"] = scaled.argmax(axis=1)
+    for index, column in enumerate(values.T):
+        frame[f"{FACTOR_PREFIX}{index}"] = column
+    return tuple(
+        Variable(f"{FACTOR_PREFIX}{index}", f"NMF factor {index}")
+        for index in range(values.shape[1])
+    )
+
+
+def _add_game(
+    frame: pd.DataFrame, picked: xr.Dataset, back: NDArray[np.integer]
+) -> tuple[Variable, ...]:
+    """Add a column for each of the game's variables that takes more than one value."""
+    if "game" not in picked:
+        return ()
+    variables = []
+    names, units = picked["game_variable"].values, picked["game_unit"].values
+    for name, unit, column in zip(names, units, picked["game"].values[back].T, strict=True):
+        known = np.unique(column[np.isfinite(column)])
+        if len(known) < 2:
+            continue
+        frame[f"{GAME_PREFIX}{name}"] = column
+        is_binary = bool(np.isin(known, (0.0, 1.0)).all())
+        label = str(name) if is_binary else f"{name} ({unit})"
+        variables.append(
+            Variable(f"{GAME_PREFIX}{name}", label, "viridis", is_categorical=is_binary)
+        )
+    # Legends share the last columns where yes-or-no questions come last.
+    return tuple(sorted(variables, key=lambda variable: variable.is_categorical))
 
 
 def colour_limits(
@@ -220,7 +303,7 @@ def colour_limits(
     limits = {}
     for variable in variables:
         if not variable.is_categorical:
-            by_source = rows.groupby("source")[variable.name]
+            by_source = rows[rows[variable.name].notna()].groupby("source")[variable.name]
             ends = [_single_source_limits(values.to_numpy()) for _, values in by_source]
             lows, highs = zip(*ends, strict=True)
             limits[variable.name] = (min(lows), max(highs))
@@ -250,7 +333,8 @@ def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
 def draw_variables(table: PlotTable, space: str, source: str) -> Figure:
     """Scatter of one space, one panel per variable, each with its own colour bar or legend."""
     title = f"Hidden states of {source} rollouts, {len(table.rows):,} decisions"
-    return draw_coloured(table, space, VARIABLES, title)
+    known = [variable for variable in VARIABLES if variable.name in table.rows]
+    return draw_coloured(table, space, known, title)
 
 
 def draw_coloured(
@@ -260,12 +344,23 @@ def draw_coloured(
     figure, axes = _grid(len(variables), panel_width=3.6)
     for axis, variable in zip(axes, variables, strict=True):
         _draw_variable(axis, table, space, variable)
-    figure.suptitle(title)
+    figure.suptitle(title + _frame_all(axes, table, space))
     return figure
+
+
+def _frame_all(axes: Sequence[Axes], table: PlotTable, space: str) -> str:
+    """Give all panels the same robust limits; returns a word on the points beyond them."""
+    outside = [frame_clouds(axis, [table.spaces[space]]) for axis in axes]
+    return f"; {outside[0]:,} beyond the axes" if outside and outside[0] else ""
 
 
 def _draw_variable(axis: Axes, table: PlotTable, space: str, variable: Variable) -> None:
     values = table.rows[variable.name].to_numpy()
+    is_known = np.isfinite(values)
+    if not is_known.all():
+        _scatter(axis, table.spaces[space][~is_known], c=BACKGROUND)
+        known = {name: places[is_known] for name, places in table.spaces.items()}
+        table, values = replace(table, spaces=known), values[is_known]
     if variable.is_categorical:
         _draw_categories(axis, table, space, variable, values.astype(int))
     else:
@@ -326,10 +421,7 @@ def category_colours(num_categories: int) -> ListedColormap:
         return ListedColormap(list(OKABE_ITO[:num_categories]))
     if num_categories <= 20:
         return ListedColormap(mpl.colormaps["tab20"](np.arange(num_categories)))
-    hues = (np.arange(num_categories) * 0.618034) % 1.0
-    lightness = np.where(np.arange(num_categories) % 2, 0.95, 0.65)
-    hsv = np.stack([hues, np.full(num_categories, 0.75), lightness], axis=1)
-    return ListedColormap(hsv_to_rgb(hsv))
+    return ListedColormap(spaced_hues(np.arange(num_categories)))
 
 
 def draw_overlap(table: PlotTable) -> Figure:
@@ -345,7 +437,8 @@ def draw_overlap(table: PlotTable) -> Figure:
     for axis, (space, pair) in zip(axes, panels, strict=True):
         _scatter(axis, real.spaces[space][:, pair], c=REAL_COLOUR, alpha=0.3)
         _scatter(axis, simulated.spaces[space][:, pair], c=SIMULATED_COLOUR, alpha=0.5)
-        _label(axis, space, "", pair)
+        outside = frame_clouds(axis, [t.spaces[space][:, pair] for t in (real, simulated)])
+        _label(axis, space, f"{outside:,} beyond the axes" if outside else "", pair)
     counts = {"real": len(real.rows), "simulated": len(simulated.rows)}
     handles = [
         Line2D([], [], marker="o", ls="", color=colour, label=f"{name} ({counts[name]:,})")
@@ -404,7 +497,8 @@ def draw_trajectories(
             axis.figure.colorbar(arrows, cax=_beside(axis), label="step")
         axis.plot(*points[0], marker="o", color="black", ms=4, zorder=4)
         _label(axis, space, f"{unit} {trajectory.episode_id} ({len(points)} decisions)")
-    figure.suptitle(f"{what}; the dot is the first decision")
+    beyond = _frame_all(axes, table, space)
+    figure.suptitle(f"{what}; the dot is the first decision{beyond}")
     return figure
 
 
@@ -421,7 +515,10 @@ def draw_clusters(
         _scatter(axis, table.spaces[space][inside], c=[colours(cluster)])
         share = inside.mean()
         _label(axis, space, f"cluster {cluster} (n = {inside.sum():,}, {share:.1%})")
-    figure.suptitle(f"Clusters {clusters[0]} to {clusters[-1]} of {table.num_clusters}, {what}")
+    beyond = _frame_all(axes, table, space)
+    figure.suptitle(
+        f"Clusters {clusters[0]} to {clusters[-1]} of {table.num_clusters}, {what}{beyond}"
+    )
     return figure
 
 
@@ -439,6 +536,11 @@ def draw_explained_variance(dataset: xr.Dataset) -> Figure:
     cumulative.axvline(count, color=SIMULATED_COLOUR, lw=1)
     cumulative.set(xlabel="principal components", ylabel="cumulative % of total variance")
     cumulative.set_title(f"{count} components hold 95 %")
+    is_fitted = dataset["source"].values == 0
+    if "fit_role" in dataset:
+        roles = str(dataset["fit_role"].attrs["flag_meanings"]).split()
+        is_fitted = dataset["fit_role"].values == roles.index("inlier")
+    figure.suptitle(f"Explained variance (n = {is_fitted.sum():,})")
     return figure
 
 

@@ -29,6 +29,7 @@ from analysis.embedding import (
     measure_quality,
 )
 from analysis.factor_count import FactorChoice, choose_factor_count
+from analysis.game_columns import GameColumns, game_columns
 from analysis.results import (
     HIDDEN_ANALYSIS_NAME,
     SOURCES,
@@ -38,6 +39,7 @@ from analysis.results import (
     streamed_results,
 )
 from analysis.rollout_rows import RolloutRows, select_episodes
+from environments.coinrun_variables import SIGHT
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.progress import Progress
@@ -132,6 +134,9 @@ class HiddenAnalysisConfig:
     """Real episodes to analyse."""
     num_generated_samples: int = 200
     """Simulated samples to analyse."""
+    max_distance: float = SIGHT
+    """Game variables of things that are further than so many cells along x or y are left out of
+    the file, as no frame shows them there."""
     projection: Annotated[ProjectionSettings, tyro.conf.arg(name="")] = field(
         default_factory=ProjectionSettings
     )
@@ -199,7 +204,8 @@ def analyse_hidden_states(config: HiddenAnalysisConfig, report: StageReport) -> 
         maps.nmf.save(config.output_dir / NMF_NAME, provenance)
         report.outputs += [str(config.output_dir / NMF_NAME)]
     path = config.output_dir / HIDDEN_ANALYSIS_NAME
-    write_analysis(path, maps, tables, config.rows_per_chunk, provenance)
+    game = game_columns(tables[0].dataset, config.max_distance)
+    write_analysis(path, maps, tables, game, config.rows_per_chunk, provenance)
     report.outputs += [str(path)]
     report.metrics |= _metrics(maps, tables)
     return path
@@ -407,6 +413,7 @@ def write_analysis(
     path: Path,
     maps: HiddenMaps,
     tables: list[RolloutRows],
+    game: GameColumns | None,
     rows_per_chunk: int,
     provenance: Provenance,
 ) -> None:
@@ -416,13 +423,17 @@ def write_analysis(
         path: the result file.
         maps: what was fitted.
         tables: rows of the real and, where there are any, of the simulated rollouts.
+        game: the game's variables that the real ones record, if they do.
         rows_per_chunk: rows held in memory at a time.
         provenance: recorded in the file.
     """
     num_rows = sum(table.num_rows for table in tables)
-    declared = _row_variables(maps, num_rows)
+    declared = _row_variables(maps, game, num_rows)
     progress = Progress(num_rows, "hidden state")
     dataset = _fitted_dataset(maps, tables)
+    if game is not None:
+        labels = {"game_variable": list(game.names), "game_unit": ("game_variable", [*game.units])}
+        dataset = dataset.assign_coords(labels)
     with progress, streamed_results(path, dataset, declared, provenance) as stream:
         start = 0
         for source, table in enumerate(tables):
@@ -430,6 +441,8 @@ def write_analysis(
             for chunk in table.chunks(rows_per_chunk):
                 _write_chunk(stream, start + chunk.start, maps, table, source, chunk)
                 stream.write("unit", start + chunk.start, units[table.episode_index[chunk]])
+                if game is not None:
+                    stream.write("game", start + chunk.start, game.read(table, chunk))
                 progress.advance(count=chunk.stop - chunk.start)
             start += table.num_rows
 
@@ -499,7 +512,9 @@ def _fit_roles(maps: HiddenMaps, chunk: slice) -> NDArray[np.int8]:
     return roles
 
 
-def _row_variables(maps: HiddenMaps, num_rows: int) -> dict[str, StreamedVariable]:
+def _row_variables(
+    maps: HiddenMaps, game: GameColumns | None, num_rows: int
+) -> dict[str, StreamedVariable]:
     def per_row(dtype: type, description: str, **attributes: Any) -> StreamedVariable:
         attributes = {"long_name": description, **attributes}
         return StreamedVariable(("row",), (num_rows,), dtype, attributes)
@@ -531,6 +546,10 @@ def _row_variables(maps: HiddenMaps, num_rows: int) -> dict[str, StreamedVariabl
     }
     if maps.nmf is not None:
         variables["nmf"] = coordinates("nmf_factor", maps.nmf.n_components_, "NMF coordinate")
+    if game is not None:
+        variables["game"] = coordinates(
+            "game_variable", len(game.names), "the game's variable; NaN where it is not known"
+        )
     if maps.embedder is not None:
         variables["embedding"] = coordinates("axis", 2, "two-dimensional embedding")
     return variables

@@ -28,6 +28,8 @@ PRODUCERS = {
     "jacobians": "python analysis/jacobian_analysis_precompute.py",
     "xcorr_and_xcaus": "python xcorr_and_xcaus_plots.py",
     "consistency": "python analysis/dynamics_grads_consistency_plots.py",
+    "act_and_val_weights": "python plot_value_and_action_weights.py",
+    "hx_overlap": "python analysis/show_hx_overlap.py",
     "bottleneck_vec_analysis": "python analysis/bottleneck_vec_analysis_precompute.py",
     "env_h_analysis": "python analysis/env_h_analysis_precompute.py",
     "hidden_analysis": "python analysis/hidden_analysis_precompute.py",

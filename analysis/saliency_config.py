@@ -72,7 +72,7 @@ class DrawingSettings:
     """Which pictures to draw; they can be drawn from saliency.nc at any time."""
 
     num_drawn_samples: int = 20
-    """Draw a PNG strip and an MP4 per target for so many samples."""
+    """Draw a strip, as PNG and PDF, and an MP4 per target for so many samples."""
     drawn_attribution: DrawnAttribution = "gradient"
     """What to draw: the gradient, or the gradient times the frame."""
     fps: float = 4.0
@@ -106,7 +106,7 @@ class SaliencyConfig:
     """Fitted projection that defines hidden directions, made by hidden_analysis_precompute.py; None
     to do without."""
     output_dir: Path = Path("analysis/saliency_results")
-    """Folder for saliency.nc, PNG strips and videos."""
+    """Folder for saliency.nc, strips and videos."""
     sample_ids: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--saliency_sample_ids",))] = (
         "0",
         "to",

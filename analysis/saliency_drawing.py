@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter
 
 POSITIVE_COLOUR = np.array([230.0, 97.0, 1.0])
@@ -19,8 +21,12 @@ BACKGROUND_STRENGTH = 0.55
 STRONGEST_QUANTILE = 0.995
 """Gradients at this quantile of all steps, or beyond, are drawn fully opaque."""
 
+STRIP_DPI = 100
+"""Resolution at which frames are drawn pixel by pixel."""
+
 _MARGIN = 6
 _TEXT_HEIGHT = 18
+_FONT_PIXELS = 12
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def draw_strip(
     gradient: NDArray[np.floating],
     caption: StripCaption,
     scale: int = 2,
-) -> Image.Image:
+) -> Figure:
     """All steps side by side: frames above, saliency below, the target step framed.
 
     Args:
@@ -92,24 +98,31 @@ def draw_strip(
         _MARGIN + num_steps * (width + _MARGIN),
         2 * _TEXT_HEIGHT + 2 * (height + _MARGIN) + _TEXT_HEIGHT,
     )
-    canvas = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(size=12)
-    draw.text((_MARGIN, 2), caption.title, fill="black", font=font)
+    canvas = np.full((size[1], size[0], 3), 255, np.uint8)
+    figure = Figure(figsize=(size[0] / STRIP_DPI, size[1] / STRIP_DPI))
+    axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axis.set_axis_off()
+    _write(axis, (_MARGIN, 2), caption.title)
     for step in range(num_steps):
         left = _MARGIN + step * (width + _MARGIN)
         label = f"step {step}" + (" (target)" if step == caption.target_step else "")
-        draw.text((left, _TEXT_HEIGHT), label, fill="black", font=font)
+        _write(axis, (left, _TEXT_HEIGHT), label)
         for row, images in enumerate(rows):
             top = 2 * _TEXT_HEIGHT + row * (height + _MARGIN)
-            canvas.paste(Image.fromarray(images[step]), (left, top))
+            canvas[top : top + height, left : left + width] = images[step]
         if step == caption.target_step:
-            bottom = 2 * _TEXT_HEIGHT + 2 * height + _MARGIN
-            box = (left - 3, 2 * _TEXT_HEIGHT - 3, left + width + 2, bottom + 2)
-            draw.rectangle(box, outline="black", width=2)
+            corner = (left - 2, 2 * _TEXT_HEIGHT - 2)
+            axis.add_patch(Rectangle(corner, width + 4, 2 * height + _MARGIN + 4, fill=False, lw=2))
+    # One picture, whose pixels are those of the PNG: one for each frame takes ten times as long.
+    extent = (0, size[0], size[1], 0)
+    axis.imshow(canvas, extent=extent, aspect="auto", interpolation="none")
     legend = "orange: brighter pixels raise the target; blue: they lower it"
-    draw.text((_MARGIN, size[1] - _TEXT_HEIGHT), legend, fill="black", font=font)
-    return canvas
+    _write(axis, (_MARGIN, size[1] - _TEXT_HEIGHT), legend)
+    return figure
+
+
+def _write(axis: Axes, place: tuple[int, int], text: str) -> None:
+    axis.text(*place, text, va="top", fontsize=_FONT_PIXELS * 72 / STRIP_DPI)
 
 
 def video_frames(

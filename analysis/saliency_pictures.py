@@ -6,36 +6,46 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from analysis.figure_style import draw_pictures, figure_text, write_contact_sheet
 from analysis.results import read_results
 from analysis.saliency_config import DrawingSettings, DrawnAttribution
-from analysis.saliency_drawing import StripCaption, draw_strip, video_frames
+from analysis.saliency_drawing import STRIP_DPI, StripCaption, draw_strip, video_frames
 from analysis.saliency_file import COMBINED_ID
 from analysis.sample_trust import POOR_TRUST
-from experiment.files import atomic_file
 from rollouts.video import VideoWriter
 
 
 def draw_samples(result: Path, settings: DrawingSettings, folder: Path) -> list[Path]:
-    """Draw strips and videos of the first samples from a result file.
+    """Draw strips, each as PNG and PDF, a contact sheet, and videos of the first samples.
 
     Returns:
         The folders written to.
     """
+    if not settings.num_drawn_samples:
+        return []
     strips, videos = folder / "strips", folder / "videos"
-    with read_results(result, "saliency") as dataset:
-        for index in range(min(settings.num_drawn_samples, dataset.sizes["sample"])):
-            sample = dataset.isel(sample=index)
-            frames = sample["frame"].values
-            for picture in _pictures(sample, settings.drawn_attribution):
-                gradient = _attribution(picture.gradient, frames, settings.drawn_attribution)
-                with atomic_file(strips / f"{picture.name}.png") as path:
-                    draw_strip(frames, gradient, picture.caption).save(path)
-                with VideoWriter(videos / f"{picture.name}.mp4", settings.fps) as video:
-                    for image in video_frames(frames, gradient):
-                        video.write(image)
-    return [strips, videos] if settings.num_drawn_samples else []
+    with read_results(result, "saliency") as dataset, figure_text():
+        drawn = draw_pictures(strips, _strips(dataset, settings, videos), STRIP_DPI)
+    write_contact_sheet(drawn, folder)
+    return [strips, videos]
+
+
+def _strips(
+    dataset: xr.Dataset, settings: DrawingSettings, videos: Path
+) -> Iterator[tuple[str, Figure]]:
+    """Every strip by name; its video is written on the way, as both need the same gradient."""
+    for index in range(min(settings.num_drawn_samples, dataset.sizes["sample"])):
+        sample = dataset.isel(sample=index)
+        frames = sample["frame"].values
+        for picture in _pictures(sample, settings.drawn_attribution):
+            gradient = _attribution(picture.gradient, frames, settings.drawn_attribution)
+            with VideoWriter(videos / f"{picture.name}.mp4", settings.fps) as video:
+                for image in video_frames(frames, gradient):
+                    video.write(image)
+            yield picture.name, draw_strip(frames, gradient, picture.caption)
 
 
 def _attribution(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.figure_style import figure_text, save_figure
+from analysis.figure_style import draw_pictures, figure_text, write_contact_sheet
 from analysis.results import HIDDEN_ANALYSIS_NAME, OVERLAP_NAME, read_results, write_results
 from analysis.state_overlap import (
     NUM_FIGURES,
@@ -20,9 +20,9 @@ from experiment.provenance import collect_provenance
 from experiment.report import StageReport, stage_report
 
 DESCRIPTION = """Draw principal components of real (blue) and simulated (red) hidden states, each
-against the next: OUTPUT_DIR/agent_h_overlap_0 to 4 (.png, .pdf). A classifier says how far the two
-are apart, beside the control of two halves of the real episodes; the numbers go to
-OUTPUT_DIR/hx_overlap.nc. Reads the result of hidden_analysis_precompute.py."""
+against the next: OUTPUT_DIR/agent_h_overlap_0 to 4 (.png, .pdf), and a contact sheet. A classifier
+says how far the two are apart, beside the control of two halves of the real episodes; the numbers
+go to OUTPUT_DIR/hx_overlap.nc. Reads the result of hidden_analysis_precompute.py."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ def show_overlap(config: OverlapConfig, report: StageReport) -> list[Path]:
     write_results(path, overlap_dataset(states, found, control), provenance)
     with read_results(path) as written, figure_text():
         results = written.load()
-        # No contact sheet: the folder's is that of the hidden states.
-        pictures = [
-            save_figure(draw_overlap(results, i), folder / f"agent_h_overlap_{i}", config.dpi)
-            for i in range(min(NUM_FIGURES, results.sizes["pca_component"] - 1))
-        ]
+        count = min(NUM_FIGURES, results.sizes["pca_component"] - 1)
+        figures = ((f"agent_h_overlap_{i}", draw_overlap(results, i)) for i in range(count))
+        pictures = draw_pictures(folder, figures, config.dpi)
+        # A name of its own: the folder may hold the contact sheet of the hidden states too.
+        write_contact_sheet(pictures, folder, name="agent_h_overlap_contact_sheet")
     report.outputs += [str(path), str(folder)]
     report.metrics |= {"roc_area": found.area, "roc_area_of_halves": control.area}
     return pictures

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
+from analysis.figure_style import frame_clouds
 from analysis.probe_targets import ProbeTargets
 from analysis.probes import fit_linear
 from analysis.results import PRODUCERS, SOURCES
@@ -154,11 +155,13 @@ def draw_overlap(results: xr.Dataset, first: int) -> Figure:
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     axis = figure.subplots()
     is_simulated = results["source"].values == 1
+    clouds = []
     for rows, colour, alpha, name in (
         (~is_simulated, REAL_COLOUR, 0.25, "real"),
         (is_simulated, SIMULATED_COLOUR, 0.5, "simulated"),
     ):
         points = results["pca"].values[rows, first : first + 2]
+        clouds.append(points)
         axis.scatter(
             points[:, 0],
             points[:, 1],
@@ -169,7 +172,9 @@ def draw_overlap(results: xr.Dataset, first: int) -> Figure:
             label=f"{name} ({rows.sum():,})",
             rasterized=True,
         )
-    axis.set(xlabel=f"PC {first + 1}", ylabel=f"PC {first + 2}")
+    outside = frame_clouds(axis, clouds)
+    beyond = f" ({outside:,} of {len(is_simulated):,} points beyond the axes)" if outside else ""
+    axis.set(xlabel=f"PC {first + 1}{beyond}", ylabel=f"PC {first + 2}")
     legend = axis.legend(loc="upper right", markerscale=3)
     for handle in legend.legend_handles:
         if handle is not None:

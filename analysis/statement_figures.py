@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.effect_figures import draw_effects
 from analysis.effect_verdict import describe
 from analysis.fidelity_curves import open_axis
-from analysis.figure_style import OKABE_ITO, figure_text, save_figure
+from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.results import (
     INTERVENTION_EFFECTS_NAME,
     STATEMENT_EFFECTS_NAME,
@@ -54,7 +54,7 @@ class StatementPlottingConfig:
     input_dir: Path = Path("analysis/statement_effects")
     """Folder of statement_effects.nc, made by statement_effects_precompute.py."""
     output_dir: Path = Path("analysis/statement_effects_plots")
-    """Folder for the figures, each as PNG and PDF, and the verdicts as text."""
+    """Folder for the figures, each as PNG and PDF, a contact sheet, and the verdicts as text."""
     dpi: int = 130
     """Resolution of PNGs."""
     report: Path | None = None
@@ -74,15 +74,18 @@ def plot_statements(config: StatementPlottingConfig, report: StageReport) -> lis
     ):
         results.load()
         folder = require_writable_folder(config.output_dir, "--output_dir")
-        figures = {"responses": draw_responses(results), "matched": draw_matched(results)}
-        if "agreement" in results:
-            figures["response_agreement"] = draw_agreement(results)
-        pictures = [save_figure(f, folder / name, config.dpi) for name, f in figures.items()]
-        names = intervention_names(results)
-        pictures += [_plot_intervention(config, name, folder) for name in names]
-    report.outputs.append(str(folder))
-    report.metrics["figures"] = len(pictures)
-    return pictures
+        return save_figures(_figures(results, config, folder), folder, config.dpi, report)
+
+
+def _figures(
+    results: xr.Dataset, config: StatementPlottingConfig, folder: Path
+) -> Iterator[tuple[str, Figure]]:
+    yield "responses", draw_responses(results)
+    yield "matched", draw_matched(results)
+    if "agreement" in results:
+        yield "response_agreement", draw_agreement(results)
+    for name in intervention_names(results):
+        yield name, _draw_intervention(config, name, folder)
 
 
 def intervention_names(results: xr.Dataset) -> Iterator[str]:
@@ -91,12 +94,13 @@ def intervention_names(results: xr.Dataset) -> Iterator[str]:
     yield from results.attrs["collapses"].split()
 
 
-def _plot_intervention(config: StatementPlottingConfig, name: str, folder: Path) -> Path:
+def _draw_intervention(config: StatementPlottingConfig, name: str, folder: Path) -> Figure:
+    """The page of a swap or collapse; its verdict as text is written beside."""
     with read_results(config.input_dir / name / INTERVENTION_EFFECTS_NAME) as effects:
         effects.load()
         with atomic_file(folder / f"{name}.md") as path:
             path.write_text(describe(effects) + "\n")
-        return save_figure(draw_effects(effects), folder / name, config.dpi)
+    return draw_effects(effects)
 
 
 def draw_responses(results: xr.Dataset) -> Figure:

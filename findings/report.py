@@ -7,6 +7,7 @@ from typing import Any
 from experiment.errors import UserError
 from experiment.files import atomic_file, require_writable_folder, write_json
 from experiment.report import StageReport
+from findings.attributions import ATTRIBUTIONS_SECTION, attributions_section
 from findings.causes import (
     INTERVENTIONS_SECTION,
     STATEMENTS_SECTION,
@@ -15,12 +16,19 @@ from findings.causes import (
 )
 from findings.chain import ChainFolder, section_or_message
 from findings.document import fill_document
+from findings.drives import DRIVES_SECTION, drives_section
 from findings.encoding import NAME as ENCODING
 from findings.encoding import TITLE as ENCODING_TITLE
 from findings.encoding import encoding_section
 from findings.html import copy_pictures, page_html
 from findings.origin import files_section, subject_section
 from findings.page import Page
+from findings.states import (
+    DYNAMICS_SECTION,
+    STATES_SECTION,
+    dynamics_section,
+    states_section,
+)
 from findings.trust import SALIENCY_SECTION, SIMULATOR_SECTION, saliency_section, simulator_section
 
 TITLE = "What an agent's hidden state encodes, and what causes what"
@@ -30,6 +38,10 @@ MAKERS = {
     INTERVENTIONS_SECTION: interventions_section,
     SIMULATOR_SECTION: simulator_section,
     SALIENCY_SECTION: saliency_section,
+    ATTRIBUTIONS_SECTION: attributions_section,
+    STATES_SECTION: states_section,
+    DYNAMICS_SECTION: dynamics_section,
+    DRIVES_SECTION: drives_section,
 }
 """What makes each section, by its name and title, in the order of the page."""
 

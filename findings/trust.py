@@ -54,7 +54,10 @@ def simulator_section(chain: ChainFolder) -> Section:
         chain.pictures(
             {
                 "fidelity_figures/fidelity_summary.png": "The simulator under recorded actions, by "
-                "horizon, and (last panel) its own samples against reality."
+                "horizon, and (last panel) its own samples against reality.",
+                "sample_trust_figures/sample_trust.png": "Samples that acted on their own, against "
+                "the real environment under the same actions; controls: the last frame repeated "
+                "and the mean frame.",
             }
         ),
         (fidelity_source, trust_source),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agents.checkpoint import load_agent
+from experiment.command_line import load_preset
 from rollouts.store import RolloutDataset
 
 ChainCommand = Callable[[Path], list[str]]
@@ -39,6 +40,23 @@ STAGES = {
     "statement_figures",
     "saliency_trust",
     "saliency_trust_figures",
+    "overlap",
+    "readout_weights",
+    "record_random",
+    "env_h_analysis",
+    "env_h_figures",
+    "bottleneck_analysis",
+    "bottleneck_figures",
+    "sml_analysis",
+    "sml_figures",
+    "target_functions",
+    "target_figures",
+    "sample_trust_figures",
+    "saliency_paths",
+    "integrated_gradients",
+    "attribution_figures",
+    "intervention_effects",
+    "intervention_figures",
 }
 
 
@@ -114,6 +132,13 @@ def test_an_agent_that_is_not_there_is_an_error_before_any_stage(
     assert result.returncode != 0
     assert "AGENT=nowhere: neither `train` nor the folder of an agent" in result.stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_the_demo_leaves_the_further_stages_to_the_report() -> None:
+    demo, report, tiny = (load_preset("chains.yml", name) for name in ("demo", "report", "tiny"))
+    assert demo["further_stages"] == []
+    assert report["further_stages"] == tiny["further_stages"]
+    assert set(report["further_stages"]) < STAGES
 
 
 def descendants(pid: int) -> list[int]:

@@ -9,6 +9,7 @@ from analysis.hidden_figures import (
     PlottingConfig,
     category_colours,
     draw_clusters,
+    draw_coloured,
     draw_variables,
     episode_returns,
     plot_hidden_analysis,
@@ -160,3 +161,54 @@ def test_senseless_numbers_are_refused(plotted_result, tmp_path):
     with pytest.raises(UserError, match="--max_points 0: must be at least 1"):
         plot_hidden_analysis(config, StageReport("figures"))
     assert not config.output_dir.exists()
+
+
+@pytest.fixture
+def known_game(plotted_result):
+    """The result with NMF factors and variables of a game, which simulated rows do not have."""
+    with read_results(plotted_result) as file:
+        dataset = file.load()
+    rng = np.random.default_rng(0)
+    is_real = dataset.source.values == 0
+    game = np.stack(
+        [
+            np.where(is_real, rng.normal(size=len(is_real)), np.nan),
+            np.where(is_real, rng.integers(0, 2, len(is_real)), np.nan),
+            np.where(is_real, 7.0, np.nan),
+        ],
+        axis=1,
+    )
+    # A third of the first variable's values is of things out of sight.
+    game[::3, 0] = np.nan
+    factors = np.zeros((len(is_real), 2))
+    factors[:, 0], factors[::2, 1] = 0.01, 50.0
+    factors[1::2, 0] += 0.02
+    return dataset.assign(
+        game=(("row", "game_variable"), game), nmf=(("row", "nmf_factor"), factors)
+    ).assign_coords(
+        game_variable=["coin_dx", "on_ground", "constant"],
+        game_unit=("game_variable", ["cells", "0 or 1", "1"]),
+    )
+
+
+def test_game_variables_are_drawn_where_they_are_known(known_game):
+    table = read_plot_table(known_game, 10_000, 0)
+    labels = [(variable.label, variable.is_categorical) for variable in table.game]
+    assert labels == [("coin_dx (cells)", False), ("on_ground", True)]
+    real = table.of_source("real")
+    figure = draw_coloured(real, "pca", table.game, "title")
+    first, second = (a for a in figure.axes if "(n =" in a.get_title())
+    known = int(np.isfinite(known_game.game.values[:, 0]).sum())
+    assert first.get_title() == f"coin_dx (cells) (n = {known:,})"
+    unknown, shown = first.collections
+    assert unknown.get_offsets().shape[0] == len(real.rows) - known
+    assert shown.get_offsets().shape[0] == known
+    assert [text.get_text()[:2] for text in second.get_legend().get_texts()] == ["no", "ye"]
+
+
+def test_the_strongest_factor_is_told_by_deviations_not_by_scale(known_game):
+    table = read_plot_table(known_game, 10_000, 0)
+    assert len(table.factors) == 2
+    strongest = table.rows["strongest_factor"].to_numpy()
+    assert set(strongest) == {0, 1}
+    np.testing.assert_array_equal(strongest == 1, table.rows["factor 1"].to_numpy() > 0)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from agents.checkpoint import load_agent, save_agent
 from agents.networks import NetworkConfig, make_policy
 from agents.recorder import record_episodes
 from agents.recording_config import RecordingConfig
-from analysis.effect_figures import EffectPlottingConfig, plot_effects
+from analysis.effect_figures import EffectPlottingConfig, draw_effects, plot_effects
 from analysis.effect_names import World
 from analysis.effect_predictions import differentiate
 from analysis.effect_recording import (
@@ -246,3 +247,11 @@ def test_page_is_drawn_from_the_file(chain, read_effects, tmp_path: Path) -> Non
     assert picture.stat().st_size > 10_000
     text = (picture.parent / "verdict.md").read_text()
     assert "value, real" in text
+    # No cell of the table runs over the next one, or over the edge of the page.
+    figure = draw_effects(read_effects)
+    FigureCanvasAgg(figure).draw()
+    (table,) = (t for axis in figure.axes for t in axis.tables)
+    for cell in table.get_celld().values():
+        room, words = cell.get_window_extent(), cell.get_text().get_window_extent()
+        assert words.x1 <= room.x1
+        assert words.x0 >= room.x0

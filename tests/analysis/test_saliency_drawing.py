@@ -57,6 +57,12 @@ def test_stronger_gradients_never_wrap_around():
 def test_strips_and_videos_show_every_step(spot_gradient):
     frames = np.zeros((3, 12, 12, 3), np.uint8)
     strip = draw_strip(frames, spot_gradient, StripCaption("title", 1), scale=4)
-    assert strip.width >= 3 * 48
+    words = [text.get_text() for text in strip.axes[0].texts]
+    assert words[:4] == ["title", "step 0", "step 1 (target)", "step 2"]
+    (canvas,) = (image.get_array() for image in strip.axes[0].images)
+    assert canvas is not None
+    # Six black or grey tiles of 48 × 48 pixels on white; spots are orange and blue.
+    is_tile = (np.asarray(canvas) < 255).any(axis=-1)
+    assert is_tile.sum() == 6 * 48 * 48
     pictures = list(video_frames(frames, spot_gradient, scale=4))
     assert [picture.shape for picture in pictures] == [(48, 96, 3)] * 3

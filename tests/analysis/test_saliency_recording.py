@@ -212,11 +212,13 @@ def test_combined_samples_give_one_result(saliency_config, simulated_chain, tmp_
 
 def test_pictures_and_provenance(saliency, saliency_config, simulated_chain):
     dataset, report = saliency
-    strips = sorted((saliency_config.output_dir / "strips").iterdir())
+    strips = sorted((saliency_config.output_dir / "strips").glob("*.png"))
     videos = sorted((saliency_config.output_dir / "videos").iterdir())
     # Seven targets, value_delta at one step only, with and without the environment gradient.
     assert len(strips) == len(videos) == 2 * (7 * 2 - 1)
     assert all(path.name.startswith("sample_00001_") for path in strips)
+    assert all(path.with_suffix(".pdf").is_file() for path in strips)
+    assert (saliency_config.output_dir / "contact_sheet.png").is_file()
     with Image.open(strips[0]) as strip:
         assert strip.width > 5 * 64
     assert {"agent", "simulator", "generated_dataset", "projection_data"} == set(

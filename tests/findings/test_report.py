@@ -75,7 +75,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(
     results: Path, tmp_path: Path
 ) -> None:
     page = written(results, tmp_path)
-    for section in ("encoding", "statements", "interventions", "simulator"):
+    for section in ("encoding", "statements", "interventions", "simulator", "states", "drives"):
         assert build_page(results).section(section).missing  # type: ignore[union-attr]
     assert "make it with: python analysis/probe_analysis_precompute.py" in page
     assert not build_page(results).section("saliency").missing  # type: ignore[union-attr]

@@ -1,0 +1,146 @@
+"""Summaries of saliency where paths, methods and what integrals miss are planted."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from analysis.attribution_figures import AttributionPlottingConfig, plot_attributions
+from analysis.attribution_summary import (
+    convergence,
+    mean_over_samples,
+    method_agreement,
+    path_norms,
+)
+from analysis.results import write_results
+from experiment.errors import UserError
+from experiment.provenance import collect_provenance
+from experiment.report import StageReport
+
+PATHS = ("passed", "cut", "only", "neither", "mixed")
+SIZES = {"passed": 4.0, "cut": 3.0, "only": 2.0, "neither": 0.5, "mixed": 1.0}
+TARGETS = ("value", "action")
+NUM_SAMPLES, NUM_STEPS, TARGET_STEP, SIDE = 3, 4, 2, 4
+BASELINES = ("black", "mean")
+
+
+def gradient_dims(*of_source):
+    return ("sample", "environment_gradient", "target", "target_step", "step", *of_source)
+
+
+def planted(paths, rng):
+    """Gradients whose every number is plus or minus the size of its path; none after the target."""
+    is_before = np.arange(NUM_STEPS) <= TARGET_STEP
+    size = np.array([SIZES[path] for path in paths])[:, None, None, None] * is_before
+
+    def of(*source):
+        # The same signs on every path, which differ between samples.
+        signs = rng.choice([-1.0, 1.0], (NUM_SAMPLES, 1, len(TARGETS), 1, NUM_STEPS, *source))
+        return (signs * size.reshape(*size.shape, *[1] * len(source))).astype(np.float32)
+
+    frame = ("height", "width", "channel")
+    return xr.Dataset(
+        {
+            "gradient_frame": (gradient_dims(*frame), of(SIDE, SIDE, 3)),
+            "gradient_agent_state": (gradient_dims("state_unit"), of(5)),
+            "gradient_env_deter": (gradient_dims("deter_unit"), of(6)),
+            "frame": (
+                ("sample", "step", *frame),
+                np.full((NUM_SAMPLES, NUM_STEPS, SIDE, SIDE, 3), 51, np.uint8),
+            ),
+        },
+        coords={
+            "environment_gradient": list(paths),
+            "target": list(TARGETS),
+            "target_step": [TARGET_STEP],
+        },
+    )
+
+
+@pytest.fixture
+def by_path():
+    return planted(PATHS, np.random.default_rng(0))
+
+
+@pytest.fixture
+def integrated():
+    """Integrals that equal a third of the gradient, and miss 2% over frames, 0.5% over latents."""
+    results = planted(("cut",), np.random.default_rng(1))
+    gradient = results["gradient_frame"].isel(environment_gradient=0)
+    integral = (gradient / 3.0).expand_dims(baseline=list(BASELINES))
+    results["integrated_frame"] = integral.transpose("sample", "baseline", ...)
+    table = (NUM_SAMPLES, len(BASELINES), len(TARGETS), 1)
+    dims = ("sample", "baseline", "target", "target_step")
+    results["integrated_frame_difference"] = (dims, np.full(table, -2.0))
+    results["integrated_frame_delta"] = (dims, np.full(table, 0.04))
+    latent = ("sample", "target", "target_step")
+    results["integrated_latent_difference"] = (latent, np.full((NUM_SAMPLES, 2, 1), 1.0))
+    results["integrated_latent_delta"] = (latent, np.full((NUM_SAMPLES, 2, 1), -0.005))
+    return results
+
+
+def test_norms_and_shares_are_those_of_the_planted_paths(by_path):
+    norms = path_norms(by_path)
+    assert norms.norm.shape == (NUM_SAMPLES, 3, len(PATHS), len(TARGETS), TARGET_STEP + 1)
+    for index, path in enumerate(norms.paths):
+        np.testing.assert_allclose(norms.norm[:, :, index], SIZES[path])
+        np.testing.assert_allclose(norms.shares()[:, :, index], SIZES[path] / SIZES["passed"])
+
+
+def test_methods_that_are_multiples_agree_and_other_samples_do_not(integrated):
+    agreement = method_agreement(integrated)
+    assert agreement.methods == (
+        "gradient",
+        "gradient × input",
+        "integrated, black",
+        "integrated, mean",
+    )
+    # All frames are of one grey, so gradient times input is a multiple of the gradient too.
+    np.testing.assert_allclose(agreement.same, 1.0, atol=1e-6)
+    assert np.abs(agreement.other).max() < 0.6
+
+
+def test_what_integrals_miss_is_a_share_of_the_difference(integrated):
+    missed = {kind.name: kind.missed for kind in convergence(integrated)}
+    assert set(missed) == {"frames, black", "frames, mean", "latent, mean"}
+    np.testing.assert_allclose(missed["frames, black"], 0.02)
+    np.testing.assert_allclose(missed["latent, mean"], 0.005)
+
+
+def test_means_leave_out_what_is_not_known_and_lie_in_their_intervals():
+    values = np.random.default_rng(0).normal(3.0, 1.0, (200, 2))
+    values[5:, 1] = np.nan
+    mean = mean_over_samples(values, 500, 0)
+    np.testing.assert_allclose(mean.value, np.nanmean(values, axis=0))
+    assert (mean.lower < mean.value).all()
+    assert (mean.value < mean.upper).all()
+    # The standard error of 200 draws is about 0.07.
+    assert mean.upper[0] - mean.lower[0] == pytest.approx(4 * 0.07, rel=0.2)
+
+
+def test_files_that_lack_what_is_compared_are_refused(by_path, integrated):
+    with pytest.raises(UserError, match=r"expected all of .*; make them with: .* --split_paths"):
+        path_norms(by_path.sel(environment_gradient=["passed", "cut"]))
+    with pytest.raises(UserError, match="target step is 0"):
+        path_norms(by_path.assign_coords(target_step=[0]))
+    with pytest.raises(UserError, match="no integrated gradients over frames"):
+        method_agreement(by_path)
+    with pytest.raises(UserError, match="add --no-env_grads"):
+        method_agreement(integrated.assign_coords(environment_gradient=["passed"]))
+    with pytest.raises(UserError, match="1 sample; at least 2"):
+        method_agreement(integrated.isel(sample=[0]))
+
+
+@pytest.mark.medium
+def test_figures_are_drawn_from_the_files_alone(by_path, integrated, tmp_path):
+    for name, results in (("paths", by_path), ("integrated", integrated)):
+        provenance = collect_provenance({}, 0, {})
+        write_results(tmp_path / name / "saliency.nc", results, provenance)
+    config = AttributionPlottingConfig(
+        tmp_path / "paths", tmp_path / "integrated", tmp_path / "figures", 50, dpi=40
+    )
+    pictures = plot_attributions(config, StageReport("attribution_figures"))
+    assert {path.stem for path in pictures} == {
+        *("paths_frame", "paths_agent_state", "paths_environment_state", "path_shares"),
+        *("convergence", "method_agreement"),
+    }
+    assert (tmp_path / "figures" / "contact_sheet.png").is_file()
