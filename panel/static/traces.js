@@ -61,9 +61,7 @@ export class Traces {
       displayModeBar: false,
       responsive: false,
     });
-    showScale(document.getElementById("action-legend"), {
-      title: "probability", numbers: ["0", "0.25", "1"], colours: probabilityColours(),
-    });
+    this.#showLegend();
     this.cursor.setLength(this.sample.entry.length);
   }
 
@@ -237,6 +235,16 @@ export class Traces {
     const labels = Math.min(this.#shownActions().length, MAX_LABELLED) * LABEL_HEIGHT * textScale();
     const height = margin.t + margin.b + labels / rowDomains(this.#shownRows()).y3[1];
     this.box.style.setProperty("--labelled-height", `${Math.ceil(height)}px`);
+  }
+
+  /** Written anew in another theme only. */
+  #showLegend() {
+    const colours = probabilityColours();
+    if (colours === this.legendColours) return;
+    this.legendColours = colours;
+    showScale(document.getElementById("action-legend"), {
+      title: "probability", numbers: ["0", "0.25", "1"], colours,
+    });
   }
 
   #size() {
