@@ -32,6 +32,7 @@ from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_flags
 from experiment.errors import require_at_least, run_entry_point
 from experiment.provenance import collect_provenance
+from panel.rollout_source import TABLES_PER_ANSWER
 from rollouts.schema import DatasetMetadata, SimulatedDims
 from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import EpisodeInfo, Rollout
@@ -51,6 +52,7 @@ SCATTER_COLUMNS = (
     "step",
 )
 OPENED_SAMPLES, OPENED_IN_PAGE = 50, 20
+EPISODES_OF_RECORDING, AGAIN = 4, 5
 PROJECT = Path(__file__).parents[1]
 CHROMIUM = Path("/usr/bin/chromium")
 VIEWPORT: "ViewportSize" = {"width": 1920, "height": 1080}
@@ -110,6 +112,8 @@ class Config:
     """Simulated samples of 10 to 200 steps."""
     num_points: tuple[int, ...] = (100_000, 1_000_000)
     """Rows of the analyses, one analysis each."""
+    num_recordings: int = 240
+    """Small recordings in a folder of their own, as tests of interventions leave them."""
     num_readers: int = 50
     """Readers at once, each with a connection of its own."""
     browser: bool = True
@@ -131,7 +135,7 @@ class Panel:
 def main() -> None:
     """Entry point."""
     config = parse_flags(Config, "Measure how quickly the panel answers, and in how much memory.")
-    require_at_least(config, "num_samples", "num_readers")
+    require_at_least(config, "num_samples", "num_recordings", "num_readers")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         samples = write_samples(folder / "samples", config.num_samples)
@@ -139,6 +143,10 @@ def main() -> None:
             write_analysis(folder / f"points_{num_points}", samples, num_points)
         with serve(folder) as panel:
             measure(panel, config)
+    with tempfile.TemporaryDirectory() as name:
+        write_recordings(Path(name), config.num_recordings)
+        with serve(Path(name)) as panel:
+            measure_catalogue(panel, config.num_recordings)
 
 
 def measure(panel: Panel, config: Config) -> None:
@@ -167,6 +175,25 @@ def measure(panel: Panel, config: Config) -> None:
     else:
         print(f"the page is not measured: {CHROMIUM} is missing or --no-browser was given")
     report("memory of the server", peak_memory(panel.process_id), "MiB", at_most=500)
+
+
+def measure_catalogue(panel: Panel, num_recordings: int) -> None:
+    """How long a page waits for the list of many datasets, the first time and later."""
+    name = f"list of {num_recordings} datasets"
+    for times, title in ((1, f"{name}, first"), (AGAIN, f"{name}, again, median")):
+        seconds = [time_list(panel.client) for _ in range(times)]
+        report(title, statistics.median(seconds), "s")
+
+
+def time_list(client: httpx.Client) -> float:
+    """Seconds until catalogue and episode tables have arrived, asked for as by the page."""
+    start = time.perf_counter()
+    catalogue = client.get("api/catalogue").raise_for_status().json()
+    ids = [entry["id"] for entry in catalogue["datasets"]]
+    for part in range(0, len(ids), TABLES_PER_ANSWER):
+        asked = ",".join(ids[part : part + TABLES_PER_ANSWER])
+        fetch(client, f"api/episodes?datasets={asked}")
+    return time.perf_counter() - start
 
 
 def time_sample(client: httpx.Client, base: str, sample: int) -> float:
@@ -311,8 +338,14 @@ def peak_memory(process_id: int) -> float:
     return read_number(Path(f"/proc/{process_id}/status"), "VmHWM") / 1024
 
 
-def write_samples(folder: Path, num_samples: int) -> RolloutDataset:
-    """Simulated samples of generated content."""
+def write_recordings(folder: Path, num_recordings: int) -> None:
+    """Datasets of a few episodes each."""
+    for recording in tqdm(range(num_recordings), desc="recordings", disable=None):
+        write_samples(folder / f"recording_{recording}", EPISODES_OF_RECORDING, is_shown=False)
+
+
+def write_samples(folder: Path, num_samples: int, is_shown: bool = True) -> RolloutDataset:
+    """Simulated samples of generated content, with a bar of progress if that `is_shown`."""
     environment = EnvironmentSpec(
         adapter="fake",
         name="generated",
@@ -331,8 +364,9 @@ def write_samples(folder: Path, num_samples: int) -> RolloutDataset:
         num_actions=NUM_ACTIONS,
         simulated=SimulatedDims(deter_dim=16, num_categoricals=4, num_classes=8, latent_dim=8),
     )
+    hide = None if is_shown else True
     with RolloutWriter(folder, metadata) as writer:
-        for sample in tqdm(range(num_samples), desc="samples", unit="sample", disable=None):
+        for sample in tqdm(range(num_samples), desc="samples", unit="sample", disable=hide):
             writer.write(make_sample(sample))
     return RolloutDataset(folder)
 

@@ -31,6 +31,8 @@ ROW_VARIABLES = (
     "behaviour",
     "purity",
 )
+LAYOUT_SECTIONS = ("layout", "clusters")
+"""Sections of a command's configuration that may name the method of the embedding."""
 REQUIRED_VARIABLES = ("source", "episode_id", "step")
 
 
@@ -70,7 +72,16 @@ class AnalysisSource(ResultSource):
             "coordinate_sets": sets,
             "columns": columns,
             "source_names": self.source_names,
+            "embedding_method": self._embedding_method,
         }
+
+    @property
+    def _embedding_method(self) -> str | None:
+        """Name of the layout's method, as the command was told it; None where nothing says."""
+        config = self.provenance.get("config", {})
+        sections = (config, *(config.get(name, {}) for name in LAYOUT_SECTIONS))
+        methods = (one.get("embedding") for one in sections if isinstance(one, dict))
+        return next((method for method in methods if isinstance(method, str)), None)
 
     def column(self, name: str, component: int | None) -> NDArray:
         """(rows,) one variable, or one component of a coordinate set.

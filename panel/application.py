@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -44,13 +44,22 @@ from panel.page_files import (
     takes_gzip,
 )
 from panel.probe_source import ProbeSource
-from panel.rollout_source import MAX_FRAMES_PER_REQUEST, RolloutSource, UnknownItemError
+from panel.rollout_source import (
+    MAX_FRAMES_PER_REQUEST,
+    TABLES_PER_ANSWER,
+    RolloutSource,
+    UnknownItemError,
+    joined_tables,
+)
 from panel.saliency_source import SaliencySource
 from panel.security import ReadOnlyGuard
 from panel.training_source import TrainingSource
 from panel.trust_source import TrustSource
 
 ItemId = Annotated[str, PathParameter(pattern="^[0-9a-f]{16}$")]
+DatasetIds = Annotated[
+    str, Query(pattern=rf"^[0-9a-f]{{16}}(,[0-9a-f]{{16}}){{0,{TABLES_PER_ANSWER - 1}}}$")
+]
 EpisodeId = Annotated[int, PathParameter(ge=0, lt=2**31)]
 Position = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -129,6 +138,7 @@ def make_application(
     application.add_exception_handler(UnknownItemError, _answer_unknown)
     application.add_exception_handler(DamagedItemError, _answer_damaged)
     application.add_exception_handler(RequestValidationError, _answer_invalid)
+    application.add_exception_handler(404, _answer_absent)
     _add_page(application)
     _add_catalogue(application, catalogue)
     _add_rollouts(application, catalogue)
@@ -178,6 +188,13 @@ def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
         content = {**catalogue.describe(), "version": metadata.version("dreamscope")}
         return PlainAnswer(content, headers={"cache-control": "no-store"})
 
+    @application.get("/api/progress", responses=ERROR_ANSWERS)
+    def progress() -> PlainAnswer:
+        """How many files there are, and how many were opened; the first catalogue waits for all."""
+        found = catalogue.count()
+        content = {"found": found.datasets + found.results, "opened": found.opened}
+        return PlainAnswer(content, headers={"cache-control": "no-store"})
+
     @application.get("/api/items/{item_id}/provenance", responses=ERROR_ANSWERS)
     def provenance(item_id: ItemId) -> PlainAnswer:
         """Command, configuration, code version and input hashes of any item."""
@@ -186,6 +203,18 @@ def _add_catalogue(application: FastAPI, catalogue: Catalogue) -> None:
 
 def _add_rollouts(application: FastAPI, catalogue: Catalogue) -> None:
     items = _Items(catalogue)
+
+    @_arrays_route(application, "/api/episodes")
+    def episode_tables(request: Request, datasets: DatasetIds) -> Response:
+        """Container of the episode tables of several datasets, comma-separated; each array is
+        called `DATASET/COLUMN`. A folder may hold hundreds of recordings of few episodes each."""
+        sources = {name: catalogue.open_as(name, RolloutSource) for name in datasets.split(",")}
+        content_hash = " ".join(source.content_hash for source in sources.values())
+        return _answer_arrays(
+            request,
+            content_hash,
+            lambda: joined_tables({name: one.episode_table() for name, one in sources.items()}),
+        )
 
     @_arrays_route(application, "/api/datasets/{item_id}/episodes")
     def episode_table(request: Request, item_id: ItemId) -> Response:
@@ -385,26 +414,37 @@ class _Items:
         source_type: type[SourceType],
         read: Callable[[SourceType], dict[str, Any]],
     ) -> Response:
-        """Arrays that `read` takes from an item, opened as a source of one type.
-
-        The entity tag is made of the content's hash and the address asked for: a client that has
-        the arrays already gets 304 without a file being read. The tag is weak, since the same
-        arrays may travel compressed or not.
-        """
+        """Arrays that `read` takes from an item, opened as a source of one type."""
         source = self.catalogue.open_as(item_id, source_type)
-        address = f"{source.content_hash} {request.url.path}?{request.url.query}"
-        tag = f'W/"{hashlib.sha256(address.encode()).hexdigest()[:32]}"'
-        headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
-        if tag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        with _READING:
+
+        def read_named() -> dict[str, Any]:
             with _named_damage(self.catalogue.item(item_id)):
-                content = encode_arrays(read(source))
-            if takes_gzip(request.headers) and _is_compressible(content):
-                # Here and not on the way, so that only so many answers are held uncompressed.
-                content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
-                headers["content-encoding"] = "gzip"
-        return ArraysAnswer(content, headers=headers)
+                return read(source)
+
+        return _answer_arrays(request, source.content_hash, read_named)
+
+
+def _answer_arrays(
+    request: Request, content_hash: str, read: Callable[[], dict[str, Any]]
+) -> Response:
+    """Arrays that `read` returns.
+
+    The entity tag is made of the content's hash and the address asked for: a client that has
+    the arrays already gets 304 without a file being read. The tag is weak, since the same
+    arrays may travel compressed or not.
+    """
+    address = f"{content_hash} {request.url.path}?{request.url.query}"
+    tag = f'W/"{hashlib.sha256(address.encode()).hexdigest()[:32]}"'
+    headers = {"etag": tag, "cache-control": "private, no-cache", "vary": "Accept-Encoding"}
+    if tag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    with _READING:
+        content = encode_arrays(read())
+        if takes_gzip(request.headers) and _is_compressible(content):
+            # Here and not on the way, so that only so many answers are held uncompressed.
+            content = gzip.compress(content, COMPRESSION_LEVEL, mtime=0)
+            headers["content-encoding"] = "gzip"
+    return ArraysAnswer(content, headers=headers)
 
 
 @contextmanager
@@ -425,6 +465,10 @@ def _is_compressible(content: bytes) -> bool:
 
 def _answer_unknown(_: Request, error: Exception) -> PlainAnswer:
     return PlainAnswer({"detail": str(error)}, 404, {"cache-control": "no-store"})
+
+
+def _answer_absent(_: Request, error: Exception) -> PlainAnswer:
+    return PlainAnswer({"detail": "nothing lies at this address; the page itself is at /"}, 404)
 
 
 def _answer_damaged(_: Request, error: Exception) -> PlainAnswer:

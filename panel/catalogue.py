@@ -109,6 +109,8 @@ KINDS = {
     "cards": CARD_FILES,
 }
 """Lists of the catalogue, and the names of the files they are made of; a file can be in two."""
+WORKING_FOLDER, REPORT_FOLDER = "runs", "reports"
+"""Of a chain, beside the outputs of its stages; see the `Snakefile`."""
 
 
 class DamagedItemError(Exception):
@@ -132,19 +134,23 @@ class ItemCounts:
 
     datasets: int
     results: int
+    opened: int
+    """Of both, those that have been read already."""
 
 
 @dataclass
 class _Opened:
     fingerprint: str
     source: Source
+    description: dict[str, Any] | None = None
+    """None until someone asks for it."""
 
 
 class Catalogue:
     """Finds items below some folders and opens them when they are asked for.
 
     `describe` looks again, so that a reload of the page shows what was made meanwhile; an item
-    whose files have not changed stays open.
+    whose files have not changed stays open, and what was read to describe it is not read again.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -161,7 +167,7 @@ class Catalogue:
         errors: list[dict[str, str]] = []
         for item in list(self._items.values()):
             try:
-                content = self.open(item.id).describe()
+                content = self._describe(item.id)
             except DamagedItemError as error:
                 errors.append({"label": item.label, "error": str(error)})
                 continue
@@ -217,6 +223,15 @@ class Catalogue:
 
     def open(self, item_id: str) -> Source:
         """Open an item by id; raises as `open_as`."""
+        return self._open(item_id).source
+
+    def _describe(self, item_id: str) -> dict[str, Any]:
+        opened = self._open(item_id)
+        if opened.description is None:
+            opened.description = opened.source.describe()
+        return opened.description
+
+    def _open(self, item_id: str) -> _Opened:
         item = self._items.get(item_id)
         if item is None:
             raise UnknownItemError("nothing has that id; reload the page to see what there is now")
@@ -229,7 +244,7 @@ class Catalogue:
             except READ_ERRORS as error:
                 raise DamagedItemError(describe_damage(item, error)) from error
             self._opened[item_id] = opened
-            return opened.source
+            return opened
 
     def provenance(self, item_id: str) -> dict[str, Any]:
         """Where an item comes from, with the hash of its own content where that is cheap.
@@ -252,8 +267,10 @@ class Catalogue:
 
     def count(self) -> ItemCounts:
         """How many items there are, readable or not."""
-        datasets = sum(item.path.name == DATASET_FILE for item in self._items.values())
-        return ItemCounts(datasets, len(self._items) - datasets)
+        # Without the lock, which is held as long as a file is being opened.
+        items, opened = self._items, self._opened.copy()
+        datasets = sum(item.path.name == DATASET_FILE for item in items.values())
+        return ItemCounts(datasets, len(items) - datasets, len(items.keys() & opened.keys()))
 
     def item(self, item_id: str) -> Item:
         """The item of an id that was opened before."""
@@ -274,10 +291,27 @@ def describe_damage(item: Item, error: BaseException) -> str:
 
 def _items_below(folder: Path) -> list[Item]:
     items = []
-    for parent, folders, files in os.walk(folder):
+    for name, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        items += [_item(Path(parent) / name, folder) for name in OPENERS if name in files]
+        if found := [file for file in OPENERS if file in files]:
+            parent = Path(name)
+            # Of a training the log is nowhere else.
+            kept = TRAINING_FILES if _is_left_over(parent.relative_to(folder), folder) else found
+            items += [_item(parent / file, folder) for file in found if file in kept]
     return items
+
+
+def _is_left_over(inside: Path, folder: Path) -> bool:
+    """Whether this place below `folder` is the working folder of a finished stage of a chain.
+
+    Its results lie beside it as the stage's output, where it has moved or copied them.
+    """
+    if WORKING_FOLDER not in inside.parts[:-1]:
+        return False
+    position = inside.parts.index(WORKING_FOLDER)
+    stage = inside.parts[position + 1].partition("-")[0]
+    chain = folder.joinpath(*inside.parts[:position])
+    return (chain / REPORT_FOLDER / f"{stage}.json").is_file()
 
 
 def _item(path: Path, folder: Path) -> Item:

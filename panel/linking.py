@@ -1,6 +1,6 @@
 """Which dataset the rows of a result file belong to, and which datasets belong together."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -69,25 +69,40 @@ def link_datasets(datasets: Iterable[dict[str, Any]], kinships: Mapping[str, Kin
         kinships: by id.
     """
     datasets = list(datasets)
+    kinship_of = {entry["id"]: kinships[entry["id"]] for entry in datasets}
+    twin_of = {entry["id"]: _twin_label(entry, kinship_of[entry["id"]]) for entry in datasets}
+    by_label = _ids_by(datasets, lambda entry: entry["label"])
+    by_twin = _ids_by(datasets, lambda entry: twin_of[entry["id"]])
+    by_identity = _ids_by(datasets, lambda entry: kinship_of[entry["id"]].identity)
+    by_replayed = _ids_by(datasets, lambda entry: kinship_of[entry["id"]].replayed_identity)
+    by_hash = _ids_by(datasets, lambda entry: entry["hash"])
     for entry in datasets:
-        own = kinships[entry["id"]]
-        others = [other for other in datasets if other is not entry]
-        beside = (PurePosixPath(entry["label"]).parent / own.twin_name).as_posix()
-        entry["relations"] = {
-            "twin": [o["id"] for o in others if own.twin_name and o["label"] == beside],
-            "intervened": [
-                o["id"]
-                for o in others
-                if (name := kinships[o["id"]].twin_name)
-                and (PurePosixPath(o["label"]).parent / name).as_posix() == entry["label"]
-            ],
-            "reality": [
-                o["id"] for o in others if kinships[o["id"]].replayed_identity == own.identity
-            ],
-            "replayed": [
-                o["id"]
-                for o in others
-                if own.replayed_identity and kinships[o["id"]].identity == own.replayed_identity
-            ],
-            "source": [o["id"] for o in others if own.source_hash == o["hash"]],
+        own = kinship_of[entry["id"]]
+        found = {
+            "twin": by_label.get(twin_of[entry["id"]], []),
+            "intervened": by_twin.get(entry["label"], []),
+            "reality": by_replayed.get(own.identity, []),
+            "replayed": by_identity.get(own.replayed_identity, []),
+            "source": by_hash.get(own.source_hash, []),
         }
+        entry["relations"] = {
+            kind: [other for other in ids if other != entry["id"]] for kind, ids in found.items()
+        }
+
+
+def _twin_label(entry: dict[str, Any], kinship: Kinship) -> str:
+    """Label of the recording without the intervention, which lies beside; empty for none."""
+    if not kinship.twin_name:
+        return ""
+    return (PurePosixPath(entry["label"]).parent / kinship.twin_name).as_posix()
+
+
+def _ids_by(
+    datasets: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], str]
+) -> dict[str, list[str]]:
+    """Ids of the datasets by a key; those whose key is empty are left out."""
+    found: dict[str, list[str]] = {}
+    for entry in datasets:
+        if name := key(entry):
+            found.setdefault(name, []).append(entry["id"])
+    return found

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.datastructures import Headers
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from panel.bundle import imported_modules
@@ -17,6 +17,7 @@ PAGE = STATIC_FOLDER / "index.html"
 ENTRY_MODULE = "main.js"
 LIVE_SCRIPT = f'<script src="static/{ENTRY_MODULE}" type="module"></script>'
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+ABSENT = JSONResponse({"detail": "the page has no file of that name"}, 404)
 COMPRESSION_LEVEL = 1
 """The quickest: most answers travel no further than to this machine."""
 
@@ -51,7 +52,7 @@ class PageFiles:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         path = self._files.get(scope["path"].removeprefix(self._prefix))
-        response = Response(status_code=404) if path is None else self._answer(path, scope)
+        response = ABSENT if path is None else self._answer(path, scope)
         await response(scope, receive, send)
 
     def _answer(self, path: Path, scope: Scope) -> Response:

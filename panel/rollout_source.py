@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from rollouts.store import RolloutDataset
 
 MAX_FRAMES_PER_REQUEST = 512
 MAX_FRAME_BYTES_PER_REQUEST = 8 * 2**20
+TABLES_PER_ANSWER = 100
+"""As many as panel/static/api.js asks for at once: their ids fit into one address."""
 STEP_FIELDS_SHOWN = (
     "value",
     "reward",
@@ -27,6 +30,7 @@ STEP_FIELDS_SHOWN = (
 )
 INITIALISATIONS = ("real", "informed", "random", "interpolated", "given", "branched")
 """Codes of the column `initialisation` of the episode table are positions in this tuple."""
+UNKNOWN_CODE = 255
 TABLE_COLUMNS = (
     "episode_id",
     "length",
@@ -145,6 +149,15 @@ class RolloutSource:
         return values
 
 
+def joined_tables(tables: Mapping[str, Mapping[str, NDArray]]) -> dict[str, NDArray]:
+    """Episode tables of several datasets, by name, as arrays called `NAME/COLUMN`."""
+    return {
+        f"{name}/{column}": values
+        for name, table in tables.items()
+        for column, values in table.items()
+    }
+
+
 def _kinship(metadata: DatasetMetadata) -> Kinship:
     config, inputs = (metadata.provenance.get(name, {}) for name in ("config", "inputs"))
     return Kinship(
@@ -156,5 +169,6 @@ def _kinship(metadata: DatasetMetadata) -> Kinship:
 
 
 def _initialisation_codes(episodes: pd.DataFrame) -> NDArray[np.uint8]:
-    codes = pd.Categorical(episodes["initialisation"], categories=list(INITIALISATIONS)).codes
-    return np.asarray(codes).astype(np.uint8)
+    codes = {name: code for code, name in enumerate(INITIALISATIONS)}
+    found = (codes.get(name, UNKNOWN_CODE) for name in episodes["initialisation"])
+    return np.fromiter(found, np.uint8, len(episodes))

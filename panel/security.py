@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from panel.access import TokenAccess, query_without_token, token_in_query
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+ORIGIN_SCHEMES = frozenset({"http", "https"})
 READ_METHODS = frozenset({"GET", "HEAD"})
 MAX_URL_BYTES = 4096
 MAX_HEADER_BYTES = 32 * 1024
@@ -56,6 +57,16 @@ def host_name(authority: str) -> str:
     if parts.username is not None or parts.netloc != authority:
         return ""
     return (parts.hostname or "").lower()
+
+
+def origin_host(origin: str) -> str:
+    """Name in an `Origin` header; empty unless it is `http://` or `https://` and an authority.
+
+    A proxy may speak https to the browser, which the panel cannot see; other schemes are those of
+    extensions, files and applications.
+    """
+    scheme, separator, authority = origin.partition("://")
+    return host_name(authority) if separator and scheme.lower() in ORIGIN_SCHEMES else ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,7 @@ class ReadOnlyGuard:
             )
             return Refusal(421, message)
         for name, value in headers:
-            if name == b"origin" and host_name(urlsplit(value).netloc) not in self.allowed_hosts:
+            if name == b"origin" and origin_host(value) not in self.allowed_hosts:
                 return Refusal(403, "requests from other origins are refused")
         return None
 

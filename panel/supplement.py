@@ -27,7 +27,13 @@ from panel.binary import encode_arrays
 from panel.bundle import bundle_modules
 from panel.catalogue import READ_ERRORS, Catalogue, describe_damage
 from panel.page_files import LIVE_SCRIPT, PLOTLY_FILE, STATIC_FOLDER
-from panel.rollout_source import MAX_FRAME_BYTES_PER_REQUEST, RolloutSource, UnknownItemError
+from panel.rollout_source import (
+    MAX_FRAME_BYTES_PER_REQUEST,
+    TABLES_PER_ANSWER,
+    RolloutSource,
+    UnknownItemError,
+    joined_tables,
+)
 from panel.saliency_source import SaliencySource
 
 COMPONENT_SETS = {"ica", "nmf"}
@@ -215,6 +221,7 @@ class _Content:
         return [
             _plain_answer("api/catalogue", PAGE_ID, self._catalogue_answer),
             *(self._provenance_answer(entry["id"]) for entry in described),
+            *self._table_answers(),
             *itertools.chain.from_iterable(map(self._dataset_answers, self._datasets)),
             *itertools.chain.from_iterable(map(self._saliency_answers, self._saliency)),
             *itertools.chain.from_iterable(map(self._analysis_answers, self._analyses)),
@@ -224,13 +231,26 @@ class _Content:
         origin = self._catalogue.provenance(item_id)
         return _plain_answer(f"api/items/{item_id}/provenance", item_id, origin)
 
+    def _table_answers(self) -> Iterator[Answer]:
+        ids = [entry["id"] for entry in self._datasets]
+        for start in range(0, len(ids), TABLES_PER_ANSWER):
+            asked = ids[start : start + TABLES_PER_ANSWER]
+            address = f"api/episodes?datasets={','.join(asked)}"
+            yield Answer(address, asked[0], _later(self._chosen_tables, asked))
+
+    def _chosen_tables(self, dataset_ids: Sequence[str]) -> dict[str, Any]:
+        return joined_tables({name: self._chosen_table(name) for name in dataset_ids})
+
+    def _chosen_table(self, dataset_id: str) -> dict[str, Any]:
+        """The rows of the episode table that the page is about."""
+        table = self._catalogue.open_as(dataset_id, RolloutSource).episode_table()
+        is_chosen = [episode in self._episodes(dataset_id) for episode in table["episode_id"]]
+        return {name: column[is_chosen] for name, column in table.items()}
+
     def _dataset_answers(self, entry: dict[str, Any]) -> Iterator[Answer]:
         source = self._catalogue.open_as(entry["id"], RolloutSource)
-        table = source.episode_table()
-        is_chosen = [episode in self._episodes(entry["id"]) for episode in table["episode_id"]]
-        table = {name: column[is_chosen] for name, column in table.items()}
+        table = self._chosen_table(entry["id"])
         base = f"api/datasets/{entry['id']}/episodes"
-        yield Answer(base, entry["id"], lambda: encode_arrays(table))
         frame_bytes = math.prod(entry["obs_shape"])
         per_answer = max(1, min(FRAMES_PER_ANSWER, MAX_FRAME_BYTES_PER_REQUEST // frame_bytes))
         for episode, length in zip(table["episode_id"], table["length"], strict=True):

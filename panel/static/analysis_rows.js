@@ -2,7 +2,8 @@
 
 import { fetchArrays } from "./api.js";
 
-const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF", embedding: "Embed" };
+const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF" };
+const EMBEDDING_NAMES = { tsne: "t-SNE", umap: "UMAP", pca: "PCA layout" };
 const NOT_SHOWN = new Set(["episode_id"]);
 
 /** Variables whose values are codes of something that has a name. */
@@ -11,10 +12,6 @@ export const CATEGORICAL = new Set(
 
 /** Variables that belong to a rollout as a whole, not to a step. */
 export const OF_ROLLOUTS = ["return", "trust"];
-
-// Principal components are counted from 1 by custom; the others are directions, whose numbers are
-// those of saliency targets, figures and --swap_directions_from.
-const FIRST_NUMBER = { pca: 1, ica: 0, nmf: 0, embedding: 1 };
 
 /** The values that occur, in order; most rows have that of the row before and are not looked up. */
 export function presentValues(values) {
@@ -27,11 +24,19 @@ export function presentValues(values) {
   return [...found].sort((a, b) => a - b);
 }
 
-/** Choices for an axis: `{key: "pca.0", label: "PC 1", group: "pca"}`. */
+/** By what method an analysis is laid out in two dimensions, where its file tells. */
+export const embeddingName = ({ embedding_method: method }) =>
+  EMBEDDING_NAMES[method] ?? method ?? "Embedding";
+
+/**
+ * Choices for an axis: `{key: "pca.0", label: "PC 0", group: "pca"}`, numbered from 0 as in saliency
+ * targets, tables and `--swap_directions_from`.
+ */
 export function axisChoices(analysis) {
   return Object.entries(analysis.coordinate_sets).flatMap(([group, components]) =>
     Array.from({ length: components }, (_, component) => ({
-      key: `${group}.${component}`, label: `${AXIS_NAMES[group]} ${component + FIRST_NUMBER[group]}`, group,
+      key: `${group}.${component}`,
+      label: `${AXIS_NAMES[group] ?? embeddingName(analysis)} ${component}`, group,
     })),
   );
 }

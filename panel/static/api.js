@@ -13,12 +13,41 @@ const TYPED_ARRAYS = {
 /** Everything there is to see; see `Catalogue.describe` in panel/catalogue.py. */
 export const fetchCatalogue = () => fetchJson("api/catalogue");
 
+/** `{found, opened}`: how many files there are, and how many the server has opened. */
+export const fetchProgress = () => fetchJson("api/progress");
+
 /** Plain values. */
 export const fetchJson = (path) => requestJson(path);
 
 /** Named arrays: `{name: {data, shape}}`. The layout is described in panel/binary.py. */
 export async function fetchArrays(path) {
   return decodeArrays(await requestBuffer(path));
+}
+
+const MAX_TABLES = 100;
+
+/**
+ * Episode tables `{column: {data, shape}}` of datasets, by id, many in one answer; those that cannot
+ * be read are left out, and `onError(error)` hears why.
+ */
+export async function fetchEpisodeTables(ids, onError) {
+  const parts = Array.from({ length: Math.ceil(ids.length / MAX_TABLES) }, (_, part) =>
+    ids.slice(part * MAX_TABLES, (part + 1) * MAX_TABLES));
+  const fetched = parts.map((part) => fetchTablesOf(part).catch((error) => {
+    if (part.length > 1) return Promise.all(part.map((id) => fetchTablesOf([id]).catch(onError)));
+    return onError(error);
+  }));
+  return new Map((await Promise.all(fetched)).flat(2).filter(Boolean).flatMap((tables) => [...tables]));
+}
+
+async function fetchTablesOf(ids) {
+  const tables = new Map(ids.map((id) => [id, {}]));
+  const arrays = await fetchArrays(`api/episodes?datasets=${ids.join(",")}`);
+  for (const [name, array] of Object.entries(arrays)) {
+    const [id, column] = name.split("/");
+    tables.get(id)[column] = array;
+  }
+  return tables;
 }
 
 const kept = new Map();

@@ -4,7 +4,7 @@ import { fetchKept } from "./api.js";
 import { agreementCurves, drawAgreement } from "./agreement.js";
 import { samplesBehind } from "./cell_samples.js";
 import { ALL, Clusters } from "./clusters.js";
-import { fillSelect, offerFiles, pickFile, pickKnown } from "./controls.js";
+import { fillSelect, offerFiles, pickFile } from "./controls.js";
 import { Gallery } from "./gallery.js";
 import { MatrixPlot, agreementOf, atLag, limitOf, pairName } from "./matrices.js";
 import { COMMANDS, showEmpty } from "./notices.js";
@@ -83,7 +83,7 @@ export class BehavioursView {
   }
 
   get clusterFile() {
-    return pickFile(this.catalogue.behaviours, this.view.get("behaviours"));
+    return pickFile(this.view, "behaviours", this.catalogue.behaviours);
   }
 
   /** Matrices of the samples that were clustered; of any samples where none were. */
@@ -93,7 +93,7 @@ export class BehavioursView {
   }
 
   get crossFile() {
-    return pickFile(this.#crossFiles, this.view.get("dynamics"));
+    return pickFile(this.view, "dynamics", this.#crossFiles);
   }
 
   /** Of a list of files the one that was made with the same samples and projection as the matrices. */
@@ -106,14 +106,15 @@ export class BehavioursView {
   get group() {
     const clusters = this.clusterFile?.behaviours.map((_, behaviour) => `${behaviour}`) ?? [];
     const known = [ALL, ...clusters, ...(this.crossFile?.groups ?? [])];
-    return pickKnown(known, this.view.get("group"));
+    return this.view.pick("group", known);
   }
 
   get cell() {
-    const [source, target] = (this.view.get("cell") ?? "").split(".").map(Number);
-    const isKnown = [source, target].every((component) =>
-      Number.isInteger(component) && component >= 0 && component < this.crossFile.num_components);
-    return isKnown ? { source, target } : { source: 0, target: Math.min(1, this.crossFile.num_components - 1) };
+    const components = Array.from({ length: this.crossFile.num_components }, (_, at) => at);
+    const cells = components.flatMap((source) => components.map((target) => `${source}.${target}`));
+    const chosen = this.view.pick("cell", cells, cells[Math.min(1, components.length - 1)]);
+    const [source, target] = chosen.split(".").map(Number);
+    return { source, target };
   }
 
   /** Draws what the address asks for, if the view is open. */
@@ -163,12 +164,12 @@ export class BehavioursView {
   #fillControls(file) {
     const has = (name) => file.quantities.includes(name);
     const quantities = [...file.quantities, ...(has("causation") ? ["agreement"] : [])];
-    const quantity = pickKnown(quantities, this.view.get("quantity"));
+    const quantity = this.view.pick("quantity", quantities);
     const variants = file.environment_gradients;
-    const variant = pickKnown(variants, this.view.get("variant")) ?? null;
+    const variant = this.view.pick("variant", variants) ?? null;
     const usual = file.lags.includes(1) ? 1 : file.lags[0];
-    const lag = file.lags.includes(this.view.get("lag")) ? this.view.get("lag") : usual;
-    const order = pickKnown(["number", "related"], this.view.get("order"));
+    const lag = this.view.pick("lag", file.lags, usual);
+    const order = this.view.pick("order", ["number", "related"]);
     fillSelect("matrix-quantity", quantities.map((name) => [name, QUANTITIES[name]]), quantity);
     fillSelect("matrix-variant", variants.map((name) => [name, VARIANTS[name] ?? name]), variant);
     element("matrix-variant-field").hidden = !BY_VARIANT.has(quantity);
@@ -277,8 +278,8 @@ export class BehavioursView {
     await this.statements.show(file, this.group);
     const group = file.groups.includes(this.group) ? this.group : ALL;
     const arrays = await fetchKept(`api/consistency/${file.id}/agreement/${encodeURIComponent(group)}`);
-    const dynamics = pickKnown(file.dynamics, this.view.get("dynamic"));
-    const measure = pickKnown(file.measures, this.view.get("agreement"));
+    const dynamics = this.view.pick("dynamic", file.dynamics);
+    const measure = this.view.pick("agreement", file.measures);
     fillSelect("agreement-dynamics", file.dynamics.map((name) => [name, `${name}s`]), dynamics);
     fillSelect("agreement-measure",
       file.measures.map((name, index) => [name, file.measure_meanings[index]]), measure);

@@ -43,8 +43,14 @@ export function colourScale(colours) {
   return colours.map((colour, index) => [index / (colours.length - 1), colour]);
 }
 
+/** As `colourScale`, but spaced by the square root of the value: small values differ in shade too. */
+export function rootScale(colours) {
+  return colours.map((colour, index) => [(index / (colours.length - 1)) ** 2, colour]);
+}
+
 export const sequentialScale = () => colourScale(VIRIDIS);
-export const divergingScale = () => colourScale(isDark() ? DIVERGING_DARK : DIVERGING_LIGHT);
+export const divergingColours = () => (isDark() ? DIVERGING_DARK : DIVERGING_LIGHT);
+export const divergingScale = () => colourScale(divergingColours());
 
 /** A scale in `count` even shades, each as [red, green, blue]. */
 export function sampleScale(scale, count) {

@@ -30,7 +30,8 @@ export class ComparisonView {
 
   async show() {
     const turn = ++this.turn;
-    const chosen = this.choices.find(({ key }) => key === this.view.get("beside"));
+    const asked = this.view.pick("beside", this.choices.map(({ key }) => key), "");
+    const chosen = this.choices.find(({ key }) => key === asked);
     element("beside").value = chosen?.key ?? "";
     if (!chosen) {
       this.player.setOther(null);

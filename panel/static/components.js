@@ -1,9 +1,10 @@
 // Components of the hidden state: at the current step as bars, and over the whole episode.
 
-import { colourScale, divergingScale, gradient, sampleScale, themeColours } from "./colours.js";
-import { baseLayout, loadPlotly } from "./plotting.js";
+import { showScale } from "./colour_legend.js";
+import { divergingColours, divergingScale, sampleScale, themeColours } from "./colours.js";
+import { baseLayout, loadPlotly, signedHeatmap } from "./plotting.js";
 import { StepCursor } from "./step_cursor.js";
-import { number, textScale } from "./words.js";
+import { number, signedEnds, textScale } from "./words.js";
 
 const MARGIN = { l: 46, r: 14, t: 8, b: 38 };
 const SHADES = 65;
@@ -54,7 +55,7 @@ export class Components {
     await Plotly.react(this.bars, [this.#barTrace(theme)], this.#barLayout(theme), config);
     await Plotly.react(this.map, [this.#mapTrace()], this.#mapLayout(), config);
     this.cursor.setLength(this.content.length);
-    this.#showLegend();
+    this.#showLegends();
   }
 
   show(step) {
@@ -112,7 +113,10 @@ export class Components {
   #barLayout(theme) {
     return {
       ...baseLayout(this.bars, MARGIN),
-      xaxis: { fixedrange: true, showgrid: false, tickangle: 0, tickfont: { size: 10 * textScale() } },
+      xaxis: {
+        fixedrange: true, showgrid: false, tickangle: 0, tickfont: { size: 10 * textScale() },
+        title: { text: "component", standoff: 4 },
+      },
       yaxis: {
         fixedrange: true, range: [-this.height, this.height], gridcolor: theme.grid,
         zerolinecolor: theme.quiet, nticks: 7,
@@ -123,15 +127,22 @@ export class Components {
 
   #mapTrace() {
     const { names, steps, activation, gradient: slope } = this.content;
-    const isGradient = this.quantity.value === "gradient";
+    const { isGradient, limit, title } = this.#mapScale();
     const { data } = isGradient ? slope : activation;
-    const limit = isGradient ? this.strength : this.height / HEADROOM || 1;
-    return {
-      type: "heatmap", x: Array.from(steps), y: names,
+    return signedHeatmap({
+      x: Array.from(steps), y: names, limit, scaleTitle: title, xgap: 0, ygap: 0,
       z: names.map((_, component) =>
         Array.from(steps, (_, row) => data[row * names.length + component])),
-      colorscale: colourScale(divergingScale().map(([, colour]) => colour)), zmin: -limit, zmax: limit,
-      showscale: false, hovertemplate: "step %{x}, %{y}: %{z:.3f}<extra></extra>",
+      hovertemplate: "step %{x}, component %{y}: %{z:.3f}<extra></extra>",
+    });
+  }
+
+  /** What the shades of the map over time stand for. */
+  #mapScale() {
+    const isGradient = this.quantity.value === "gradient";
+    return {
+      isGradient, limit: isGradient ? this.strength : this.height / HEADROOM || 1,
+      title: isGradient ? `d ${this.content.of} / d component` : "activation, in the component's unit",
     };
   }
 
@@ -142,19 +153,23 @@ export class Components {
         fixedrange: true, range: [-0.5, this.content.length - 0.5], showgrid: false,
         title: { text: "step", standoff: 4 }, tickformat: "d",
       },
-      yaxis: { fixedrange: true, autorange: "reversed", showgrid: false, tickfont: { size: 10 * textScale() } },
+      yaxis: {
+        fixedrange: true, autorange: "reversed", showgrid: false, tickfont: { size: 10 * textScale() },
+        title: { text: "component", standoff: 4 },
+      },
     };
   }
 
-  #showLegend() {
+  #showLegends() {
     const { gradient: slope, of } = this.content;
-    const limit = number(this.strength, 3);
+    const colours = divergingColours();
     element("component-legend").hidden = !slope;
-    element("component-legend").replaceChildren();
-    if (!slope) return;
-    const bar = Object.assign(document.createElement("i"), { className: "gradient" });
-    bar.style.background = gradient(divergingScale());
-    element("component-legend").append(`d ${of} / d component: −${limit}`, bar, `+${limit}`);
+    if (slope) {
+      const numbers = signedEnds(this.strength, 3);
+      showScale(element("component-legend"), { title: `d ${of} / d component`, numbers, colours });
+    }
+    const { limit, title } = this.#mapScale();
+    showScale(element("component-map-legend"), { title, numbers: signedEnds(limit, 2), colours });
   }
 }
 

@@ -67,7 +67,7 @@ export function csv(columns) {
 async function drawing(plot, layers) {
   const Plotly = await loadPlotly();
   const { width, height } = plot._fullLayout;
-  const address = await Plotly.toImage(plot, { format: "svg", width, height });
+  const address = await Plotly.toImage(withColourBars(plot), { format: "svg", width, height });
   const text = decodeURIComponent(address.slice(address.indexOf(",") + 1));
   const image = new DOMParser().parseFromString(text, "image/svg+xml");
   const add = (tag, attributes) => {
@@ -82,6 +82,13 @@ async function drawing(plot, layers) {
   }));
   image.documentElement.prepend(ground, ...beneath);
   return new XMLSerializer().serializeToString(image);
+}
+
+/** The plot with the bars of colours that stand beside it in the page. */
+function withColourBars(plot) {
+  if (!plot.data.some(({ type }) => type === "heatmap")) return plot;
+  const data = plot.data.map((trace) => (trace.type === "heatmap" ? { ...trace, showscale: true } : trace));
+  return { data, layout: plot.layout };
 }
 
 async function picture(plot, layers) {

@@ -15,6 +15,7 @@ import { count, number, plural } from "./words.js";
 const MAX_THUMBNAILS = 48;
 const GRADIENT = /^gradient\.(\d+)$/;
 const GRADIENT_CHOICES = { "gradient-target": "target", "gradient-step": "at", "gradient-path": "path" };
+const ENDS = ["high", "middle", "low"];
 const element = (id) => document.getElementById(id);
 
 /**
@@ -22,12 +23,14 @@ const element = (id) => document.getElementById(id);
  * `view`, and, for conditions on the gradient of a target, `target`, `at` and `path`.
  *
  * `entryOf({source, episodeId})` is the rollout of a row, `onMatches(map)` hears which rollouts
- * match, as a map from entry to step, or null when there is no condition.
+ * match, as a map from entry to step, or null when there is no condition;
+ * `numRollouts()` counts all rollouts that the page lists.
  */
 export class FilterView {
-  constructor(view, { entryOf, onMatches, onOpen }) {
+  constructor(view, { entryOf, numRollouts, onMatches, onOpen }) {
     this.view = view;
     this.entryOf = entryOf;
+    this.numRollouts = numRollouts;
     this.onMatches = onMatches;
     this.gallery = new Gallery(element("filter-gallery"), onOpen);
     this.rows = null;
@@ -44,7 +47,11 @@ export class FilterView {
       event.preventDefault();
       this.#addCondition();
     });
-    element("condition-variable").addEventListener("change", () => this.#offerValues());
+    element("condition-variable").addEventListener("change", () => {
+      this.#showGradientChoice();
+      this.#offerValues();
+    });
+    element("extreme-variable").addEventListener("change", () => this.#showGradientChoice());
     element("clear-filter").addEventListener("click", () =>
       this.view.update({ filter: undefined, extreme: undefined }));
     for (const button of document.querySelectorAll("[data-extreme]")) {
@@ -65,7 +72,6 @@ export class FilterView {
     this.rows = rows;
     const file = rows && gradientFile(saliency, rows.analysis);
     this.gradients = file ? new GradientRows(rows, file) : null;
-    element("gradient-choice").hidden = !file;
     showMissing([
       ...(file ? [] : [["Gradients of components are not known for these rollouts: compute them with", COMMANDS.saliency]]),
       ...(trust.length ? [] : [["Trust in samples is not known: measure it with", COMMANDS.trust]]),
@@ -98,17 +104,18 @@ export class FilterView {
   async show() {
     if (!this.rows) return;
     const turn = ++this.turn;
-    element("filter-scope").value = this.view.get("scope") === "anywhere" ? "anywhere" : "";
-    this.#showGradientChoice();
+    element("filter-scope").value = this.view.pick("scope", ["anywhere"], "");
     const text = this.view.get("filter") ?? "";
     element("filter-text").value = text;
     const conditions = this.#parse(text);
     if (!conditions) return;
     this.conditions = conditions;
+    const extreme = this.#extreme();
+    if (extreme) element("extreme-variable").value = extreme.variable;
+    this.#showGradientChoice();
     this.#showConditions(conditions);
     const matches = conditions.length ? await this.#matches(conditions) : null;
     if (turn !== this.turn) return;
-    const extreme = this.#extreme();
     const items = extreme ? await this.#extremeItems(extreme) : matches?.items ?? [];
     if (turn !== this.turn) return;
     this.onMatches(matches?.steps ?? null);
@@ -122,8 +129,15 @@ export class FilterView {
     return { ...choice, target: choice.target ?? file.targets[0] };
   }
 
+  /** Shown where something is asked of a gradient: a condition, one being made, an extreme. */
   #showGradientChoice() {
-    if (!this.gradients) return;
+    const asked = [
+      ...(this.conditions ?? []).map(({ variable }) => variable), this.#extreme()?.variable,
+      element("condition-variable").value, element("extreme-variable").value,
+    ];
+    const isNeeded = this.gradients !== null && asked.some((variable) => GRADIENT.test(variable ?? ""));
+    element("gradient-choice").hidden = !isNeeded;
+    if (!isNeeded) return;
     const { targets, target_steps: steps, environment_gradients: labels } = this.gradients.file;
     const { target, at, path } = this.#gradientChoice;
     fillSelect("gradient-target", targets.map((name) => [name, targetName(name)]), target);
@@ -179,9 +193,10 @@ export class FilterView {
   }
 
   #extreme() {
-    const [, variable, end] = /^(.+)\.(high|middle|low)$/.exec(this.view.get("extreme") ?? "") ?? [];
-    if (!this.variables.includes(variable)) return null;
-    element("extreme-variable").value = variable;
+    const known = this.variables.flatMap((variable) => ENDS.map((end) => `${variable}.${end}`));
+    const chosen = this.view.pick("extreme", known, null);
+    if (chosen === null) return null;
+    const [, variable, end] = /^(.+)\.(\w+)$/.exec(chosen);
     return { variable, end };
   }
 
@@ -208,7 +223,7 @@ export class FilterView {
 
   #report(matches, extreme, items) {
     const parts = [];
-    if (matches) parts.push(`${count(matches.numMatching)} of ${plural(matches.numEpisodes, "analysed rollout")} match.`);
+    if (matches) parts.push(countMatches(matches, this.numRollouts()));
     else parts.push("No condition: every rollout is listed.");
     if (extreme) {
       const ends = { high: "Highest", low: "Lowest", middle: "Nearest to the median" };
@@ -264,6 +279,14 @@ export class FilterView {
       : low <= high ? `${number(low, 2)} … ${number(high, 2)}` : "not known here";
     element("condition-operator").value = CATEGORICAL.has(variable) ? "=" : ">";
   }
+}
+
+/** How many rollouts match, and of which: those of the list that the analysis does not hold cannot. */
+function countMatches({ numMatching, numEpisodes }, numListed) {
+  const rest = numListed - numEpisodes;
+  const others = rest > 0
+    ? ` The other ${plural(rest, "rollout")} of the list ${rest === 1 ? "is" : "are"} not in this analysis.` : "";
+  return `${count(numMatching)} of ${plural(numEpisodes, "analysed rollout")} match.${others}`;
 }
 
 /** Lines `[text, command]` on what there could be conditions on. */

@@ -33,7 +33,7 @@ export class Gallery {
     title.textContent = `${entry.dataset.kind === "real" ? "real" : "sim."} ${entry.episodeId}, step ${step}`;
     const text = document.createElement("span");
     text.textContent = caption;
-    button.title = caption;
+    button.title = `${entry.dataset.label} · ${caption}`;
     button.append(canvas, title, text);
     button.addEventListener("click", () => this.onOpen(entry, step));
     this.itemOf.set(button, item);

@@ -1,7 +1,7 @@
 // What an intervention does: predicted, observed in simulation and in reality, beside controls.
 
 import { fetchJson, fetchKept } from "./api.js";
-import { fillSelect, offerFiles, pickFile, pickKnown } from "./controls.js";
+import { fillSelect, offerFiles, pickFile } from "./controls.js";
 import { EffectCurves, SIGN_FLIP, TESTED, WORLDS } from "./effect_curves.js";
 import { COMMANDS, showEmpty } from "./notices.js";
 import { drawPlot } from "./plotting.js";
@@ -50,11 +50,11 @@ export class InterventionsView {
   }
 
   get file() {
-    return pickFile(this.files, this.view.get("effects"));
+    return pickFile(this.view, "effects", this.files);
   }
 
   get measure() {
-    return pickKnown(this.file.measures, this.view.get("effect"));
+    return this.view.pick("effect", this.file.measures);
   }
 
   /** Draws what the address asks for, if the view is open. */
@@ -89,7 +89,7 @@ export class InterventionsView {
 
   #showFindings(findings) {
     const { file, measure } = this;
-    const isAll = this.view.get("allEffects") === "yes";
+    const isAll = this.view.pick("allEffects", ["yes"], "no") === "yes";
     element("all-effects").checked = isAll;
     element("all-effects-label").textContent = `All ${plural(file.measures.length, "measure")}`;
     const shown = isAll ? file.measures : file.measures.slice(0, file.num_main_measures);
@@ -149,14 +149,14 @@ export class InterventionsView {
     element("pairs-note").textContent =
       "The recordings of this intervention are not here: they lie in the folder of its result.";
     if (worlds.length === 0) return;
-    const world = pickKnown(worlds, this.view.get("world"));
+    const world = this.view.pick("world", worlds);
     const variants = file.variants.filter((variant) => file.recordings[world][variant]);
-    const variant = pickKnown(variants, this.view.get("twinned"));
+    const variant = this.view.pick("twinned", variants);
     const rollouts = this.rolloutsOf(file.recordings[world][variant]);
     const ids = rollouts.map(({ episodeId }) => `${episodeId}`);
     fillSelect("pair-world", worlds.map((name) => [name, WORLDS[name] ?? name]), world);
     fillSelect("pair-variant", variants.map((name) => [name, variantName(name)]), variant);
-    fillSelect("pair-number", ids.map((id) => [id, id]), pickKnown(ids, this.view.get("pair")));
+    fillSelect("pair-number", ids.map((id) => [id, id]), this.view.pick("pair", ids));
   }
 
   /** The recording beside its unmodified twin, in lockstep. */

@@ -1,13 +1,14 @@
 // The page: connects list, player, the views of the open rollout, and the address.
 
 import { AnalysisRows, axisChoices } from "./analysis_rows.js";
-import { RequestError, fetchArrays, fetchCatalogue } from "./api.js";
+import { RequestError, fetchArrays, fetchCatalogue, fetchEpisodeTables, fetchProgress } from "./api.js";
 import { BehavioursView } from "./behaviours_view.js";
 import { ClipView } from "./clip_view.js";
 import { onThemeChange } from "./colours.js";
 import { episodePath, framesOf } from "./comparison.js";
 import { ComparisonView } from "./comparison_view.js";
 import { Components } from "./components.js";
+import { pickFile } from "./controls.js";
 import { addExport } from "./export.js";
 import { FilesView } from "./files_view.js";
 import { FilterView } from "./filter_view.js";
@@ -28,10 +29,14 @@ import { count, plural } from "./words.js";
 
 const element = (id) => document.getElementById(id);
 const MAX_LASSO_THUMBNAILS = 32;
+// Milliseconds; a catalogue that has been made before takes a tenth of that.
+const PROGRESS_PERIOD = 1000;
 
 class Page {
   constructor() {
     this.view = new ViewState();
+    this.view.addEventListener("refused", ({ detail }) => this.report(new RequestError(detail)));
+    this.view.tellRefusals();
     this.entries = [];
     this.current = null;
     this.opening = 0;
@@ -54,6 +59,7 @@ class Page {
     this.list = new RolloutList((entry, step) => this.openEntry(entry, step));
     this.filter = new FilterView(this.view, {
       entryOf: (point) => this.entryOf(point, this.filter.rows.analysis),
+      numRollouts: () => this.entries.length,
       onMatches: (steps) => this.list.setMatches(steps),
       onOpen: (entry, step) => this.openEntry(entry, step),
     });
@@ -68,7 +74,7 @@ class Page {
     });
     this.probes = new ProbeTable(this.view);
     this.results = [this.simulator, this.behaviours, this.interventions, this.probes];
-    this.files = new FilesView((action) => this.guard(action));
+    this.files = new FilesView(this.view, (action) => this.guard(action));
     this.tabs = new Tabs(this.view, () => this.guard(() =>
       Promise.all([this.components, ...this.results].map((one) => one.redraw()))));
     this.#addExports();
@@ -130,7 +136,8 @@ class Page {
   }
 
   async start() {
-    this.catalogue = await fetchCatalogue();
+    const watch = setInterval(() => showProgress().catch(() => {}), PROGRESS_PERIOD);
+    this.catalogue = await fetchCatalogue().finally(() => clearInterval(watch));
     const { datasets, errors } = this.catalogue;
     for (const { error } of errors) this.report(new RequestError(error));
     for (const dataset of datasets) {
@@ -140,10 +147,9 @@ class Page {
       .filter((analysis) => Object.keys(analysis.coordinate_sets).length > 0);
     this.showSummary();
     const trust = this.fetchTrust();
-    const tables = await Promise.all(
-      datasets.map((dataset) => this.guard(() => fetchArrays(`api/datasets/${dataset.id}/episodes`))),
-    );
-    this.entries = datasets.flatMap((dataset, i) => (tables[i] ? rolloutEntries(dataset, tables[i]) : []));
+    const tables = await fetchEpisodeTables(datasets.map(({ id }) => id), (error) => this.report(error));
+    this.entries = datasets.filter(({ id }) => tables.has(id))
+      .flatMap((dataset) => rolloutEntries(dataset, tables.get(dataset.id)));
     this.entryByName = new Map(
       this.entries.map((entry) => [`${entry.dataset.id} ${entry.episodeId}`, entry]));
     this.adoptTrust(await trust);
@@ -325,7 +331,10 @@ class Page {
 
   /** The step that the address asks for, within a rollout. */
   askedStep({ length }) {
-    return Math.round(Math.min(Math.max(this.view.get("step") ?? 0, 0), length - 1));
+    const asked = this.view.get("step") ?? 0;
+    const step = Math.round(Math.min(Math.max(asked, 0), length - 1));
+    if (step !== asked) this.view.refuse("step");
+    return step;
   }
 
   showStep() {
@@ -346,6 +355,7 @@ class Page {
     }
     if (changed.has("lasso") && this.analysis) this.showSelection();
     if (changed.has("view")) this.tabs.show();
+    if (this.files.isConcerned(changed)) this.files.redraw();
     if (this.filter.isConcerned(changed)) await this.filter.show();
     await Promise.all(this.results.filter((view) => view.isConcerned(changed)).map((view) => view.redraw()));
     if (!this.current) return;
@@ -394,8 +404,7 @@ class Page {
   // Embedding
 
   get analysis() {
-    return this.catalogue.analyses.find(({ id }) => id === this.view.get("analysis")) ??
-      this.catalogue.analyses[0];
+    return pickFile(this.view, "analysis", this.catalogue.analyses);
   }
 
   async setUpEmbedding() {
@@ -464,17 +473,16 @@ class Page {
   /** The axes asked for, or the first ones that the analysis has. */
   axes() {
     const choices = axisChoices(this.analysis);
-    const known = (key) => choices.some((choice) => choice.key === key);
+    const keys = choices.map(({ key }) => key);
     const group = "embedding" in this.analysis.coordinate_sets ? "embedding" : choices[0].group;
     const defaults = choices.filter((choice) => choice.group === group).map(({ key }) => key);
     const colours = colourChoices(this.analysis).map(({ key }) => key);
-    const pick = (key, fallback) => (known(key) ? key : fallback);
+    const usual = ["value", "mean_value", "cluster"].find((key) => colours.includes(key)) ?? colours[0];
     return {
-      x: pick(this.view.get("x"), defaults[0]),
-      y: pick(this.view.get("y"), defaults[1] ?? defaults[0]),
-      colour: [this.view.get("colour"), "value", "mean_value", "cluster"]
-        .find((key) => colours.includes(key)) ?? colours[0],
-      shown: this.analysis.source_names.includes(this.view.get("shown")) ? this.view.get("shown") : "",
+      x: this.view.pick("x", keys, defaults[0]),
+      y: this.view.pick("y", keys, defaults[1] ?? defaults[0]),
+      colour: this.view.pick("colour", colours, usual),
+      shown: this.view.pick("shown", this.analysis.source_names, ""),
     };
   }
 
@@ -507,6 +515,7 @@ class Page {
   /** Frames of steps within the lasso, spread evenly over them all. */
   showSelection() {
     const points = this.scatter.setSelection(this.view.get("lasso"));
+    if (points === null && this.view.get("lasso") !== undefined) this.view.refuse("lasso");
     element("selection").hidden = points === null;
     if (points === null) return;
     const rollouts = new Set(points.map(({ source, episodeId }) => `${source} ${episodeId}`)).size;
@@ -568,6 +577,12 @@ class Page {
     Object.assign(canvas, { width, height, hidden: false });
     canvas.getContext("2d").putImageData(toImage({ data: frames.data, height, width, channels }), 0, 0);
   }
+}
+
+/** Tells how far the server is: to open hundreds of files for the first time takes it a while. */
+async function showProgress() {
+  const { found, opened } = await fetchProgress();
+  if (!page.catalogue) element("summary").textContent = `Reading files: ${count(opened)} of ${count(found)} …`;
 }
 
 /** Resolves once the browser has painted what the page shows now, or at once in a hidden page. */

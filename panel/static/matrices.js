@@ -1,8 +1,9 @@
 // Matrices of what goes with what, and what moves what, at each lag.
 
-import { divergingScale, gradient, themeColours } from "./colours.js";
+import { showScale } from "./colour_legend.js";
+import { divergingColours, themeColours } from "./colours.js";
 import { baseLayout, categoryAxis, cellDots, drawPlot, signedHeatmap } from "./plotting.js";
-import { number, plural } from "./words.js";
+import { number, plural, signedEnds } from "./words.js";
 
 const MARGIN = { l: 46, r: 12, t: 6, b: 42 };
 const SIGNIFICANT = 0.05;
@@ -37,7 +38,7 @@ export class MatrixPlot {
     const names = order.map((component) => `${component}`);
     const z = order.map((source) => order.map((target) => value[source][target]));
     const heat = signedHeatmap({
-      x: names, y: names, z, limit,
+      x: names, y: names, z, limit, scaleTitle: TITLES[quantity],
       hovertemplate: `%{y} → %{x}: ${TITLES[quantity]} %{z:.3f}<extra></extra>`,
     });
     const layout = {
@@ -77,11 +78,10 @@ export class MatrixPlot {
 
   #showLegend() {
     const { quantity, limit, q } = this.content;
-    const bar = Object.assign(document.createElement("i"), { className: "gradient" });
-    bar.style.background = gradient(divergingScale());
-    const texts = [`${TITLES[quantity]}: −${number(limit, 2)}`, `+${number(limit, 2)}`, `● q below ${SIGNIFICANT}`]
-      .map((text) => Object.assign(document.createElement("span"), { textContent: text }));
-    element("matrix-legend").replaceChildren(texts[0], bar, texts[1], ...(q ? [texts[2]] : []));
+    showScale(element("matrix-legend"), {
+      title: TITLES[quantity], numbers: signedEnds(limit, 2), colours: divergingColours(),
+      note: q ? `● q below ${SIGNIFICANT}` : "",
+    });
   }
 
   #click(event) {

@@ -1,6 +1,6 @@
 // Plotly runs when the first plot is drawn: list, frames and points do not wait for its megabytes.
 
-import { colourScale, divergingScale, themeColours } from "./colours.js";
+import { divergingScale, themeColours } from "./colours.js";
 import { scaled, textScale } from "./words.js";
 
 let running = null;
@@ -59,13 +59,19 @@ export async function drawPlot(box, traces, layout) {
 // Plotly reads a little HTML in names and hover texts; names come from files.
 export const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 
-/** A matrix of signed values: blue below zero, orange above, `limit` the strongest shade. */
-export function signedHeatmap({ x, y, z, limit, ...rest }) {
+/**
+ * A matrix of signed values: blue below zero, orange above, `limit` the strongest shade. The page tells
+ * the colours beside the plot; a saved picture has a bar of them, with this title.
+ */
+export function signedHeatmap({ x, y, z, limit, scaleTitle, ...rest }) {
   return {
     type: "heatmap", x, y, z, zmin: -limit, zmax: limit, showscale: false, xgap: 1, ygap: 1,
-    colorscale: colourScale(divergingScale().map(([, colour]) => colour)), ...rest,
+    colorscale: divergingScale(), colorbar: colourBar(scaleTitle), ...rest,
   };
 }
+
+/** The bar of colours of a saved picture. */
+export const colourBar = (title) => ({ title: { text: title, side: "right" }, thickness: 10, outlinewidth: 0 });
 
 /** Dots in cells `[[x, y], ...]` of a matrix; dark with a light rim, they show on every shade. */
 export function cellDots(cells) {

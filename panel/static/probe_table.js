@@ -1,13 +1,16 @@
 // What components go with: their correlations with variables of the game, by the probe analysis.
 
 import { fetchKept } from "./api.js";
+import { showScale } from "./colour_legend.js";
+import { divergingColours } from "./colours.js";
 import { offerFiles, pickFile } from "./controls.js";
 import { COMMANDS, code } from "./notices.js";
 import { baseLayout, categoryAxis, cellDots, drawPlot, signedHeatmap } from "./plotting.js";
-import { number } from "./words.js";
+import { number, signedEnds } from "./words.js";
 
 const MARGIN = { l: 46, r: 12, t: 6, b: 118 };
 const MAX_NAMED = 3;
+const SCALE_TITLE = "partial correlation";
 const element = (id) => document.getElementById(id);
 
 /** Reads and writes `probes` (file) and `probed` (component) in `view`. */
@@ -37,7 +40,7 @@ export class ProbeTable {
   async redraw(projectionHash = this.projectionHash) {
     this.projectionHash = projectionHash;
     if (element("view-components").hidden || !this.files?.length) return;
-    const file = pickFile(this.files, this.view.get("probes"));
+    const file = pickFile(this.view, "probes", this.files);
     offerFiles("probe-file", this.files, file);
     const arrays = await fetchKept(`api/probes/${file.id}/table`);
     this.content = { file, arrays };
@@ -64,12 +67,16 @@ export class ProbeTable {
     const found = components.flatMap((component) => variables
       .filter((_, at) => q[component][at] < file.false_discovery_rate).map((variable) => [variable, component]));
     const heat = signedHeatmap({
-      x: variables, y: components, z, limit, customdata: q,
+      x: variables, y: components, z, limit, customdata: q, scaleTitle: SCALE_TITLE,
       hovertemplate: "component %{y}, %{x}: %{z:.2f}, q %{customdata:.2g}<extra></extra>",
     });
     await drawPlot(this.box, [heat, cellDots(found)], {
       ...baseLayout(this.box, MARGIN), xaxis: { ...categoryAxis(), tickangle: -90 },
       yaxis: { ...categoryAxis("component"), autorange: "reversed" },
+    });
+    showScale(element("probe-legend"), {
+      title: SCALE_TITLE, numbers: signedEnds(limit, 2), colours: divergingColours(),
+      note: `● q below ${file.false_discovery_rate}`,
     });
   }
 
@@ -94,9 +101,9 @@ export class ProbeTable {
   #showComponent() {
     const { file, arrays } = this.content;
     const select = element("probed");
-    const asked = Number(this.view.get("probed") ?? 0);
-    const component = asked >= 0 && asked < file.num_components ? asked : 0;
-    select.replaceChildren(...Array.from({ length: file.num_components }, (_, at) => new Option(at, at)));
+    const components = Array.from({ length: file.num_components }, (_, at) => `${at}`);
+    const component = Number(this.view.pick("probed", components));
+    select.replaceChildren(...components.map((at) => new Option(at, at)));
     select.value = component;
     const [r, lower, upper, q] = ["correlation", "lower", "upper", "q"].map((name) => this.#row(arrays[name], component));
     const best = file.variables.map((_, at) => at).filter((at) => q[at] < file.false_discovery_rate)

@@ -3,6 +3,8 @@
 import { count, number, plural, textScale } from "./words.js";
 
 const ROW_HEIGHT = 30;
+// A row with the name of its dataset in a second line, in heights of one without.
+const NAMED_ROW = 1.5;
 const rowHeight = () => Math.round(ROW_HEIGHT * textScale());
 const OUTCOMES = {
   complete: ["✓", "level complete"],
@@ -72,12 +74,14 @@ export class RolloutList {
     this.sort = { key: "episode", descending: false };
     this.entries = [];
     this.visible = [];
+    this.lines = [];
+    this.names = new Map();
     this.current = null;
     this.matches = null;
     this.form.addEventListener("input", () => this.refresh());
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.box.addEventListener("scroll", () => {
-      if (this.#firstDrawn() !== this.first) this.#draw();
+      if (this.#topLine() !== this.top) this.#draw();
     });
     this.box.addEventListener("click", (event) => this.#click(event));
     for (const button of this.sortButtons) {
@@ -88,9 +92,10 @@ export class RolloutList {
 
   /** Shows the rollouts of some datasets. */
   fill(datasets, entries) {
-    const order = new Map(datasets.map(({ id }, position) => [id, position]));
+    this.order = new Map(datasets.map(({ id }, position) => [id, position]));
+    this.names = shortNames(datasets);
     this.entries = entries.toSorted((a, b) =>
-      order.get(a.dataset.id) - order.get(b.dataset.id) || a.episodeId - b.episodeId);
+      this.order.get(a.dataset.id) - this.order.get(b.dataset.id) || a.episodeId - b.episodeId);
     const select = this.form.elements.dataset;
     select.replaceChildren(new Option("all", ""), ...datasets.map((d) => new Option(d.label, d.id)));
     document.getElementById("dataset-field").hidden = datasets.length < 3;
@@ -110,12 +115,15 @@ export class RolloutList {
     const sign = this.sort.descending ? -1 : 1;
     this.visible = this.entries.filter((entry) =>
       matches(entry, conditions) && (this.matches === null || this.matches.has(entry)));
-    if (this.sort.key !== "episode" || this.sort.descending) {
-      this.visible.sort((a, b) => sign * (key(a) - key(b)));
+    this.isGrouped = this.sort.key === "episode";
+    if (!this.isGrouped) this.visible.sort((a, b) => sign * (key(a) - key(b)));
+    else if (this.sort.descending) {
+      this.visible.sort((a, b) => this.order.get(a.dataset.id) - this.order.get(b.dataset.id) || key(b) - key(a));
     }
+    this.#layOut();
     const all = this.entries.length;
     this.counter.textContent =
-      this.visible.length === all ? plural(all, "rollout") : `${count(this.visible.length)} of ${count(all)} match`;
+      this.visible.length === all ? plural(all, "rollout") : `${count(this.visible.length)} of ${count(all)} shown`;
     for (const button of this.sortButtons) {
       const active = button.dataset.sort === this.sort.key;
       button.classList.toggle("active", active);
@@ -128,11 +136,14 @@ export class RolloutList {
   /** Marks the rollout that is open, and brings it into sight. */
   select(entry) {
     this.current = entry;
-    const position = this.visible.indexOf(entry);
-    if (position >= 0) {
-      const top = position * rowHeight();
+    const line = this.lines.findIndex((one) => one.entry === entry);
+    if (line >= 0) {
+      const height = this.#lineHeight();
+      const top = line * height;
       const { scrollTop, clientHeight } = this.box;
-      if (top < scrollTop || top + rowHeight() > scrollTop + clientHeight) {
+      // The heading of the group lies over the first line.
+      const covered = this.isNamed && this.isGrouped ? height : 0;
+      if (top < scrollTop + covered || top + height > scrollTop + clientHeight) {
         this.box.scrollTop = top - clientHeight / 2;
       }
     }
@@ -160,18 +171,38 @@ export class RolloutList {
     if (row) this.#open(this.visible[Number(row.dataset.position)]);
   }
 
-  /** Position of the first row that is drawn: some above those in sight. */
-  #firstDrawn() {
-    return Math.max(0, Math.floor(this.box.scrollTop / rowHeight()) - 5);
+  /**
+   * Lines `{entry, position}` and, where the rollouts of several datasets stand in groups, `{dataset}`
+   * above each group; sorted otherwise each line names its dataset.
+   */
+  #layOut() {
+    const { visible } = this;
+    this.isNamed = visible.some(({ dataset }) => dataset !== visible[0].dataset);
+    const hasHeadings = this.isNamed && this.isGrouped;
+    this.lines = visible.flatMap((entry, position) => {
+      const isFirst = entry.dataset !== visible[position - 1]?.dataset;
+      return hasHeadings && isFirst ? [{ dataset: entry.dataset }, { entry, position }] : [{ entry, position }];
+    });
+  }
+
+  #lineHeight() {
+    return rowHeight() * (this.isNamed && !this.isGrouped ? NAMED_ROW : 1);
+  }
+
+  #topLine() {
+    return Math.floor(this.box.scrollTop / this.#lineHeight());
   }
 
   #draw() {
-    this.first = this.#firstDrawn();
-    const shown = Math.ceil(this.box.clientHeight / rowHeight()) + 10;
-    this.spacer.style.height = `${this.visible.length * rowHeight()}px`;
-    const rows = this.visible
-      .slice(this.first, this.first + shown)
-      .map((entry, offset) => this.#row(entry, this.first + offset));
+    const height = this.#lineHeight();
+    this.top = this.#topLine();
+    const first = Math.max(0, this.top - 5);
+    const last = first + Math.ceil(this.box.clientHeight / height) + 10;
+    this.spacer.style.height = `${this.lines.length * height}px`;
+    const rows = this.lines.slice(first, last).map((line, offset) =>
+      place(line.entry ? this.#row(line) : this.#heading(line.dataset), (first + offset) * height, height));
+    const top = this.lines[this.top];
+    if (this.isNamed && this.isGrouped && top) rows.unshift(this.#stayingHeading(top));
     if (this.visible.length === 0) rows.push(emptyNotice(this.entries.length));
     // A list box must have options.
     this.box.role = this.visible.length ? "listbox" : "group";
@@ -181,7 +212,23 @@ export class RolloutList {
     else this.box.removeAttribute("aria-activedescendant");
   }
 
-  #row(entry, position) {
+  /** The name of a dataset above its rollouts; each of these says it to a screen reader. */
+  #heading(dataset) {
+    const heading = cell(this.names.get(dataset.id), "group");
+    heading.title = dataset.label;
+    heading.setAttribute("aria-hidden", "true");
+    return heading;
+  }
+
+  /** The heading of the group that the first line in sight belongs to. */
+  #stayingHeading({ dataset, entry }) {
+    const heading = this.#heading(dataset ?? entry.dataset);
+    heading.classList.add("staying");
+    heading.style.height = `${this.#lineHeight()}px`;
+    return heading;
+  }
+
+  #row({ entry, position }) {
     const [sign, meaning] = OUTCOMES[entry.outcome];
     const row = document.createElement("div");
     row.className = "row";
@@ -191,9 +238,9 @@ export class RolloutList {
     row.ariaSelected = String(entry === this.current);
     row.setAttribute("aria-setsize", this.visible.length);
     row.setAttribute("aria-posinset", position + 1);
-    row.ariaLabel = `${entry.dataset.kind} ${entry.episodeId}, ${entry.length} steps, return ${number(entry.return, 2)}, ${meaning}`;
+    const name = this.isNamed ? `, ${this.names.get(entry.dataset.id)}` : "";
+    row.ariaLabel = `${entry.dataset.kind} ${entry.episodeId}${name}, ${entry.length} steps, return ${number(entry.return, 2)}, ${meaning}`;
     row.title = describeRollout(entry);
-    row.style.transform = `translateY(${position * rowHeight()}px)`;
     row.append(
       cell("", `dot ${entry.dataset.kind}`),
       cell(entry.episodeId, "episode"),
@@ -201,6 +248,7 @@ export class RolloutList {
       cell(number(entry.return, 1), "numeric"),
       cell(sign, `outcome ${entry.outcome}`),
     );
+    if (this.isNamed && !this.isGrouped) row.append(cell(this.names.get(entry.dataset.id), "dataset"));
     return row;
   }
 }
@@ -232,6 +280,25 @@ function cell(text, className) {
   element.className = className;
   element.textContent = text;
   return element;
+}
+
+function place(element, top, height) {
+  element.style.transform = `translateY(${top}px)`;
+  element.style.height = `${height}px`;
+  return element;
+}
+
+/**
+ * Names of datasets by id, the own folder first: it tells recordings apart, the end may be cut off. The
+ * folder that all have in common is left out.
+ */
+function shortNames(datasets) {
+  const paths = datasets.map(({ label }) => label.split("/"));
+  const isCommon = paths.length > 1 && paths.every((path) => path.length > 1 && path[0] === paths[0][0]);
+  return new Map(datasets.map(({ id }, index) => {
+    const path = paths[index].slice(isCommon ? 1 : 0);
+    return [id, [path.at(-1), path.slice(0, -1).join("/")].filter(Boolean).join(" · ")];
+  }));
 }
 
 function emptyNotice(total) {

@@ -2,11 +2,15 @@
 // where they raise it.
 
 const FULL_STRENGTH_QUANTILE = 0.995;
+// Maps have heavy tails: by the largest values alone most of a map would be too faint to see.
+const USUAL_QUANTILE = 0.95;
+const USUAL_GAINS = { step: 0.25, most: 4 };
 const SAMPLED = 20000;
 const STRONGEST = 230;
 // scipy.ndimage.gaussian_filter(truncate=3) has the same reach.
 const KERNEL_REACH = 3;
 
+/** The gain is that of the sample; see `usualGain`. */
 export const DEFAULT_DRAWING = { gain: 0, blur: 0, threshold: 0, negative: "#1f5fa8", positive: "#e2690c" };
 
 /** Ways by which a gradient reaches a frame, where a file tells them apart. */
@@ -21,11 +25,9 @@ export function pathsOf(labels) {
 
 /** `{target, at, path}` as the address asks, each replaced by one that the file has; no target, null. */
 export function choiceIn({ targets, target_steps: steps, environment_gradients: labels }, view) {
-  const pick = (known, name) => (known.includes(view.get(name)) ? view.get(name) : null);
-  const paths = pathsOf(labels);
   return {
-    target: pick(targets, "target"), at: pick(steps, "at") ?? steps[0],
-    path: pick(paths, "path") ?? paths[0],
+    target: view.pick("target", targets, null), at: view.pick("at", steps),
+    path: view.pick("path", pathsOf(labels)),
   };
 }
 
@@ -49,8 +51,11 @@ export class SaliencyOverlay {
     this.steps = steps;
     this.height = height;
     this.width = width;
-    this.scale = highQuantile(data);
-    this.setDrawing(DEFAULT_DRAWING);
+    const sizes = sortedSizes(data);
+    this.scale = quantileOf(sizes, FULL_STRENGTH_QUANTILE);
+    /** In powers of two: that at which one value in twenty of the sample has full strength. */
+    this.usualGain = gainBetween(quantileOf(sizes, USUAL_QUANTILE), this.scale);
+    this.setDrawing({ ...DEFAULT_DRAWING, gain: this.usualGain });
   }
 
   /**
@@ -108,13 +113,20 @@ function blurred(values, height, width, deviation) {
   return along(across, (y, x, at) => within(y + at, height) * width + x);
 }
 
-// Taken over the whole sample, so that steps can be compared with each other.
-function highQuantile(data) {
+// Of the whole sample, so that steps can be compared with each other.
+function sortedSizes(data) {
   const stride = Math.max(1, Math.floor(data.length / SAMPLED));
   const sizes = [];
   for (let index = 0; index < data.length; index += stride) {
     if (data[index] !== 0 && Number.isFinite(data[index])) sizes.push(Math.abs(data[index]));
   }
-  sizes.sort((a, b) => a - b);
-  return sizes[Math.floor(FULL_STRENGTH_QUANTILE * (sizes.length - 1))] ?? 0;
+  return sizes.sort((a, b) => a - b);
+}
+
+const quantileOf = (sorted, share) => sorted[Math.floor(share * (sorted.length - 1))] ?? 0;
+
+function gainBetween(size, scale) {
+  const { step, most } = USUAL_GAINS;
+  if (!(size > 0)) return 0;
+  return Math.min(Math.round(Math.log2(scale / size) / step) * step, most);
 }

@@ -24,6 +24,8 @@ export class SaliencyView {
     for (const id of SLIDERS) {
       element(id).addEventListener("input", ({ target }) => this.view.update({ [id]: Number(target.value) }));
     }
+    element("usual-drawing").addEventListener("click", () =>
+      this.view.update(Object.fromEntries(DRAWING.map((name) => [name, undefined]))));
     for (const id of COLOURS) {
       element(id).addEventListener("input", ({ target }) => this.view.update({ [id]: target.value }));
     }
@@ -120,15 +122,17 @@ export class SaliencyView {
 
   /** The settings of drawing that the address asks for, within what the controls allow. */
   get drawing() {
-    const settings = { ...DEFAULT_DRAWING };
+    const settings = { ...DEFAULT_DRAWING, gain: this.overlay?.usualGain ?? DEFAULT_DRAWING.gain };
     for (const name of SLIDERS) {
       const { min, max } = element(name);
       const asked = this.view.get(name) ?? settings[name];
       settings[name] = Math.min(Math.max(asked, Number(min)), Number(max));
+      if (settings[name] !== asked) this.view.refuse(name);
     }
     for (const name of COLOURS) {
-      const asked = this.view.get(name) ?? "";
+      const asked = this.view.get(name) ?? settings[name];
       if (/^#[0-9a-f]{6}$/i.test(asked)) settings[name] = asked;
+      else this.view.refuse(name);
     }
     return settings;
   }
@@ -136,9 +140,11 @@ export class SaliencyView {
   #draw() {
     const { drawing } = this;
     for (const name of DRAWING) element(name).value = drawing[name];
-    const placement = this.view.get("placement") === "beside" ? "beside" : "";
+    const placement = this.view.pick("placement", ["beside"], "");
     element("placement").value = placement;
-    element("gain-figure").textContent = `×${Number((2 ** drawing.gain).toPrecision(2))}`;
+    const isUsual = this.view.get("gain") === undefined;
+    element("gain-figure").textContent =
+      `×${Number((2 ** drawing.gain).toPrecision(2))}${isUsual ? ", by default" : ""}`;
     element("blur-figure").textContent = drawing.blur ? `${drawing.blur} px` : "none";
     element("threshold-figure").textContent = `${Math.round(100 * drawing.threshold)} %`;
     element("saliency-ramp").style.background =

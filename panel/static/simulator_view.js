@@ -53,9 +53,9 @@ export class SimulatorView {
 
   async #showFidelity() {
     if (this.fidelity.length === 0) return;
-    const file = pickFile(this.fidelity, this.view.get("fidelity"));
+    const file = pickFile(this.view, "fidelity", this.fidelity);
     const measures = file.measures;
-    const measure = measures.includes(this.view.get("measure")) ? this.view.get("measure") : measures[0];
+    const measure = this.view.pick("measure", measures);
     fillSelect("fidelity-file", this.fidelity.map(({ id, label }) => [id, label]), file.id);
     fillSelect("measure", measures.map((name) => [name, name.replaceAll("_", " ")]), measure);
     const meaning = file.measure_meanings[measures.indexOf(measure)];
@@ -89,7 +89,7 @@ export class SimulatorView {
 
   async #showTraining() {
     if (this.logs.length === 0) return;
-    const log = pickFile(this.logs, this.view.get("log"));
+    const log = pickFile(this.view, "log", this.logs);
     const names = log.columns.filter((name) => !name.startsWith(HELD_OUT));
     const asked = this.view.get("curve");
     const usual = ["total", "mean_episode_rewards"].find((name) => names.includes(name)) ?? names[0];

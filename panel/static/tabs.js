@@ -15,7 +15,7 @@ export class Tabs {
 
   get current() {
     const names = this.tabs.map(({ dataset }) => dataset.view);
-    return names.includes(this.view.get("view")) ? this.view.get("view") : names[0];
+    return this.view.pick("view", names);
   }
 
   /** Whether there is such a view. */

@@ -1,8 +1,9 @@
 // Value, reward, end and action over an episode, beside those of another rollout where one is
 // compared, with a cursor in step with the player.
 
-import { colourScale, isDark, themeColours } from "./colours.js";
-import { loadPlotly } from "./plotting.js";
+import { showScale } from "./colour_legend.js";
+import { isDark, rootScale, themeColours } from "./colours.js";
+import { colourBar, loadPlotly } from "./plotting.js";
 import { StepCursor } from "./step_cursor.js";
 import { actionSign, scaled, textScale } from "./words.js";
 
@@ -17,6 +18,9 @@ const ROWS = [
   { axis: "y3", share: 9 },
 ];
 const RARE = 0.03;
+// Pixels that the name of an action needs; of more actions only some are named.
+const LABEL_HEIGHT = 11;
+const MAX_LABELLED = 24;
 const PROBABILITY_LIGHT = ["#ffffff", "#d3e3f4", "#8fbbe4", "#3f86cb", "#0b4a94"];
 const PROBABILITY_DARK = ["#171b21", "#1c3a5e", "#24619f", "#4d98dc", "#b9dcff"];
 
@@ -51,10 +55,13 @@ export class Traces {
     if (!this.sample) return;
     const Plotly = await loadPlotly();
     const colours = themeColours();
+    this.#makeRoom();
+    this.drawnSize = this.#size();
     await Plotly.react(this.plot, this.#data(colours), this.#layout(colours), {
       displayModeBar: false,
       responsive: false,
     });
+    this.#showLegend();
     this.cursor.setLength(this.sample.entry.length);
   }
 
@@ -88,7 +95,7 @@ export class Traces {
     const { entry, steps } = this.sample;
     const time = Array.from({ length: entry.length }, (_, t) => t);
     const names = entry.dataset.action_names;
-    const rows = shownActions(steps, names.length);
+    const rows = this.#shownActions();
     const mode = entry.length < 40 ? "lines+markers" : "lines";
     const line = (name, y, yaxis, colour, dash = "solid") => ({
       type: "scatter", mode, name, x: time, y, yaxis, marker: { size: 4 },
@@ -108,8 +115,8 @@ export class Traces {
       {
         type: "heatmap", name: "probability", x: time, y: rows.map((_, row) => row),
         z: rows.map((action) => steps.probabilities.map((shares) => shares[action])), yaxis: "y3",
-        colorscale: colourScale(isDark() ? PROBABILITY_DARK : PROBABILITY_LIGHT),
-        zmin: 0, zmax: 1, showscale: false,
+        colorscale: rootScale(probabilityColours()), zmin: 0, zmax: 1, showscale: false,
+        colorbar: { ...colourBar("probability"), ...this.#placeOfActions() },
         customdata: rows.map((action) =>
           time.map((t) => `${steps.action.data[t] === action ? "took " : ""}${names[action]}`)),
         hovertemplate: "step %{x}, %{customdata}: %{z:.2f}<extra></extra>",
@@ -141,7 +148,7 @@ export class Traces {
   #layout(colours) {
     const { entry, steps } = this.sample;
     const names = entry.dataset.action_names;
-    const rows = shownActions(steps, names.length);
+    const rows = this.#shownActions();
     const scale = textScale();
     const margin = scaled(MARGIN, scale);
     const room = Math.max(this.box.clientHeight - margin.t - margin.b, 100);
@@ -152,11 +159,9 @@ export class Traces {
       // Plotly would else measure every label anew; those here have room.
       ticklabeloverflow: "allow",
     };
-    const shown = ROWS.filter(({ axis: name }) =>
-      (name !== "y4" || steps.terminal_prob) && (name !== "y5" || this.other));
+    const shown = this.#shownRows();
     const domains = rowDomains(shown);
-    const actionShare = domains.y3[1];
-    const every = Math.ceil((rows.length * 11 * scale) / (room * actionShare));
+    const every = Math.ceil((rows.length * (LABEL_HEIGHT - 0.5) * scale) / (room * domains.y3[1]));
     const titles = {
       y: this.other ? "Value (dotted: beside)" : "Value", y2: "Reward", y4: "P(end)",
       y5: "Difference of frames (RMS), of policies (total variation, dashed)",
@@ -207,8 +212,47 @@ export class Traces {
     };
   }
 
+  #shownRows() {
+    return ROWS.filter(({ axis: name }) =>
+      (name !== "y4" || this.sample.steps.terminal_prob) && (name !== "y5" || this.other));
+  }
+
+  /** Actions that were taken, or were probable at some step; the others would be empty rows. */
+  #shownActions() {
+    const { entry, steps } = this.sample;
+    return shownActions(steps, entry.dataset.action_names.length);
+  }
+
+  /** Where the bar of colours belongs in a saved picture. */
+  #placeOfActions() {
+    const [low, high] = rowDomains(this.#shownRows()).y3;
+    return { y: (low + high) / 2, len: high - low };
+  }
+
+  /** Makes the box so high that every action's name can be read; the card scrolls. */
+  #makeRoom() {
+    const margin = scaled(MARGIN, textScale());
+    const labels = Math.min(this.#shownActions().length, MAX_LABELLED) * LABEL_HEIGHT * textScale();
+    const height = margin.t + margin.b + labels / rowDomains(this.#shownRows()).y3[1];
+    this.box.style.setProperty("--labelled-height", `${Math.ceil(height)}px`);
+  }
+
+  /** Written anew in another theme only. */
+  #showLegend() {
+    const colours = probabilityColours();
+    if (colours === this.legendColours) return;
+    this.legendColours = colours;
+    showScale(document.getElementById("action-legend"), {
+      title: "probability", numbers: ["0", "0.25", "1"], colours,
+    });
+  }
+
+  #size() {
+    return `${this.box.clientWidth} ${this.box.clientHeight}`;
+  }
+
   #resize() {
-    if (this.sample && this.box.clientWidth > 0) this.redraw();
+    if (this.sample && this.box.clientWidth > 0 && this.#size() !== this.drawnSize) this.redraw();
   }
 }
 
@@ -236,12 +280,13 @@ function rowDomains(rows) {
   return domains;
 }
 
+const probabilityColours = () => (isDark() ? PROBABILITY_DARK : PROBABILITY_LIGHT);
+
 const actionLabel = (name) => {
   const sign = actionSign(name);
   return sign === name || sign === "·" ? name.slice(0, 10) : `${name.slice(0, 10)} ${sign}`;
 };
 
-/** Actions that were taken, or were probable at some step; the others would be empty rows. */
 function shownActions(steps, total) {
   const taken = new Set(steps.action.data);
   return Array.from({ length: total }, (_, action) => action).filter(

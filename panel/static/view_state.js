@@ -1,19 +1,63 @@
 // What the page shows, kept in the part of the address after '#', so that a view can be shared.
 
 const NUMBERS = new Set(["episode", "step", "gain", "blur", "threshold", "lag"]);
+const NAMES = new Set([
+  ...NUMBERS, "data", "view", "analysis", "x", "y", "colour", "shown", "lasso", "target", "at", "path",
+  "placement", "negative", "positive", "beside", "filter", "scope", "extreme", "behaviours", "dynamics",
+  "group", "quantity", "variant", "order", "cell", "dynamic", "agreement", "effects", "effect",
+  "allEffects", "world", "twinned", "pair", "fidelity", "measure", "log", "curve", "probes", "probed",
+  "sought",
+]);
+// Marks steps of the browser's history that the page made itself.
+const OWN = { isOwn: true };
 
-/** Dispatches `change` with the set of changed names whenever the view changes. */
+/**
+ * Dispatches `change` with the set of changed names whenever the view changes, and `refused` with a
+ * sentence when an address asks for what there is not; what the page itself put there is not told.
+ */
 export class ViewState extends EventTarget {
   constructor() {
     super();
-    this.values = parse(location.hash);
-    window.addEventListener("popstate", () => this.#adopt(parse(location.hash)));
-    window.addEventListener("hashchange", () => this.#adopt(parse(location.hash)));
+    const { values, refusals } = parse(location.hash);
+    this.values = values;
+    this.refusals = refusals;
+    // A reload asks for what the page itself had put there.
+    this.unchecked = new Set(history.state?.isOwn ? [] : Object.keys(values));
+    window.addEventListener("popstate", ({ state }) => this.#adopt(parse(location.hash), state?.isOwn));
+    window.addEventListener("hashchange", () => this.#adopt(parse(location.hash), history.state?.isOwn));
     this.pending = null;
   }
 
   get(name) {
     return this.values[name];
+  }
+
+  /** The value of a name where it is among those known, or else another, which the reader is told. */
+  pick(name, known, otherwise = known[0]) {
+    const asked = this.values[name];
+    if (asked === undefined || asked === "") return otherwise;
+    if (!known.includes(asked)) {
+      this.refuse(name);
+      return otherwise;
+    }
+    this.unchecked.delete(name);
+    return asked;
+  }
+
+  /** Tells once that the value which an address gave a name is not to be had. */
+  refuse(name) {
+    if (this.unchecked.delete(name)) {
+      this.#tell([`The address asks for ${name} “${this.values[name]}”, which is not here.`]);
+    }
+  }
+
+  /** Tells what in the address that the page began with is no value of anything. */
+  tellRefusals() {
+    this.#tell(this.refusals);
+  }
+
+  #tell(sentences) {
+    for (const detail of sentences) this.dispatchEvent(new CustomEvent("refused", { detail }));
   }
 
   /** Sets some values; `push` makes a step in the browser's history. */
@@ -22,7 +66,8 @@ export class ViewState extends EventTarget {
     if (changed.size === 0) return;
     if (push) this.#write();
     Object.assign(this.values, values);
-    if (push) history.pushState(null, "", this.address());
+    for (const name of changed) this.unchecked.delete(name);
+    if (push) history.pushState(OWN, "", this.address());
     else this.#writeSoon();
     this.dispatchEvent(new CustomEvent("change", { detail: changed }));
   }
@@ -33,11 +78,13 @@ export class ViewState extends EventTarget {
     return `#${new URLSearchParams(given)}`;
   }
 
-  #adopt(values) {
+  #adopt({ values, refusals }, isOwn) {
     const names = new Set([...Object.keys(values), ...Object.keys(this.values)]);
     const changed = new Set([...names].filter((name) => values[name] !== this.values[name]));
+    if (!isOwn) this.#tell(refusals);
     if (changed.size === 0) return;
     this.values = values;
+    this.unchecked = new Set(isOwn ? [] : [...changed].filter((name) => name in values));
     this.dispatchEvent(new CustomEvent("change", { detail: changed }));
   }
 
@@ -49,15 +96,20 @@ export class ViewState extends EventTarget {
   #write() {
     clearTimeout(this.pending);
     this.pending = null;
-    if (location.hash !== this.address()) history.replaceState(null, "", this.address());
+    if (location.hash !== this.address()) history.replaceState(OWN, "", this.address());
   }
 }
 
+/** `{values, refusals}` of a fragment: by name, and sentences on what is no value. */
 function parse(hash) {
   const values = {};
+  const refusals = [];
   for (const [name, text] of new URLSearchParams(hash.slice(1))) {
-    if (!NUMBERS.has(name)) values[name] = text;
-    else if (text.trim() !== "" && Number.isFinite(Number(text))) values[name] = Number(text);
+    const isNumber = text.trim() !== "" && Number.isFinite(Number(text));
+    if (!NAMES.has(name)) refusals.push(`The address names “${name}”, which this page does not know.`);
+    else if (!NUMBERS.has(name)) values[name] = text;
+    else if (isNumber) values[name] = Number(text);
+    else refusals.push(`The address asks for ${name} “${text}”, where a number is expected.`);
   }
-  return values;
+  return { values, refusals };
 }

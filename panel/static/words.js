@@ -27,6 +27,9 @@ export function number(value, digits = 3) {
   return trimmed.replace("-", "−").replace(/^−0$/, "0");
 }
 
+/** Both ends of a signed scale and its middle, as text. */
+export const signedEnds = (limit, digits) => [`−${number(limit, digits)}`, "0", `+${number(limit, digits)}`];
+
 /** A number that keeps its width while it changes. */
 export function steadyNumber(value, digits = 3) {
   return Number.isFinite(value) ? value.toFixed(digits).replace("-", "−") : "–";

@@ -311,13 +311,13 @@ def test_directions_have_the_numbers_that_saliency_and_swaps_give_them(
     page = open_page("#x=ica.0&y=pca.0")
     chosen = "select => select.selectedOptions[0].textContent"
     assert page.locator("#x-axis").evaluate(chosen) == "IC 0"
-    assert page.locator("#y-axis").evaluate(chosen) == "PC 1"
+    assert page.locator("#y-axis").evaluate(chosen) == "PC 0"
 
 
-def drawn_overlay(signed: np.ndarray, scale: float, blur: float, threshold: float) -> np.ndarray:
-    """(H, W) opacity, 0 to 230, of one step at gain 1."""
+def drawn_overlay(signed: np.ndarray, full: float, blur: float, threshold: float) -> np.ndarray:
+    """(H, W) opacity, 0 to 230, of one step, where `full` and more is drawn in full strength."""
     smooth = gaussian_filter(signed, blur, mode="nearest", truncate=3) if blur else signed
-    strength = np.minimum(1, np.abs(smooth) / scale)
+    strength = np.minimum(1, np.abs(smooth) / full)
     return np.where(strength < threshold, 0, 230 * strength)
 
 
@@ -346,7 +346,8 @@ def test_saliency_is_drawn_signed_blurred_and_cut_off(
     page.select_option("#target", "ic_0")
     wait_until(page, "window.dreamscope.player.overlay !== null")
     overlay = canvas_pixels(page, "overlay")
-    signed = read_saliency(panel_client, "target=ic_0&target_step=4&environment_gradient=passed")[2]
+    sample = read_saliency(panel_client, "target=ic_0&target_step=4&environment_gradient=passed")
+    signed = sample[2]
     # What the reader sees, not only what the canvas holds: the frame beneath is grey.
     seen = screenshot(page, "#screen").astype(int)
     assert np.ptp(seen, axis=-1).max() > 60
@@ -354,18 +355,32 @@ def test_saliency_is_drawn_signed_blurred_and_cut_off(
     assert strong.mean() > 0.5
     is_orange = overlay[..., 0] > overlay[..., 2]
     np.testing.assert_array_equal(is_orange[strong], signed[strong] > 0)
-    scale = page.evaluate("window.dreamscope.player.overlay.scale")
+    scale, gain = page.evaluate(
+        "(({ scale, usualGain }) => [scale, usualGain])(window.dreamscope.player.overlay)"
+    )
+    sizes = np.abs(sample[sample != 0])
+    assert scale == pytest.approx(np.quantile(sizes, 0.995), rel=0.02)
+    assert gain == np.round(4 * np.log2(scale / np.quantile(sizes, 0.95))) / 4
+    assert page.input_value("#gain") == f"{gain}"
+    assert str(page.text_content("#gain-figure")).endswith("by default")
     for blur, threshold in ((0, 0), (1.5, 0), (0.5, 0.25)):
         set_slider(page, "blur", blur)
         set_slider(page, "threshold", threshold)
         shown = canvas_pixels(page, "overlay")[..., 3]
-        np.testing.assert_allclose(shown, drawn_overlay(signed, scale, blur, threshold), atol=1.01)
+        expected = drawn_overlay(signed, scale / 2**gain, blur, threshold)
+        np.testing.assert_allclose(shown, expected, atol=1.01)
     set_slider(page, "blur", 0)
     set_slider(page, "threshold", 0)
     set_slider(page, "gain", 3)
     stronger = canvas_pixels(page, "overlay")[..., 3].astype(int)
     assert (stronger >= overlay[..., 3]).all()
     assert stronger.sum() > 1.5 * overlay[..., 3].sum()
+    assert "default" not in str(page.text_content("#gain-figure"))
+    page.click("#drawing summary")
+    page.click("#usual-drawing")
+    assert page.input_value("#gain") == f"{gain}"
+    np.testing.assert_array_equal(canvas_pixels(page, "overlay"), overlay)
+    page.click("#drawing summary")
 
 
 def test_colours_of_saliency_are_those_chosen(
@@ -568,7 +583,7 @@ def test_filters_leave_what_a_direct_computation_leaves(
     page.fill("input[name=max-length]", "50")
     lengths = [*panel_data.real.episodes["length"], *panel_data.simulated.episodes["length"]]
     expected = sum(8 <= length <= 50 for length in lengths)
-    assert page.inner_text("#list-count") == f"{expected} of {len(lengths)} match"
+    assert page.inner_text("#list-count") == f"{expected} of {len(lengths)} shown"
     assert page.locator(".row").count() == expected
     page.check("input[name=kind][value=simulated]", force=True)
     assert page.locator(".row").count() == 2
@@ -580,6 +595,130 @@ def test_filters_leave_what_a_direct_computation_leaves(
     page.select_option("select[name=complete]", "yes")
     complete = int(panel_data.real.episodes["level_complete"].sum())
     assert page.locator(".row").count() == complete
+
+
+def test_list_names_the_dataset_of_every_rollout(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page()
+    lines = "#rollouts .group:not(.staying), #rollouts .row .episode"
+    numbers = [2 * position + 1 for position in range(3)]
+    expected = ["data", *numbers, "samples", *numbers[:2]]
+    assert page.locator(lines).all_inner_texts() == [str(text) for text in expected]
+    assert page.inner_text("#rollouts .staying") == "data"
+    assert ", samples," in str(page.locator(".row >> nth=4").get_attribute("aria-label"))
+    page.click("[data-sort=return]")
+    assert page.locator("#rollouts .group").count() == 0
+    tables = [panel_data.real.episodes, panel_data.simulated.episodes]
+    returns = [
+        (row, name)
+        for name, table in zip(("data", "samples"), tables, strict=True)
+        for row in table["return"]
+    ]
+    names = page.locator("#rollouts .row .dataset").all_inner_texts()
+    assert names == [name for _, name in sorted(returns)]
+    page.check("input[name=kind][value=simulated]", force=True)
+    # One dataset alone needs no name.
+    assert page.locator("#rollouts .dataset, #rollouts .group").count() == 0
+
+
+def test_heading_of_a_long_group_stays_in_sight(
+    open_page: Callable[..., Page], dataset_writer: Any, serve: Any, tmp_path: Path
+) -> None:
+    for name in ("first", "second"):
+        dataset_writer(tmp_path / name, (2,) * 60, False)
+    for base in serve(tmp_path):
+        page = open_page(base=base)
+        for line, heading in ((0, "first"), (40, "first"), (61, "second"), (90, "second")):
+            page.evaluate("top => { window.dreamscope.list.box.scrollTop = top; }", 30 * line + 5)
+            wait_until(
+                page, f"document.querySelector('#rollouts .staying').textContent === '{heading}'"
+            )
+            box = page.locator("#rollouts .staying").bounding_box()
+            around = page.locator("#rollouts").bounding_box()
+            assert box is not None
+            assert around is not None
+            assert abs(box["y"] - around["y"]) < 1
+
+
+def test_every_action_is_named_beside_another_rollout(
+    related_data: Path, open_page: Callable[..., Page], serve: Any
+) -> None:
+    for base in serve(related_data):
+        page = open_page(base=base)
+        samples = page.evaluate(
+            "window.dreamscope.catalogue.datasets.find(({ label }) => label === 'demo/samples').id"
+        )
+        intervened = page.evaluate(
+            "window.dreamscope.catalogue.datasets"
+            ".find(({ label }) => label === 'demo/samples_intervened').id"
+        )
+        page = open_page(f"#data={samples}&episode=1&beside=intervened.{intervened}", base=base)
+        page.wait_for_selector("#other-box:not([hidden])")
+        height, rows, labels = page.evaluate(
+            """() => {
+              const { plot } = window.dreamscope.traces;
+              const { yaxis3: axis } = plot._fullLayout;
+              const named = plot.querySelectorAll('.y3tick text').length;
+              return [axis._length, axis.range[0] + 0.5, named];
+            }"""
+        )
+        assert labels == rows
+        assert height >= 10.9 * rows
+
+
+def test_shades_have_a_scale_with_numbers(
+    open_page: Callable[..., Page], ids: dict[str, str]
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1&target=value&view=components")
+    assert page.inner_text("#action-legend").split() == ["probability", "0", "0.25", "1"]
+    heat = page.evaluate(
+        """(({ colorscale, zmin, zmax, colorbar }) => ({ colorscale, zmin, zmax, colorbar }))(
+          document.querySelector('#traces .plot').data.find(({ type }) => type === 'heatmap'))"""
+    )
+    # The middle of the legend is the middle of the colours.
+    stops = [at for at, _ in heat["colorscale"]]
+    assert stops == [0, 1 / 16, 1 / 4, 9 / 16, 1]
+    assert (heat["zmin"], heat["zmax"]) == (0, 1)
+    assert heat["colorbar"]["title"]["text"] == "probability"
+    limit = page.evaluate("window.dreamscope.components.height") / 1.08
+    shown = page.inner_text("#component-map-legend").replace("−", "-").split("\n")
+    assert shown[0] == "activation, in the component's unit"
+    assert [float(text) for text in shown[1:]] == pytest.approx([-limit, 0, limit], abs=6e-3)
+    page.select_option("#component-quantity", "gradient")
+    wait_until(
+        page,
+        "document.getElementById('component-map-legend').textContent.startsWith('d value / d')",
+    )
+
+
+def test_address_that_asks_for_what_there_is_not_is_told(
+    open_page: Callable[..., Page], ids: dict[str, str]
+) -> None:
+    page = open_page(
+        f"#data={ids['real']}&episode=1&step=99&view=nowhere&colour=taste&x=pca.9&speed=3"
+        "&lag=soon&lasso=1,2&gain=9"
+    )
+    told = page.locator("#errors p").all_inner_texts()
+    for name, value in (
+        ("step", "99"),
+        ("view", "nowhere"),
+        ("colour", "taste"),
+        ("x", "pca.9"),
+        ("lasso", "1,2"),
+        ("gain", "9"),
+    ):
+        assert sum(f"asks for {name} “{value}”" in text for text in told) == 1, name
+    assert sum("“speed”, which this page does not know" in text for text in told) == 1
+    assert sum("lag “soon”, where a number is expected" in text for text in told) == 1
+    assert page.input_value("#scrubber") == "11"
+    # What the reader chose here, and what there is, is not told of.
+    page = open_page(f"#data={ids['real']}&episode=1&step=3&view=states&colour=action&x=pca.1")
+    page.select_option("#colour", "ica.0")
+    page.click(".row >> nth=1")
+    page.go_back()
+    wait_for_step(page, 3)
+    assert page.locator("#errors p").count() == 0
 
 
 def test_lasso_selects_the_points_inside(open_page: Callable[..., Page], panel_client: Any) -> None:
@@ -666,7 +805,10 @@ def test_traces_are_saved_as_table_picture_and_drawing(
     assert list(picture.size) == [2 * side for side in size]
     pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 20
-    assert b"<svg" in save_plot(page, "#traces", "SVG")
+    # The page tells the shades beside the plot, a saved picture has a bar of them.
+    drawing = save_plot(page, "#traces", "SVG")
+    assert b"<svg" in drawing
+    assert b"probability</text>" in drawing
 
 
 def test_scatter_is_saved_with_its_points(
@@ -770,7 +912,9 @@ def test_rollout_is_saved_as_a_moving_picture(
 def test_saliency_that_is_shown_is_saved(
     placement: str, open_page: Callable[..., Page], panel_data: Any, ids: dict[str, str]
 ) -> None:
-    fragment = f"#data={ids['simulated']}&episode=1&target=value&step=3&placement={placement}"
+    fragment = (
+        f"#data={ids['simulated']}&episode=1&target=value&step=3&gain=0&placement={placement}"
+    )
     page = open_page(fragment)
     wait_for_step(page, 3)
     obs = panel_data.simulated.read_episode(0).obs[3]

@@ -141,9 +141,10 @@ def test_page_holds_nothing_of_other_samples(page_folder: Path, panel_data: Any)
     content = json.loads(read_answer(page_folder, "api/catalogue"))
     assert [entry["num_episodes"] for entry in content["datasets"]] == [1, 2]
     real = content["datasets"][0]["id"]
-    table = decode_arrays(read_answer(page_folder, f"api/datasets/{real}/episodes"))
-    np.testing.assert_array_equal(table["episode_id"], [3])
-    np.testing.assert_array_equal(table["length"], [300])
+    asked = ",".join(entry["id"] for entry in content["datasets"])
+    tables = decode_arrays(read_answer(page_folder, f"api/episodes?datasets={asked}"))
+    np.testing.assert_array_equal(tables[f"{real}/episode_id"], [3])
+    np.testing.assert_array_equal(tables[f"{real}/length"], [300])
     assert not any("episodes/5" in address for address in read_index(page_folder)["files"])
     assert content["errors"] == content["fidelity"] == content["cards"] == []
     assert str(panel_data.folder) not in json.dumps(content)

@@ -1,6 +1,7 @@
 """Behaviours, interventions, probes, trust and gradients in a real browser."""
 
 import io
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -378,6 +379,55 @@ def test_filter_on_the_gradient_of_the_chosen_target(
         assert shown == [f"sim. 1, step {counts[target]}"]
         assert page.input_value("#gradient-target") == target
     assert entry["num_components"] == 3
+    page = open_page("#view=filter&filter=value > 0")
+    assert page.is_hidden("#gradient-choice")
+    page.select_option("#extreme-variable", "gradient.1")
+    assert page.is_visible("#gradient-choice")
+
+
+def test_filter_tells_how_many_rollouts_it_cannot_look_at(
+    panel_data: Any, open_page: Callable[..., Page], dataset_writer: Any, serve: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "several"
+    shutil.copytree(panel_data.folder, folder)
+    dataset_writer(folder / "another", (5, 4), False)
+    for base in serve(folder):
+        page = open_page("#view=filter&filter=step = 0", base=base)
+        assert page.inner_text("#filter-count").startswith(
+            "5 of 5 analysed rollouts match. The other 2 rollouts of the list are not in this"
+        )
+        assert page.inner_text("#list-count") == "5 of 7 shown"
+
+
+def test_files_lie_in_folders_and_are_sought(
+    open_dynamics: Callable[..., Page], dynamics_data: Any
+) -> None:
+    page = open_dynamics(view="files")
+    total = page.locator("#files [data-item]").count()
+    assert page.inner_text("#files-count") == f"{total} files"
+    folders = page.locator("#files .folder > summary .name").all_inner_texts()
+    assert set(folders) >= {"demo/", "analysis/", "dynamics/", "vectors/", "probes/", "samples/"}
+    page.fill("#sought", "Trust  SAMPLES")
+    settle(page)
+    names = page.locator("#files [data-item] > summary .name").all_inner_texts()
+    assert names == ["sample_trust.nc"]
+    assert page.inner_text("#files-count") == f"1 of {total} files match."
+    assert page.locator("#files .folder > summary .name").all_inner_texts() == ["demo/samples/"]
+    page.click("#files [data-item] summary")
+    page.wait_for_selector("#files [data-item] dl")
+    restored = open_dynamics(view="files", sought="xcorr")
+    assert restored.input_value("#sought") == "xcorr"
+    assert restored.locator("#files [data-item]").count() == 1
+
+
+def test_probe_table_has_a_scale(open_dynamics: Callable[..., Page], dynamics_data: Any) -> None:
+    page = open_dynamics(view="components")
+    stored = results_of(dynamics_data.folder, "probes/probe_analysis.nc")["partial_correlation"]
+    limit = float(np.abs(stored).max())
+    shown = page.inner_text("#probe-legend").replace("−", "-").split("\n")
+    assert shown[0] == "partial correlation"
+    assert [float(text) for text in shown[1:4]] == pytest.approx([-limit, 0, limit], abs=6e-3)
+    assert shown[4] == "● q below 0.05"
 
 
 def test_findings_show_predictions_observations_controls_and_verdict(

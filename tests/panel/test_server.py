@@ -13,13 +13,16 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from analysis.results import write_results
 from experiment.errors import UserError
 from experiment.files import write_json
+from experiment.provenance import collect_provenance
 from panel.binary import decode_arrays, encode_arrays
 from panel.catalogue import Catalogue
-from panel.rollout_source import MAX_FRAMES_PER_REQUEST
+from panel.rollout_source import MAX_FRAMES_PER_REQUEST, TABLES_PER_ANSWER, RolloutSource
 from panel.security import CONTENT_SECURITY_POLICY, host_name
 from panel.server import PanelConfig, bind, check_config, greeting, open_ahead
+from panel.training_source import TrainingSource
 
 ROUTES = ("", "static/main.js", "api/catalogue", "vendor/plotly.min.js")
 
@@ -65,6 +68,13 @@ def test_catalogue_lists_everything_without_paths(panel_data: Any, panel_client:
     assert content["saliency"][0]["sample_ids"] == [1]
 
 
+def test_progress_counts_what_was_opened(panel_data: Any, client_maker: Any) -> None:
+    client = client_maker(panel_data.folder)
+    assert client.json("/api/progress") == {"found": 4, "opened": 0}
+    client.json("/api/catalogue")
+    assert client.json("/api/progress") == {"found": 4, "opened": 4}
+
+
 def test_episode_table_equals_the_store(
     panel_data: Any, panel_client: Any, dataset_ids: dict[str, str]
 ) -> None:
@@ -73,6 +83,37 @@ def test_episode_table_equals_the_store(
     for name in ("episode_id", "length", "level_seed", "level_complete", "cut"):
         np.testing.assert_array_equal(table[name], episodes[name])
     np.testing.assert_allclose(table["return"], episodes["return"], rtol=1e-6)
+
+
+def test_tables_of_several_datasets_come_in_one_answer(
+    panel_client: Any, dataset_ids: dict[str, str]
+) -> None:
+    path = f"/api/episodes?datasets={','.join(dataset_ids.values())}"
+    joined = panel_client.arrays(path)
+    for dataset_id in dataset_ids.values():
+        own = panel_client.arrays(f"/api/datasets/{dataset_id}/episodes")
+        for column, values in own.items():
+            np.testing.assert_array_equal(joined.pop(f"{dataset_id}/{column}"), values)
+    assert not joined
+    tag = panel_client.request(path).headers["etag"]
+    assert panel_client.request(path, headers={"if-none-match": tag}).status_code == 304
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ("", 422),
+        ("0123456789abcdeg", 422),
+        ("0123456789abcdef", 404),
+        (",".join(["0123456789abcdef"] * (TABLES_PER_ANSWER + 1)), 422),
+    ],
+)
+def test_tables_of_what_is_no_dataset_are_refused(
+    asked: str, status: int, panel_client: Any
+) -> None:
+    response = panel_client.request(f"/api/episodes?datasets={asked}")
+    assert response.status_code == status
+    assert response.json()["detail"]
 
 
 @pytest.mark.parametrize("kind", ["real", "simulated"])
@@ -137,6 +178,25 @@ def test_sources_are_named_by_their_meanings(
     values = client.arrays(f"/api/analyses/{entry['id']}/columns/source")["values"]
     named = [entry["source_names"][value] for value in values]
     assert named == meanings[codes].tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ({"layout": {"embedding": "umap"}}, "umap"),
+        ({"embedding": "tsne"}, "tsne"),
+        ({"clusters": {"embedding": "pca"}}, "pca"),
+        ({"layout": 3}, None),
+        ({}, None),
+    ],
+)
+def test_method_of_the_layout_is_told(
+    config: dict[str, Any], method: str | None, tmp_path: Path, client_maker: Any
+) -> None:
+    content = sourced_rows([0, 1], "real simulated")
+    write_results(tmp_path / "hidden_analysis.nc", content, collect_provenance(config, 0, {}))
+    [entry] = client_maker(tmp_path).json("/api/catalogue")["analyses"]
+    assert entry["embedding_method"] == method
 
 
 @pytest.mark.parametrize("codes", [[0, 3], [-1, 0], [2**31 - 1, 0]])
@@ -279,14 +339,29 @@ def test_host_name_ignores_port_and_case() -> None:
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "http://127.0.0.1.evil.example"]
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "http://127.0.0.1.evil.example",
+        "ftp://localhost",
+        "file://localhost",
+        "chrome-extension://localhost",
+        "//localhost",
+        "localhost",
+        "http://evil@localhost",
+        "http://localhost/",
+        "http:localhost",
+        "",
+    ],
 )
 def test_foreign_origins_are_refused(origin: str, panel_client: Any) -> None:
     assert panel_client.request("/api/catalogue", headers={"origin": origin}).status_code == 403
 
 
-def test_own_origin_is_answered(panel_client: Any) -> None:
-    headers = {"origin": "http://localhost:1234"}
+@pytest.mark.parametrize("origin", ["http://localhost:1234", "https://127.0.0.1", "HTTP://[::1]:5"])
+def test_own_origin_is_answered(origin: str, panel_client: Any) -> None:
+    headers = {"origin": origin}
     assert panel_client.request("/api/catalogue", headers=headers).status_code == 200
 
 
@@ -329,6 +404,7 @@ def test_head_is_get_without_a_body(route: str, panel_client: Any) -> None:
 def test_unknown_ids_and_traversals_are_refused(path: str, panel_client: Any) -> None:
     response = panel_client.request(path)
     assert response.status_code in (404, 422)
+    assert len(response.json()["detail"].split()) >= 3
     assert "root:" not in response.text
     assert "import" not in response.text
 
@@ -658,6 +734,71 @@ def test_items_are_opened_ahead_whatever_is_damaged(
     labels = [error["label"] for error in described["errors"]]
     assert labels == [f"{tmp_path.name}/damaged/hidden_analysis.nc"]
     assert len(described["datasets"]) == 2
+
+
+def test_only_what_changed_is_read_again(
+    tmp_path: Path, dataset_writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        dataset_writer(tmp_path / name, (4,), False)
+    log = tmp_path / "log.csv"
+    log.write_text("step,loss\n1,2\n")
+    catalogue = Catalogue([tmp_path])
+    before = catalogue.describe()
+    described: list[str] = []
+
+    def watch(source_type: type[Any]) -> None:
+        describe = source_type.describe
+
+        def described_again(source: Any) -> dict[str, Any]:
+            described.append(source_type.__name__)
+            return describe(source)
+
+        monkeypatch.setattr(source_type, "describe", described_again)
+
+    watch(RolloutSource)
+    watch(TrainingSource)
+    assert catalogue.describe() == before
+    assert described == []
+    assert (catalogue.count().results, catalogue.count().opened) == (1, 3)
+
+    dataset_writer(tmp_path / "second", (4, 5), False, skip=1, writer="1")
+    assert [entry["num_episodes"] for entry in catalogue.describe()["datasets"]] == [1, 2]
+    log.write_text("step,loss\n1,2\n2,1\n")
+    dataset_writer(tmp_path / "third", (6,), False)
+    content = catalogue.describe()
+    assert [entry["num_episodes"] for entry in content["datasets"]] == [1, 2, 1]
+    assert content["training"][0]["num_rows"] == 2
+    assert sorted(described) == ["RolloutSource", "RolloutSource", "TrainingSource"]
+
+    log.unlink()
+    assert catalogue.describe()["training"] == []
+
+
+def test_work_of_finished_stages_is_left_out(tmp_path: Path, dataset_writer: Any) -> None:
+    chain = tmp_path / "demo"
+    for stage in ("train_simulator-1a2b-3c4d", "record_samples-5e6f"):
+        dataset_writer(chain / "runs" / stage / "recording", (4,), True)
+        (chain / "runs" / stage / "model_9").mkdir()
+        write_json(chain / "runs" / stage / "model_9" / "simulator.json", {"hash": "9"})
+        (chain / "runs" / stage / "log.csv").write_text("step,loss\n1,2\n")
+    write_json(chain / "reports" / "train_simulator.json", {"status": "done"})
+
+    def labels(folder: Path) -> dict[str, list[str]]:
+        content = Catalogue([folder]).describe()
+        kinds = ("datasets", "cards", "training")
+        return {kind: [entry["label"] for entry in content[kind]] for kind in kinds}
+
+    unfinished = "demo/runs/record_samples-5e6f"
+    finished = "demo/runs/train_simulator-1a2b-3c4d"
+    assert labels(chain) == {
+        "datasets": [f"{unfinished}/recording"],
+        "cards": [f"{unfinished}/model_9/simulator.json"],
+        "training": [f"{unfinished}/log.csv", f"{finished}/log.csv"],
+    }
+    assert labels(tmp_path)["datasets"] == [f"{tmp_path.name}/{unfinished}/recording"]
+    # Whoever names the working folders wants to see them.
+    assert len(labels(chain / "runs")["datasets"]) == 2
 
 
 @pytest.mark.parametrize(
