@@ -97,11 +97,11 @@ def draw_paths(
 ) -> Figure:
     """One panel per target: size of the gradient by step and path, means over samples."""
     figure, axes = _panels(len(norms.targets))
+    steps = np.arange(norms.norm.shape[-1])
     for index, (axis, target) in enumerate(zip(axes, norms.targets, strict=True)):
         for path, (label, colour, style) in PATH_STYLES.items():
             of_path = norms.norm[:, source, norms.paths.index(path), index]
             mean = mean_over_samples(of_path, config.num_resamples, config.seed)
-            steps = np.arange(len(mean.value))
             axis.plot(steps, mean.value, style, color=colour, label=label, linewidth=1.2)
             axis.fill_between(steps, mean.lower, mean.upper, color=colour, alpha=0.15, linewidth=0)
         axis.set(title=f"{target} at step {len(steps) - 1}", yscale="log", xticks=steps)
