@@ -34,6 +34,8 @@ PATH_STYLES = {
     "mixed": ("mixed: all − agent − environment", OKABE_ITO[3], ":"),
 }
 COLUMNS = 3
+SMALLEST_DRAWN = 1e-4
+"""Gradients smaller than this share of the largest lie below the axis."""
 TOLERANCE = 0.01
 """Share of the difference that integrated gradients may miss."""
 
@@ -67,6 +69,9 @@ def plot_attributions(config: AttributionPlottingConfig, report: StageReport) ->
             cannot be written.
     """
     require_at_least(config, "num_resamples", "dpi")
+    for chosen in (config.paths, config.integrated):
+        if chosen is not None:
+            read_results(chosen / SALIENCY_NAME, "saliency").close()
     folder = require_writable_folder(config.output_dir, "--output_dir")
     with figure_text(title_size=8):
         return save_figures(_figures(config), folder, config.dpi, report, columns=2)
@@ -92,16 +97,18 @@ def draw_paths(
 ) -> Figure:
     """One panel per target: size of the gradient by step and path, means over samples."""
     figure, axes = _panels(len(norms.targets))
+    steps = np.arange(norms.norm.shape[-1])
     for index, (axis, target) in enumerate(zip(axes, norms.targets, strict=True)):
         for path, (label, colour, style) in PATH_STYLES.items():
             of_path = norms.norm[:, source, norms.paths.index(path), index]
             mean = mean_over_samples(of_path, config.num_resamples, config.seed)
-            steps = np.arange(len(mean.value))
             axis.plot(steps, mean.value, style, color=colour, label=label, linewidth=1.2)
             axis.fill_between(steps, mean.lower, mean.upper, color=colour, alpha=0.15, linewidth=0)
         axis.set(title=f"{target} at step {len(steps) - 1}", yscale="log", xticks=steps)
+        axis.set_xlabel("step of what the gradient is with respect to")
+        # Differences of equal gradients are rounding errors, which are not to stretch the axis.
+        axis.set_ylim(bottom=SMALLEST_DRAWN * norms.norm[:, source, :, index].mean(axis=0).max())
         open_axis(axis)
-    figure.supxlabel("step of what the gradient is with respect to", fontsize=8)
     figure.supylabel("root mean square of the gradient", fontsize=8)
     _legend(figure, axes[0])
     figure.suptitle(
@@ -143,13 +150,14 @@ def draw_methods(agreement: MethodAgreement) -> Figure:
     count = len(agreement.targets)
     figure = Figure(figsize=(2.5 * count + 2.2, 5.6), layout="constrained")
     axes = figure.subplots(2, count, squeeze=False, sharex=True, sharey=True)
-    rows = {"same sample": agreement.same, "control: another sample": agreement.other}
+    rows = {"same sample": agreement.same, "control:\nanother sample": agreement.other}
     for line, (name, cosines) in zip(axes, rows.items(), strict=True):
         for axis, target, values in zip(
             line, agreement.targets, np.nanmean(cosines, axis=0), strict=True
         ):
             _draw_cosines(axis, values, agreement.methods)
-            axis.set_title(f"{target}, {name}")
+            axis.set_title(target)
+        line[0].set_ylabel(name, fontsize=9)
     figure.colorbar(axes[0, 0].images[0], ax=axes, pad=0.02, label="cosine")
     figure.suptitle(
         f"Agreement of attributions to frames, means over {len(agreement.same)} samples; the "

@@ -73,7 +73,7 @@ def _state_row(name: str, results: xr.Dataset) -> tuple[str, ...]:
     quality = "embedding_trustworthiness"
     return (
         name,
-        f"{results.sizes['row']:,}",
+        f"{int((results['source'].values == 0).sum()):,}",
         str(attributes["num_components_95"]),
         str(attributes["num_clusters"]),
         told,

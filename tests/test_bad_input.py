@@ -137,6 +137,7 @@ SCRIPTS_WITHOUT_PRESET = (
     "analysis/sample_trust_plotting.py",
     "analysis/saliency_trust_precompute.py",
     "analysis/saliency_trust_plotting.py",
+    "analysis/saliency_plotting.py",
     "analysis/statement_effects_plotting.py",
     "analysis/intervention_effects_plotting.py",
     "analysis/target_functions_plotting.py",

@@ -51,12 +51,10 @@ def test_what_is_left_out_is_named_with_its_reason(results):
 def test_a_behaviour_keeps_its_colour_whichever_others_are_drawn(results):
     for size in ([10, 3, 4, 2], [10, 2, 4, 3]):
         figure = draw_agreement(results.assign(num_episodes=("group", size)), 9)
-        lines = [line for line in figure.axes[0].lines if line.get_label()[0] != "_"]
+        lines = [line for line in figure.axes[0].lines if not str(line.get_label()).startswith("_")]
         named = {str(line.get_label()).split(" (")[0]: line.get_color() for line in lines}
         assert set(named) == {"all", "behaviour 0", "behaviour 2"}
         assert named["all"] == "black"
         assert same_color(named["behaviour 0"], behaviour_colour(0))
         assert same_color(named["behaviour 2"], behaviour_colour(2))
-    title = figure._suptitle
-    assert title is not None
-    assert "left out: behaviour 1" in title.get_text()
+    assert "left out: behaviour 1" in figure.get_suptitle()

@@ -201,9 +201,11 @@ def test_game_variables_are_drawn_where_they_are_known(known_game):
     known = int(np.isfinite(known_game.game.values[:, 0]).sum())
     assert first.get_title() == f"coin_dx (cells) (n = {known:,})"
     unknown, shown = first.collections
-    assert unknown.get_offsets().shape[0] == len(real.rows) - known
-    assert shown.get_offsets().shape[0] == known
-    assert [text.get_text()[:2] for text in second.get_legend().get_texts()] == ["no", "ye"]
+    assert len(np.asarray(unknown.get_offsets())) == len(real.rows) - known
+    assert len(np.asarray(shown.get_offsets())) == known
+    legend = second.get_legend()
+    assert legend is not None
+    assert [text.get_text()[:2] for text in legend.get_texts()] == ["no", "ye"]
 
 
 def test_the_strongest_factor_is_told_by_deviations_not_by_scale(known_game):
