@@ -26,18 +26,18 @@ from rollouts.store import RolloutDataset
 
 ROOT = Path(__file__).parent.parent
 
-ChainCommand = Callable[[Path], list[str]]
+ChainCommand = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="session")
 def chain_command() -> ChainCommand:
-    """The command that runs the `tiny` chain into FOLDER/results, as `make demo` runs the demo."""
+    """The command that runs a preset's chain into FOLDER/results, as `make demo` runs the demo's."""
 
-    def command(folder: Path) -> list[str]:
+    def command(folder: Path, preset: str = "tiny") -> list[str]:
         return [
             *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")),
             *("--directory", str(folder), "--cores", "1", "--nolock", "--rerun-incomplete"),
-            *("--config", "preset=tiny", "out=results"),
+            *("--config", f"preset={preset}", "out=results"),
         ]
 
     return command

@@ -15,7 +15,7 @@ from agents.checkpoint import load_agent
 from experiment.command_line import load_preset
 from rollouts.store import RolloutDataset
 
-ChainCommand = Callable[[Path], list[str]]
+ChainCommand = Callable[..., list[str]]
 STAGES = {
     "train_agent",
     "record_rollouts",
@@ -174,7 +174,7 @@ def kill_stage(chain: "subprocess.Popen[bytes]", script: str, sign: Path, patter
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("script", "pattern"),
     [
@@ -187,12 +187,11 @@ def kill_stage(chain: "subprocess.Popen[bytes]", script: str, sign: Path, patter
 def test_a_killed_stage_is_taken_up_again(
     tmp_path: Path, chain_command: ChainCommand, script: str, pattern: str
 ) -> None:
-    with subprocess.Popen(
-        chain_command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as chain:
+    command = chain_command(tmp_path, "tiny-base")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as chain:
         kill_stage(chain, script, tmp_path / "results", pattern)
     assert chain.returncode != 0
-    result = run(chain_command(tmp_path))
+    result = run(command)
     assert result.returncode == 0, result.stdout + result.stderr
     assert all(stage["status"] == "done" for stage in read_summary(tmp_path).values())
     assert not list((tmp_path / "results").rglob("*.partial*"))
@@ -203,7 +202,7 @@ def test_a_killed_stage_is_taken_up_again(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_stage_that_was_deleted_is_made_again_with_all_that_depends_on_it(
     tmp_path: Path, finished_chain: Path, chain_command: ChainCommand
 ) -> None:
