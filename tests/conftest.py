@@ -31,7 +31,7 @@ ChainCommand = Callable[..., list[str]]
 
 @pytest.fixture(scope="session")
 def chain_command() -> ChainCommand:
-    """The command that runs a preset's chain into FOLDER/results, as `make demo` runs the demo's."""
+    """The command that runs a preset's chain into FOLDER/results, as `make demo` does."""
 
     def command(folder: Path, preset: str = "tiny") -> list[str]:
         return [
