@@ -31,5 +31,5 @@ def test_senseless_candidates_are_refused():
     data = plant(2, 0.1)
     with pytest.raises(UserError, match=r"--nmf_candidates 30: .* only 24 hidden units"):
         choose_factor_count(data, EPISODE, (2, 30), 10, 0)
-    with pytest.raises(UserError, match="choosing needs 3 episodes"):
+    with pytest.raises(UserError, match="choosing needs 3 levels"):
         choose_factor_count(data, np.zeros(len(data), np.int64), (2,), 10, 0)
