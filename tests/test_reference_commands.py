@@ -16,11 +16,13 @@ import pytest
 import torch
 
 from analysis.results import read_results
+from experiment.command_line import load_preset
 from rollouts.store import RolloutDataset
 
 pytestmark = [pytest.mark.medium, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parent.parent
+NUM_SAMPLES = load_preset("sampling.yml", "tiny")["sampling"]["max_samples"]
 TINY = ("--interpreting_params_name", "tiny")
 AGENT = "agent.pth"
 NUM_FEATURES = 16
@@ -188,7 +190,7 @@ def test_train_gen_model_in_its_older_form(session, recorded, simulator):
 
 
 def test_record_gen_samples(samples, recorded):
-    assert samples.num_episodes == 6
+    assert samples.num_episodes == NUM_SAMPLES
     assert set(samples.episodes["length"]) == {10}
     assert samples.metadata.provenance["inputs"]["dataset"] == recorded.hash
 
@@ -237,7 +239,7 @@ def test_saliency_of_combined_samples(session, simulator, hidden_analysis):
         f'--model_file="{simulator}" --sample_ids 0 to 100 --combine_samples_not_iterate',
         *TINY,
     )
-    assert "--sample_ids 0 to 100: the dataset has 6 of these" in printed
+    assert f"--sample_ids 0 to 100: the dataset has {NUM_SAMPLES} of these" in printed
     results = read_results(session.folder / "analysis/saliency_results/saliency.nc")
     assert results.sizes["sample"] == 1
 
