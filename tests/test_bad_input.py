@@ -18,7 +18,7 @@ from experiment.errors import USER_ERROR_EXIT_CODE, run_entry_point
 from projections.hidden import HiddenProjection
 from rollouts.store import RolloutDataset, RolloutWriter
 
-pytestmark = [pytest.mark.medium, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.medium, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).parent.parent
 UNWRITABLE = Path("/proc/dreamscope")

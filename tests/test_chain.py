@@ -77,7 +77,7 @@ def modification_times(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.medium
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_summary_has_every_stage_with_its_outputs(finished_chain: Path) -> None:
     stages = read_summary(finished_chain)
     assert set(stages) == STAGES
@@ -91,7 +91,7 @@ def test_summary_has_every_stage_with_its_outputs(finished_chain: Path) -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_simulator_errors_stand_beside_their_baselines(finished_chain: Path) -> None:
     metrics = json.dumps(read_summary(finished_chain)["simulator_fidelity"]["metrics"])
     for word in ("mode", "mean_frame", "last_frame"):
@@ -99,7 +99,7 @@ def test_simulator_errors_stand_beside_their_baselines(finished_chain: Path) -> 
 
 
 @pytest.mark.medium
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_second_run_makes_nothing_again(finished_chain: Path, chain_command: ChainCommand) -> None:
     before = modification_times(finished_chain)
     start = time.perf_counter()
@@ -111,7 +111,7 @@ def test_second_run_makes_nothing_again(finished_chain: Path, chain_command: Cha
 
 
 @pytest.mark.medium
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_an_agent_that_is_there_already_takes_the_place_of_the_trained_one(
     finished_chain: Path, tmp_path: Path, chain_command: ChainCommand
 ) -> None:

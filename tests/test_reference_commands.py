@@ -19,7 +19,7 @@ from analysis.results import read_results
 from experiment.command_line import load_preset
 from rollouts.store import RolloutDataset
 
-pytestmark = [pytest.mark.medium, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.medium, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).parent.parent
 NUM_SAMPLES = load_preset("sampling.yml", "tiny")["sampling"]["max_samples"]

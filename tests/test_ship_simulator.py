@@ -23,7 +23,7 @@ def training(finished_chain: Path) -> Path:
 
 
 @pytest.mark.medium
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_an_asset_is_the_simulator_its_card_its_curve_and_its_fidelity(
     finished_chain: Path, training: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,7 +60,7 @@ def test_an_asset_is_the_simulator_its_card_its_curve_and_its_fidelity(
 
 
 @pytest.mark.medium
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_only_the_simulator_that_was_measured_can_be_shipped(
     finished_chain: Path, training: Path, tmp_path: Path
 ) -> None:

@@ -175,7 +175,7 @@ def test_numbers_are_written_with_a_real_minus_and_a_dash_for_nothing() -> None:
 
 
 @pytest.mark.medium
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_report_on_a_whole_chain_lacks_nothing_and_agrees_with_its_files(
     finished_chain: Path, tmp_path: Path
 ) -> None:
