@@ -110,7 +110,11 @@ def hold_run(path: Path, ranks: Ranks) -> "Iterator[None]":
         UserError: another training is at work there, or the folder is not writable.
     """
     with contextlib.ExitStack() as held:
-        ranks.from_main(lambda: held.callback(_lock(path).close) and None)
+
+        def hold() -> None:
+            held.enter_context(_lock(path))
+
+        ranks.from_main(hold)
         yield
 
 
