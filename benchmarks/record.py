@@ -37,6 +37,7 @@ from environments.factory import (
 from environments.fake import fake_spec
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_flags
+from experiment.devices import resolve_device
 from experiment.errors import run_entry_point
 from rollouts.store import RolloutDataset
 
@@ -100,7 +101,7 @@ def main() -> None:
     config = parse_flags(Config, "Measure the speed and the memory of recording.")
     environment = EnvironmentConfig(env_name="coinrun", use_backgrounds=config.use_backgrounds)
     spec = environment_spec(environment)
-    agent = make_agent(spec, NetworkConfig(), config.device)
+    agent = make_agent(spec, NetworkConfig(), str(resolve_device(config.device)))
     # The first environment of a process reads the game's pictures, which takes seconds once.
     make_environment_from_spec(spec, 1).close()
     for with_state in (False, True):

@@ -63,6 +63,21 @@ def wait_until(page: Page, condition: str) -> None:
         page.wait_for_timeout(20)
 
 
+def box_of(page: Page, selector: str) -> dict[str, float]:
+    """Where an element is, in pixels of the page.
+
+    Asked in one go: Playwright's own way finds the element and then asks for its place, and has
+    none to tell when the page puts a new element in its place in between.
+    """
+    return page.evaluate(
+        """selector => {
+          const { x, y, width, height } = document.querySelector(selector).getBoundingClientRect();
+          return { x, y, width, height };
+        }""",
+        selector,
+    )
+
+
 def wait_for_step(page: Page, step: int) -> None:
     page.wait_for_selector(f"#frame[data-step='{step}']:not(.waiting)")
 
@@ -78,8 +93,7 @@ def test_first_rollout_is_drawn_pixel_for_pixel(
     page = open_page()
     wait_for_step(page, 0)
     assert shows_frame(page, panel_data.real.read_episode(0).obs[0])
-    size = page.locator("#frame").bounding_box()
-    assert size is not None
+    size = box_of(page, "#frame")
     height, width = panel_data.real.metadata.environment.obs_shape[:2]
     assert size["width"] / width == size["height"] / height == int(size["width"] / width) > 1
 
@@ -247,8 +261,7 @@ def test_traces_show_the_values_and_a_click_jumps(
     )
     page.mouse.click(x, y)
     wait_for_step(page, 7)
-    cursor = page.locator("#traces .cursor").bounding_box()
-    assert cursor is not None
+    cursor = box_of(page, "#traces .cursor")
     assert abs(cursor["x"] + cursor["width"] / 2 - x) < 2
 
 
@@ -274,10 +287,8 @@ def test_scatter_draws_points_and_a_click_opens_the_step(
     wait_until(page, "location.hash.includes('episode=3')")
     wait_for_step(page, 200 - 12)
     assert shows_frame(page, panel_data.real.read_episode(1).obs[200 - 12])
-    marker = page.locator("#scatter .marker").bounding_box()
-    scatter = page.locator("#scatter").bounding_box()
-    assert marker is not None
-    assert scatter is not None
+    marker = box_of(page, "#scatter .marker")
+    scatter = box_of(page, "#scatter")
     place = page.evaluate(PLACE_OF_POINT, 200)
     assert abs(marker["x"] + marker["width"] / 2 - scatter["x"] - place["x"]) < 2
     assert abs(marker["y"] + marker["height"] / 2 - scatter["y"] - place["y"]) < 2
@@ -421,8 +432,7 @@ def test_saliency_beside_the_frame_leaves_the_frame_as_it_is(
     wait_until(page, "window.dreamscope.player.overlay !== null")
     wait_for_step(page, 3)
     assert shows_frame(page, panel_data.simulated.read_episode(0).obs[3])
-    boxes = [page.locator(name).bounding_box() for name in ("#frame", "#grey-frame", "#overlay")]
-    frame, grey, overlay = (box for box in boxes if box is not None)
+    frame, grey, overlay = (box_of(page, name) for name in ("#frame", "#grey-frame", "#overlay"))
     assert frame["x"] + frame["width"] <= grey["x"]
     assert overlay == grey
     assert np.ptp(screenshot(page, "#saliency-screen").astype(int), axis=-1).max() > 60
@@ -435,11 +445,10 @@ def test_saliency_controls_stand_apart(open_page: Callable[..., Page], ids: dict
         "document.querySelector('#target option:checked').textContent += ' cut'.repeat(9)"
     )
     names = ("#target", "#target-step", "#path", "#drawing", "#saliency-key")
-    card = page.locator(".player").bounding_box()
-    assert card is not None
-    boxes = [box for name in names if (box := page.locator(name).bounding_box()) is not None]
-    assert len(boxes) == len(names)
+    card = box_of(page, ".player")
+    boxes = [box_of(page, name) for name in names]
     for position, box in enumerate(boxes):
+        assert box["width"] > 0
         assert box["x"] + box["width"] <= card["x"] + card["width"]
         for other in boxes[:position]:
             is_apart = (
@@ -634,10 +643,8 @@ def test_heading_of_a_long_group_stays_in_sight(
             wait_until(
                 page, f"document.querySelector('#rollouts .staying').textContent === '{heading}'"
             )
-            box = page.locator("#rollouts .staying").bounding_box()
-            around = page.locator("#rollouts").bounding_box()
-            assert box is not None
-            assert around is not None
+            box = box_of(page, "#rollouts .staying")
+            around = box_of(page, "#rollouts")
             assert abs(box["y"] - around["y"]) < 1
 
 
@@ -746,8 +753,7 @@ def test_lasso_selects_the_points_inside(open_page: Callable[..., Page], panel_c
 def test_lasso_is_drawn_with_the_pointer(open_page: Callable[..., Page]) -> None:
     page = open_page("#x=pca.0&y=pca.1")
     page.click("#lasso")
-    box = page.locator("#scatter").bounding_box()
-    assert box is not None
+    box = box_of(page, "#scatter")
     centre = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.move(centre[0] - 60, centre[1] - 60)
     page.mouse.down()
