@@ -237,6 +237,8 @@ class PPOLearner:
         self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
             policy.parameters(), lr=config.learning_rate, eps=1e-5
         )
+        self.gradient_norm = torch.zeros(())
+        """Of the last optimiser step, before it was clipped."""
 
     def update(self, batch: RolloutBatch, iteration: int, remaining: float) -> dict[str, float]:
         """Improve the policy on one batch.
@@ -277,7 +279,9 @@ class PPOLearner:
             (share * losses.total(self.config)).backward()
             terms += share * torch.stack([losses.policy, losses.value, losses.entropy]).detach()
         self.ranks.sum_gradients(self.policy.parameters())
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.policy.parameters(), self.config.max_grad_norm
+        )
         self.optimiser.step()
         return terms
 

@@ -246,7 +246,8 @@ class Trainer:
         """One rollout and what is learnt from it; returns the row logged."""
         collected = self.collector.collect(self.iteration)
         losses = self.learner.update(collected.batch, self.iteration, 1.0 - self.progress)
-        require_finite(losses, f"update {self.iteration + 1}", "--learning_rate")
+        watched = {**losses, "the gradient's norm": float(self.learner.gradient_norm)}
+        require_finite(watched, f"update {self.iteration + 1}", "--learning_rate")
         self.iteration += 1
         self.is_finished = self.progress >= 1.0
         statistics = self.collector.statistics

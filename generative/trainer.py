@@ -336,6 +336,7 @@ class SimulatorTrainer:
         self.heldout_terms: dict[str, float] = {}
         self._heldout_columns: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
+        self._gradient_norm = torch.zeros(())
         self._restore(load_training_state(run.state_file))
         self._steps_before, self._start = self.step, time.perf_counter()
         terms = ("total", *term_names(config.objective.weights, config.simulator.bottleneck))
@@ -430,7 +431,9 @@ class SimulatorTrainer:
         self.optimiser.zero_grad()
         losses.total.backward()
         self.ranks.sum_gradients(self.parameters)
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimiser.max_grad_norm)
+        self._gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.parameters, self.config.optimiser.max_grad_norm
+        )
         self.optimiser.step()
         self.step += 1
         self._add_to_sums({"total": losses.total, **losses.terms})
@@ -442,8 +445,10 @@ class SimulatorTrainer:
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 
     def _require_finite(self) -> None:
-        sums = {name: float(total) for name, total in self._sums.items()}
-        require_finite(sums, f"step {self.step}", "--lr")
+        # The loss is that of the weights before the step, the gradient is what the step took in.
+        watched = {**self._sums, "the gradient's norm": self._gradient_norm}
+        numbers = {name: float(value) for name, value in watched.items()}
+        require_finite(numbers, f"step {self.step}", "--lr")
 
     def _losses(
         self, windows: WindowTensors, window_numbers: ArrayLike, ranks: Ranks = ALONE

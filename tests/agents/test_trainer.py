@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from agents.checkpoint import load_agent, require_recurrent_policy
-from agents.ppo import PPOConfig
+from agents.ppo import PPOConfig, ppo_losses
 from agents.trainer import LOG_COLUMNS, Trainer, train
 from agents.training_config import NetworkOptions, TrainingConfig, resolve_settings
 from environments.factory import EnvironmentConfig
@@ -283,6 +283,19 @@ def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(t
     assert not list((tmp_path / "run").glob("model_*"))
     assert not (tmp_path / "run" / "training_state.pt").exists()
     assert pd.read_csv(tmp_path / "run" / "log.csv").empty
+
+
+def test_a_gradient_that_is_no_number_is_not_saved_even_where_the_losses_are(tmp_path, monkeypatch):
+    def losses_without_a_slope(output, *args):
+        losses = ppo_losses(output, *args)
+        root = torch.sqrt(0.0 * output.value.abs()).sum()
+        return dataclasses.replace(losses, value=losses.value + root)
+
+    monkeypatch.setattr("agents.ppo.ppo_losses", losses_without_a_slope)
+    flags = ("--num_timesteps", "640", "--num_epochs", "1", "--num_minibatches", "1")
+    with pytest.raises(UserError, match="the gradient's norm is nan at update 1"):
+        train_tiny(tmp_path / "run", *flags)
+    assert not list((tmp_path / "run").glob("model_*"))
 
 
 def test_a_second_training_in_the_same_run_folder_is_refused(tmp_path):

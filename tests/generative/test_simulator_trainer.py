@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from agents.checkpoint import save_agent
@@ -14,7 +15,7 @@ from experiment.report import StageReport
 from experiment.runs import STOPPED_EXIT_CODE, StopRequest
 from generative import trainer as trainer_module
 from generative.checkpoint import WEIGHTS_NAME
-from generative.objective import LossWeights, ObjectiveConfig
+from generative.objective import LossWeights, ObjectiveConfig, compute_losses
 from generative.trainer import (
     OptimiserConfig,
     SimulatorTrainer,
@@ -146,6 +147,22 @@ def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(t
     with pytest.raises(UserError, match="--lr: the training has diverged"):
         _train(replace(training_config, optimiser=optimiser))
     assert training_config.run_dir is not None
+    assert not list(training_config.run_dir.glob("model_*"))
+    assert not (training_config.run_dir / "training_state.pt").exists()
+
+
+def test_a_gradient_that_is_no_number_is_not_saved_even_where_the_loss_is_one(
+    training_config, monkeypatch
+):
+    def losses_without_a_slope(simulator, *args):
+        losses = compute_losses(simulator, *args)
+        root = sum(torch.sqrt(0.0 * p).sum() for p in simulator.parameters() if p.requires_grad)
+        return replace(losses, total=losses.total + root)
+
+    monkeypatch.setattr("generative.trainer.compute_losses", losses_without_a_slope)
+    optimiser = replace(training_config.optimiser, num_training_steps=1)
+    with pytest.raises(UserError, match="the gradient's norm is nan at step 1"):
+        _train(replace(training_config, optimiser=optimiser))
     assert not list(training_config.run_dir.glob("model_*"))
     assert not (training_config.run_dir / "training_state.pt").exists()
 
