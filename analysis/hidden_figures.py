@@ -526,15 +526,15 @@ def draw_explained_variance(dataset: xr.Dataset) -> Figure:
     """Share of the total variance by component, and its cumulative sum with the 95 % line."""
     ratio = dataset["explained_variance_ratio"].values
     count = int(dataset.attrs["num_components_95"])
-    numbers = np.arange(1, len(ratio) + 1)
+    components = np.arange(len(ratio))
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     single, cumulative = figure.subplots(1, 2)
-    single.bar(numbers, 100 * ratio, color=REAL_COLOUR)
+    single.bar(components, 100 * ratio, color=REAL_COLOUR)
     single.set(xlabel="principal component", ylabel="% of total variance")
-    cumulative.bar(numbers, 100 * np.cumsum(ratio), color=REAL_COLOUR)
+    cumulative.bar(components + 1, 100 * np.cumsum(ratio), color=REAL_COLOUR)
     cumulative.axhline(95, color="black", lw=0.8, ls="--")
     cumulative.axvline(count, color=SIMULATED_COLOUR, lw=1)
-    cumulative.set(xlabel="principal components", ylabel="cumulative % of total variance")
+    cumulative.set(xlabel="number of principal components", ylabel="cumulative % of total variance")
     cumulative.set_title(f"{count} components hold 95 %")
     is_fitted = dataset["source"].values == 0
     if "fit_role" in dataset:
@@ -562,10 +562,9 @@ def _scatter(axis: Axes, points: NDArray, **style: object) -> PathCollection:
 
 
 def _label(axis: Axes, space: str, title: str, pair: Sequence[int] = (0, 1)) -> None:
-    # Components are counted from 1 in PCA by custom, and from 0 as directions elsewhere.
-    offset = 0 if space == "ica" else 1
-    axis.set_xlabel(AXIS_NAMES[space].format(pair[0] + offset))
-    axis.set_ylabel(AXIS_NAMES[space].format(pair[1] + offset))
+    # Counted from 0 as in tables, in the panel and where commands take directions.
+    axis.set_xlabel(AXIS_NAMES[space].format(pair[0]))
+    axis.set_ylabel(AXIS_NAMES[space].format(pair[1]))
     axis.set_title(title)
     axis.set_xticks([])
     axis.set_yticks([])

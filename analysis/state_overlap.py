@@ -174,7 +174,7 @@ def draw_overlap(results: xr.Dataset, first: int) -> Figure:
         )
     outside = frame_clouds(axis, clouds)
     beyond = f" ({outside:,} of {len(is_simulated):,} points beyond the axes)" if outside else ""
-    axis.set(xlabel=f"PC {first + 1}{beyond}", ylabel=f"PC {first + 2}")
+    axis.set(xlabel=f"PC {first}{beyond}", ylabel=f"PC {first + 1}")
     legend = axis.legend(loc="upper right", markerscale=3)
     for handle in legend.legend_handles:
         if handle is not None:
