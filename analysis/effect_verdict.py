@@ -105,7 +105,7 @@ def random_controls(results: xr.Dataset) -> list[str]:
 
 
 def _exceeds(at: xr.Dataset, control: str, effect: float) -> bool:
-    """Whether the tested effect is larger in size than a control's, and differs from it."""
+    """Whether the tested effect is larger in size than a control's, by more than the error."""
     low, high = at["excess_interval"].sel(control=control).values
     return bool(
         abs(effect) > abs(float(at["effect"].sel(variant=control))) and not low <= 0 <= high

@@ -270,11 +270,20 @@ def _spared(intervention: MovableIntervention, names: MeasureNames) -> NDArray[n
     return np.isin(np.arange(names.num_components), indices)
 
 
+def excess_in_size(by_pair: ResampledMeans) -> ResampledMeans:
+    """(V, P) effects, the tested one first → (V − 1, P) by how much it is larger than each control.
+
+    Sizes are compared, each effect being counted along its own sign: which way a random direction
+    points is arbitrary. The plain difference from a control of the opposite sign would be twice as
+    large as either, and so differ from 0 however alike the two are in size.
+    """
+    sign = np.where(by_pair.mean < 0, -1.0, 1.0)
+    mean, resampled = sign * by_pair.mean, sign * by_pair.resampled
+    return ResampledMeans(mean[:1] - mean[1:], resampled[:, :1] - resampled[:, 1:])
+
+
 def _world_dataset(effects: WorldEffects) -> xr.Dataset:
-    pair = effects.by_pair
-    excess = ResampledMeans(
-        pair.mean[:1] - pair.mean[1:], pair.resampled[:, :1] - pair.resampled[:, 1:]
-    )
+    pair, excess = effects.by_pair, excess_in_size(effects.by_pair)
     row_dims, what = ("variant", "row_measure", "step"), "mean over pairs, less the twin's"
     return xr.Dataset(
         {
@@ -287,7 +296,7 @@ def _world_dataset(effects: WorldEffects) -> xr.Dataset:
                 ("control", "measure"),
                 excess.mean,
                 excess.interval,
-                "effect of the tested intervention less that of the control",
+                "size of the tested intervention's effect less that of the control's",
             ),
             "q_value": (
                 "measure",

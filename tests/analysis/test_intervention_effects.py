@@ -28,6 +28,7 @@ from analysis.effect_verdict import find
 from analysis.intervention_effects import (
     Measuring,
     WorldEffects,
+    excess_in_size,
     false_discovery,
     measure_world,
     to_dataset,
@@ -40,7 +41,7 @@ from experiment.errors import UserError
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
 from generative.checkpoint import load_simulator, save_simulator
-from generative.level_bootstrap import LevelBootstrap
+from generative.level_bootstrap import LevelBootstrap, ResampledMeans
 from generative.sampling import simulate_samples
 from generative.simulator import SimulationNoise, Simulator, SimulatorConfig
 from projections.hidden import HiddenProjection
@@ -211,6 +212,28 @@ def test_pairs_without_a_difference_are_not_significant_and_noise_rarely_is() ->
     assert q_value[0] < 1e-6
     assert q_value[1:].min() > 0.05
     assert false_discovery(np.zeros(3), np.zeros((10, 3)), 5).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_control_that_points_the_other_way_is_compared_by_its_size() -> None:
+    """Effects of one measure: tested, as large, half as large, and both with the sign reversed."""
+    rng = np.random.default_rng(0)
+    size = np.array([1.0, 0.99, 0.5, -0.99, -0.5])
+    values = size[:, None] + np.sign(size)[:, None] * rng.normal(0, 1, (5, 100))
+    values[3:] = -values[1:3]
+    bootstrap = LevelBootstrap(np.arange(100), 500, 0)
+    resampled = bootstrap.resample(values.T) / 100
+    excess = excess_in_size(ResampledMeans(values.mean(axis=1)[:, None], resampled[..., None]))
+    # Which way a control points changes nothing.
+    np.testing.assert_allclose(excess.mean[2:], excess.mean[:2])
+    np.testing.assert_allclose(excess.interval[:, 2:], excess.interval[:, :2])
+    np.testing.assert_allclose(excess.mean[:2], (values[:1] - values[1:3]).mean(axis=1)[:, None])
+    low, high = excess.interval[..., 0]
+    assert (low[[0, 2]] < 0).all()
+    assert (high[[0, 2]] > 0).all()
+    assert (low[[1, 3]] > 0).all()
+    # The tested effect may be the negative one.
+    turned = excess_in_size(ResampledMeans(-values.mean(axis=1)[:, None], -resampled[..., None]))
+    np.testing.assert_allclose(turned.interval, excess.interval)
 
 
 def test_rows_are_read_by_id_and_end_with_their_episode(chain) -> None:
