@@ -20,9 +20,9 @@ def keep_freed_memory() -> bool:
     By default glibc returns buffers of 32 MiB and more to the system as soon as they are freed, and
     so it does with the free end of its heap. A network's activations are such buffers, and mapping
     them anew took up to 40% of a forward and backward pass over many frames at once
-    (docs/performance.md). The heap of a thread is of limited size: what spills over lies in a second
-    one, which would come and go with every pass if no more than a little might lie idle. The memory
-    goes back when the process ends. Other C libraries are left as they are.
+    (docs/performance.md). The heap of a thread is of limited size: what spills over lies in a
+    second one, which would come and go with every pass if no more than a little might lie idle. The
+    memory goes back when the process ends. Other C libraries are left as they are.
 
     Returns:
         Whether the C library has such settings.

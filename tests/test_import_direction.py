@@ -59,7 +59,7 @@ def test_every_package_on_disk_is_in_the_order() -> None:
 
 
 def test_no_benchmark_hides_a_package() -> None:
-    """Python looks in a script's own folder first: beside `benchmarks/panel.py` there is no `panel`."""
+    """Python looks in a script's own folder first, so `benchmarks/panel.py` would be `panel`."""
     assert not {path.stem for path in (ROOT / "benchmarks").glob("*.py")} & set(PACKAGES)
 
 
