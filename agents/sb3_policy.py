@@ -174,7 +174,8 @@ def _build_policy(settings: dict[str, Any], file: Path) -> "RecurrentActorCritic
             from sb3_contrib.common.recurrent import policies
         except ModuleNotFoundError as error:
             raise UserError(
-                f"{file}: {error.name} is not installed; install dreamscope[sb3]"
+                f"{file}: {error.name} is not installed; "
+                "in the project's folder, pip install -e '.[sb3]'"
             ) from None
     is_cnn = _read_class(settings, file)
     policy_class = (

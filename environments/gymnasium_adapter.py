@@ -72,7 +72,7 @@ def _make_env(name: str) -> Any:
     except ModuleNotFoundError:
         raise UserError(
             f"--env_name {GYMNASIUM_PREFIX}{name}: gymnasium is not installed; "
-            "install dreamscope[gymnasium]"
+            "in the project's folder, pip install -e '.[gymnasium]'"
         ) from None
     try:
         env = gymnasium.make(name, disable_env_checker=True)

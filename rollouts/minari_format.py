@@ -70,8 +70,8 @@ def require_minari() -> ModuleType:
         import minari
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--format minari: needs a package that is not installed ({error.name}): pip install "
-            '"dreamscope[minari]", or from a checkout: pip install -e ".[minari]"'
+            f"--format minari: {error.name} is not installed; "
+            "in the project's folder, pip install -e '.[minari]'"
         ) from None
     return minari
 

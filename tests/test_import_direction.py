@@ -58,6 +58,11 @@ def test_every_package_on_disk_is_in_the_order() -> None:
     assert on_disk - {"benchmarks", "tests"} == set(PACKAGES)
 
 
+def test_no_benchmark_hides_a_package() -> None:
+    """Python looks in a script's own folder first, so `benchmarks/panel.py` would be `panel`."""
+    assert not {path.stem for path in (ROOT / "benchmarks").glob("*.py")} & set(PACKAGES)
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_only_the_rollout_store_opens_rollout_shards(package: str) -> None:
     """h5py is the store's affair: every other package reads rollouts through it."""

@@ -1,9 +1,9 @@
 """How quickly the panel answers and its page draws, and in how much memory.
 
-`python benchmarks/panel.py` generates samples of 10 to 200 steps and analyses of many rows, serves
-them with `python -m panel` in a process of its own, and asks as the page does: the list and the
-first frame, the columns that a scatter needs, one sample after another, and all of that from many
-readers at once. Then Debian's Chromium opens the page itself, with an empty cache each time.
+`python benchmarks/web_panel.py` generates samples of 10 to 200 steps and analyses of many rows,
+serves them with `python -m panel` in a process of its own, and asks as the page does: the list and
+the first frame, the columns that a scatter needs, one sample after another, and all of that from
+many readers at once. Then Debian's Chromium opens the page itself, with an empty cache each time.
 Each line gives a figure and its target: seconds (the median where there are several), steps per
 second, errors, memory. Frames are generated noise in blocks, which compresses worse than a game's.
 """
