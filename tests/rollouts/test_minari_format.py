@@ -164,7 +164,7 @@ def test_a_missing_minari_is_named_with_the_command(
 ):
     dataset = write_rollouts([make_rollout(0, 4)])
     monkeypatch.setitem(sys.modules, "minari", None)
-    with pytest.raises(UserError, match=r"minari.*: pip install .*\[minari\]"):
+    with pytest.raises(UserError, match=r"minari is not installed.*pip install .*\[minari\]"):
         export_minari(dataset, tmp_path / "out")
     with pytest.raises(UserError, match="pip install"):
         import_minari(tmp_path / "out", tmp_path / "again")
