@@ -1,8 +1,9 @@
 """Figures that sum up many saliency maps, drawn from files of saliency_experiments.py alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
@@ -25,6 +26,8 @@ from analysis.results import SALIENCY_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
+
+Summary = TypeVar("Summary")
 
 PATH_STYLES = {
     "passed": ("all", "black", "-"),
@@ -78,18 +81,25 @@ def plot_attributions(config: AttributionPlottingConfig, report: StageReport) ->
 
 
 def _figures(config: AttributionPlottingConfig) -> Iterator[tuple[str, Figure]]:
-    if config.paths is not None:
-        with read_results(config.paths / SALIENCY_NAME, "saliency") as results:
-            norms = path_norms(results)
+    # Both files are summed up before anything is drawn: what one of them lacks is told at once.
+    norms = None if config.paths is None else _sum_up(config.paths, path_norms)
+    agreement = None
+    if config.integrated is not None:
+        agreement = _sum_up(config.integrated, method_agreement)
+    if norms is not None:
         for index, source in enumerate(SOURCES):
             name = f"paths_{source.replace(' ', '_')}"
             yield name, draw_paths(norms, index, source, config)
         yield "path_shares", draw_shares(norms, config)
-    if config.integrated is not None:
-        with read_results(config.integrated / SALIENCY_NAME, "saliency") as results:
-            agreement = method_agreement(results)
-            yield "convergence", draw_convergence(results)
+    if config.integrated is not None and agreement is not None:
+        yield "convergence", _sum_up(config.integrated, draw_convergence)
         yield "method_agreement", draw_methods(agreement)
+
+
+def _sum_up(folder: Path, summarise: Callable[[xr.Dataset], Summary]) -> Summary:
+    """What a function makes of the saliency of a folder."""
+    with read_results(folder / SALIENCY_NAME, "saliency") as results:
+        return summarise(results)
 
 
 def draw_paths(

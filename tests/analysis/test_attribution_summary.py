@@ -144,3 +144,13 @@ def test_figures_are_drawn_from_the_files_alone(by_path, integrated, tmp_path):
         *("convergence", "method_agreement"),
     }
     assert (tmp_path / "figures" / "contact_sheet.png").is_file()
+
+
+def test_a_file_without_integrals_is_refused_before_anything_is_drawn(by_path, tmp_path):
+    write_results(tmp_path / "paths" / "saliency.nc", by_path, collect_provenance({}, 0, {}))
+    config = AttributionPlottingConfig(
+        tmp_path / "paths", tmp_path / "paths", tmp_path / "figures", 50, dpi=40
+    )
+    with pytest.raises(UserError, match="--integrated: no integrated gradients over frames"):
+        plot_attributions(config, StageReport("attribution_figures"))
+    assert not list((tmp_path / "figures").glob("*"))
