@@ -184,7 +184,7 @@ def render_card(name: str, card: AgentCard) -> str:
             f"| code | {_describe_code(card.code_version)} |",
             f"| environment steps | {card.env_steps:,} |",
             f"| seed | {card.seed} |",
-            f"| wall time | {card.wall_hours:.1f} h, {card.machine} |",
+            f"| wall time | {card.wall_hours:.1f} h{card.machine and f', {card.machine}'} |",
             f"| parameters | {card.num_parameters:,} |",
             f"| hash | `{card.agent_hash}` |",
             "",

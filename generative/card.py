@@ -130,7 +130,7 @@ def render_card(name: str, card: SimulatorCard) -> str:
             *(f"| command | `{command}` |" for command in card.commands),
             f"| training steps | {card.training_steps:,} |",
             f"| seed | {card.seed} |",
-            f"| wall time | {card.wall_hours:.1f} h, {card.machine} |",
+            f"| wall time | {card.wall_hours:.1f} h{card.machine and f', {card.machine}'} |",
             f"| parameters | {card.num_parameters:,} |",
             f"| hash | `{card.simulator_hash}` |",
             "",
