@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import h5netcdf
-import h5py
 import hdf5plugin
 import numpy as np
 import xarray as xr
@@ -22,6 +21,7 @@ from xarray.backends import CachingFileManager, H5NetCDFStore
 from experiment.errors import UserError
 from experiment.files import atomic_file
 from experiment.provenance import Provenance
+from rollouts.hdf5_objects import KeepingFile
 
 RESULT_SCHEMA_VERSION = 1
 
@@ -170,29 +170,10 @@ def read_results(path: Path | str, kind: str | None = None) -> xr.Dataset:
     return dataset
 
 
-class _KeepingFile(h5py.File):
-    """Keeps the objects that were asked for by name, until it is told to `forget` them."""
-
-    def __init__(self, path: str, mode: str) -> None:
-        super().__init__(path, mode)
-        self._kept: dict[str, Any] | None = {}
-
-    def __getitem__(self, name: Any) -> Any:
-        if self._kept is None or not isinstance(name, str):
-            return super().__getitem__(name)
-        if name not in self._kept:
-            self._kept[name] = super().__getitem__(name)
-        return self._kept[name]
-
-    def forget(self) -> None:
-        """Keep nothing from now on."""
-        self._kept = None
-
-
 class _KeepingNetcdf(h5netcdf.File):
     """A netCDF file for reading, over one that keeps its objects at first."""
 
-    def __init__(self, keeping: _KeepingFile) -> None:
+    def __init__(self, keeping: KeepingFile) -> None:
         self._keeping = keeping
         super().__init__(keeping, "r", decode_vlen_strings=True)
 
@@ -207,7 +188,7 @@ class _KeepingNetcdf(h5netcdf.File):
 
 def _open_netcdf(path: str, mode: str) -> _KeepingNetcdf:
     # First the file itself: h5netcdf stumbles over what it could not open when it is freed.
-    return _KeepingNetcdf(_KeepingFile(path, mode))
+    return _KeepingNetcdf(KeepingFile(path, mode))
 
 
 def _open_quickly(path: Path) -> xr.Dataset:

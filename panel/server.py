@@ -109,7 +109,7 @@ def check_config(config: PanelConfig) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens at the address; raises `UserError` when it is in use or not to be had."""
+    """A socket that listens at the address; raises `UserError` when that cannot be had."""
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only where the protocol is named; with it every answer
