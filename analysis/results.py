@@ -16,10 +16,12 @@ import hdf5plugin
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, DTypeLike
+from xarray.backends import CachingFileManager, H5NetCDFStore
 
 from experiment.errors import UserError
 from experiment.files import atomic_file
 from experiment.provenance import Provenance
+from rollouts.hdf5_objects import KeepingFile
 
 RESULT_SCHEMA_VERSION = 1
 
@@ -154,7 +156,7 @@ def read_results(path: Path | str, kind: str | None = None) -> xr.Dataset:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {remedy}")
     try:
-        dataset = xr.open_dataset(path, engine="h5netcdf", decode_times=False)
+        dataset = _open_quickly(path)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: not a readable result file ({reason}); {remedy}") from None
@@ -165,6 +167,37 @@ def read_results(path: Path | str, kind: str | None = None) -> xr.Dataset:
             f"{path}: found kind {found[0]!r}, schema version {found[1]}; expected {kind!r}, "
             f"version {RESULT_SCHEMA_VERSION}; {remedy}"
         )
+    return dataset
+
+
+class _KeepingNetcdf(h5netcdf.File):
+    """A netCDF file for reading, over one that keeps its objects at first."""
+
+    def __init__(self, keeping: KeepingFile) -> None:
+        self._keeping = keeping
+        super().__init__(keeping, "r", decode_vlen_strings=True)
+
+    def forget(self) -> None:
+        """Free the memory that open objects take, 64 KiB for each array."""
+        self._keeping.forget()
+
+    def close(self) -> None:
+        super().close()
+        self._keeping.close()
+
+
+def _open_netcdf(path: str, mode: str) -> _KeepingNetcdf:
+    # First the file itself: h5netcdf stumbles over what it could not open when it is freed.
+    return _KeepingNetcdf(KeepingFile(path, mode))
+
+
+def _open_quickly(path: Path) -> xr.Dataset:
+    """As `xr.open_dataset` does with h5netcdf, which opens each variable some thirty times to learn
+    all about it; with the objects kept it takes half of the time."""
+    manager = CachingFileManager(_open_netcdf, str(path), mode="r")
+    store = H5NetCDFStore(manager)
+    dataset = xr.open_dataset(store, engine="store", decode_times=False)
+    manager.acquire().forget()
     return dataset
 
 

@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -37,7 +38,7 @@ from panel.rollout_source import RolloutSource, UnknownItemError
 from panel.saliency_source import SaliencySource
 from panel.training_source import TrainingSource
 from panel.trust_source import TrustSource
-from rollouts.hdf5_safety import SHARD_SUFFIX, require_harmless
+from rollouts.hdf5_safety import SHARD_SUFFIX, harmless_files
 
 DATASET_FILE = "dataset.json"
 FIDELITY_FILE = "simulator_fidelity.nc"
@@ -142,8 +143,13 @@ class ItemCounts:
 class _Opened:
     fingerprint: str
     source: Source
-    description: dict[str, Any] | None = None
-    """None until someone asks for it."""
+    _description: dict[str, Any] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The source's own description, made once."""
+        if self._description is None:
+            self._description = self.source.describe()
+        return self._description
 
 
 class Catalogue:
@@ -164,18 +170,21 @@ class Catalogue:
         """Everything that was found, as plain values; unreadable items come with their error."""
         self._find_items()
         described: dict[str, list[dict[str, Any]]] = {name: [] for name in OPENERS}
+        sources: dict[str, Source] = {}
         errors: list[dict[str, str]] = []
         for item in list(self._items.values()):
             try:
-                content = self._describe(item.id)
+                opened = self._open(item.id)
+                content = opened.describe()
             except DamagedItemError as error:
                 errors.append({"label": item.label, "error": str(error)})
                 continue
             except READ_ERRORS as error:
                 errors.append({"label": item.label, "error": describe_damage(item, error)})
                 continue
+            sources[item.id] = opened.source
             described[item.path.name].append({"id": item.id, "label": item.label, **content})
-        self._link(described)
+        _link(described, sources)
         kinds = {
             kind: [entry for name in names for entry in described[name]]
             for kind, names in KINDS.items()
@@ -185,29 +194,6 @@ class Catalogue:
             "errors": errors,
             "folders": [folder.name or str(folder) for folder in self.folders],
         }
-
-    def _link(self, described: dict[str, list[dict[str, Any]]]) -> None:
-        datasets = described[DATASET_FILE]
-        kinships = {
-            entry["id"]: self.open_as(entry["id"], RolloutSource).kinship for entry in datasets
-        }
-        link_datasets(datasets, kinships)
-        for entry in (entry for name in POINT_KINDS for entry in described[name]):
-            source = self.open_as(entry["id"], AnalysisSource)
-            entry["source_datasets"] = {
-                name: match_dataset(
-                    "real" if name == "real" else "simulated", source.hashes_of(name), datasets
-                )
-                for name in entry["source_names"]
-            }
-        for entry in described[SALIENCY_NAME]:
-            hashes = self.open_as(entry["id"], SaliencySource).hash_of_input.values()
-            entry["dataset"] = match_dataset("simulated", hashes, datasets)
-        for entry in described[SAMPLE_TRUST_NAME]:
-            identity = self.open_as(entry["id"], TrustSource).samples_identity
-            entry["dataset"] = match_samples(identity, kinships, datasets)
-        for entry in described[INTERVENTION_EFFECTS_NAME]:
-            entry["recordings"] = find_recordings(entry, datasets)
 
     def open_as(self, item_id: str, source_type: type[SourceType]) -> SourceType:
         """Open an item of a known type.
@@ -224,12 +210,6 @@ class Catalogue:
     def open(self, item_id: str) -> Source:
         """Open an item by id; raises as `open_as`."""
         return self._open(item_id).source
-
-    def _describe(self, item_id: str) -> dict[str, Any]:
-        opened = self._open(item_id)
-        if opened.description is None:
-            opened.description = opened.source.describe()
-        return opened.description
 
     def _open(self, item_id: str) -> _Opened:
         item = self._items.get(item_id)
@@ -281,6 +261,33 @@ class Catalogue:
         self._items = {item.id: item for item in found}
 
 
+def _link(described: dict[str, list[dict[str, Any]]], sources: Mapping[str, Source]) -> None:
+    """Add to the descriptions what belongs together; looks at no file, which may be gone by now."""
+
+    def opened(name: str, source_type: type[SourceType]) -> list[tuple[dict, SourceType]]:
+        pairs = ((entry, sources[entry["id"]]) for entry in described[name])
+        return [(entry, source) for entry, source in pairs if isinstance(source, source_type)]
+
+    datasets = described[DATASET_FILE]
+    kinships = {
+        entry["id"]: source.kinship for entry, source in opened(DATASET_FILE, RolloutSource)
+    }
+    link_datasets(datasets, kinships)
+    for entry, source in chain.from_iterable(opened(name, AnalysisSource) for name in POINT_KINDS):
+        entry["source_datasets"] = {
+            name: match_dataset(
+                "real" if name == "real" else "simulated", source.hashes_of(name), datasets
+            )
+            for name in entry["source_names"]
+        }
+    for entry, source in opened(SALIENCY_NAME, SaliencySource):
+        entry["dataset"] = match_dataset("simulated", source.hash_of_input.values(), datasets)
+    for entry, source in opened(SAMPLE_TRUST_NAME, TrustSource):
+        entry["dataset"] = match_samples(source.samples_identity, kinships, datasets)
+    for entry in described[INTERVENTION_EFFECTS_NAME]:
+        entry["recordings"] = find_recordings(entry, datasets)
+
+
 def describe_damage(item: Item, error: BaseException) -> str:
     """One line that says which item cannot be read and why, without telling where it lies."""
     reason = " ".join(str(error).split()) or type(error).__name__
@@ -327,10 +334,8 @@ def item_id(path: Path) -> str:
 
 
 def _open_item(path: Path) -> Source:
-    for file in _files_of(path):
-        if file.suffix in HDF5_SUFFIXES:
-            require_harmless(file)
-    return OPENERS[path.name](path)
+    with harmless_files(file for file in _files_of(path) if file.suffix in HDF5_SUFFIXES):
+        return OPENERS[path.name](path)
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from experiment.errors import UserError
@@ -97,12 +96,9 @@ class RolloutSource:
 
     def episode_table(self) -> dict[str, NDArray]:
         """One entry per episode, column by column; see `TABLE_COLUMNS` and `INITIALISATIONS`."""
-        episodes = self._dataset.episodes
-        table = {
-            name: episodes[name].to_numpy() for name in TABLE_COLUMNS if name in episodes.columns
-        }
-        table["initialisation"] = _initialisation_codes(episodes)
-        return table
+        read = self._dataset.read_episode_field
+        codes = _initialisation_codes(read("initialisation"))
+        return {**{name: read(name) for name in TABLE_COLUMNS}, "initialisation": codes}
 
     def steps(self, episode_id: int) -> dict[str, NDArray]:
         """Scalars and logits of each step of one episode, (T,) or (T, num_actions).
@@ -136,10 +132,11 @@ class RolloutSource:
     def _rows(self, episode_id: int) -> tuple[int, int]:
         # By id, since positions change when a recorder adds shards.
         try:
-            row = self._dataset.episodes.iloc[self._dataset.index_of(episode_id)]
+            index = self._dataset.index_of(episode_id)
         except UserError as error:
             raise UnknownItemError(f"the dataset has no episode {episode_id}") from error
-        return int(row["offset"]), int(row["length"])
+        offset, length = map(self._dataset.read_episode_field, ("offset", "length"))
+        return int(offset[index]), int(length[index])
 
     def _read(self, name: str, start: int, stop: int) -> NDArray:
         with self._lock:
@@ -168,7 +165,6 @@ def _kinship(metadata: DatasetMetadata) -> Kinship:
     )
 
 
-def _initialisation_codes(episodes: pd.DataFrame) -> NDArray[np.uint8]:
+def _initialisation_codes(names: NDArray[Any]) -> NDArray[np.uint8]:
     codes = {name: code for code, name in enumerate(INITIALISATIONS)}
-    found = (codes.get(name, UNKNOWN_CODE) for name in episodes["initialisation"])
-    return np.fromiter(found, np.uint8, len(episodes))
+    return np.fromiter((codes.get(name, UNKNOWN_CODE) for name in names), np.uint8, len(names))

@@ -109,7 +109,7 @@ def check_config(config: PanelConfig) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address; raises `UserError` when it is in use or not to be had."""
+    """A socket that listens at the address; raises `UserError` when that cannot be had."""
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio turns Nagle's algorithm off only where the protocol is named; with it every answer
@@ -118,6 +118,8 @@ def bind(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # Whoever reads the address and asks before the server is at work waits, and is not refused.
+        listener.listen(MAX_CONNECTIONS)
     except OSError as error:
         listener.close()
         reason = error.strerror or type(error).__name__

@@ -6,7 +6,7 @@ version.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -187,14 +187,14 @@ class DatasetMetadata:
             "format": FORMAT_NAME,
             "schema_version": self.schema_version,
             **asdict(self),
-            "step_fields": [asdict(spec) for spec in self.step_fields],
-            "episode_fields": [asdict(spec) for spec in self.episode_fields],
+            "step_fields": [dict(vars(spec)) for spec in self.step_fields],
+            "episode_fields": [dict(vars(spec)) for spec in self.episode_fields],
         }
         for name in ("game", "save_state_every"):
             if values[name] is None:
                 del values[name]
         if self.ragged_fields:
-            values["ragged_fields"] = [asdict(spec) for spec in self.ragged_fields]
+            values["ragged_fields"] = [dict(vars(spec)) for spec in self.ragged_fields]
         return values
 
     @classmethod
@@ -236,7 +236,8 @@ class DatasetMetadata:
     @property
     def identity(self) -> dict[str, Any]:
         """What every writer of the dataset must agree on: all but its history."""
-        values = json.loads(json.dumps(self.to_dict()))
+        # Without the history from the outset, which can be long.
+        values = json.loads(json.dumps(replace(self, provenance={}).to_dict()))
         del values["provenance"], values["agent_file"]
         return values
 

@@ -8,7 +8,8 @@ import os
 import re
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -162,7 +163,7 @@ def _sealed_episode_ids(paths: list[Path], metadata: DatasetMetadata) -> set[int
     ids: set[int] = set()
     for path in paths:
         with open_shard(path) as file:
-            ids.update(summarise_shard(file, metadata).table["episode_id"].to_list())
+            ids.update(summarise_shard(file, metadata).table["episode_id"].tolist())
     return ids
 
 
@@ -217,21 +218,31 @@ class RolloutDataset:
         self._episode_fields = {spec.name: spec for spec in self.metadata.episode_fields}
         files = [self._handles[shard].file for shard in range(len(paths))]
         summaries = [summarise_shard(file, self.metadata) for file in files]
-        tables = [summary.table.assign(shard=i) for i, summary in enumerate(summaries)]
         self._content_hashes = [summary.content_hash for summary in summaries]
         self._shard_starts = [0, *accumulate(summary.num_rows for summary in summaries)]
-        self.episodes = pd.concat(tables, ignore_index=True)
-        """One row per episode: the scalar columns of the episode table, with `offset` counting
-        rows of the whole dataset, plus `shard`, the index of the shard."""
-        self.episodes["offset"] += np.array(self._shard_starts)[self.episodes["shard"]]
+        self._columns = _join_tables([summary.table for summary in summaries])
+        self._columns["offset"] += np.array(self._shard_starts)[self._columns["shard"]]
         self._ragged_starts = {
-            spec.name: _starts_in_shard(self.episodes, length_column(spec))
+            spec.name: _starts_in_shard(self._columns["shard"], self._columns[length_column(spec)])
             for spec in self.metadata.ragged_fields
         }
-        self._index = pd.Index(self.episodes["episode_id"])
-        if not self._index.is_unique:
-            double = self._index[self._index.duplicated()][0]
-            raise UserError(f"{folder}: episode_id {double} occurs more than once")
+        ids, times = np.unique(self._columns["episode_id"], return_counts=True)
+        if (times > 1).any():
+            raise UserError(f"{folder}: episode_id {ids[times > 1][0]} occurs more than once")
+
+    @cached_property
+    def episodes(self) -> pd.DataFrame:
+        """One row per episode: the scalar columns of the episode table, with `offset` counting
+        rows of the whole dataset, plus `shard`, the index of the shard."""
+        # Made when it is asked for: of a small dataset it takes as long as to read the columns.
+        # Texts stay objects, whatever pandas makes of them by itself.
+        return pd.DataFrame(
+            {name: pd.Series(values, dtype=values.dtype) for name, values in self._columns.items()}
+        )
+
+    @cached_property
+    def _index(self) -> pd.Index:
+        return pd.Index(self._columns["episode_id"])
 
     @property
     def shard_paths(self) -> list[Path]:
@@ -246,7 +257,7 @@ class RolloutDataset:
     @property
     def num_episodes(self) -> int:
         """Number of episodes."""
-        return len(self.episodes)
+        return len(self._columns["episode_id"])
 
     @property
     def num_rows(self) -> int:
@@ -257,7 +268,7 @@ class RolloutDataset:
     def raw_bytes(self) -> int:
         """Bytes of all steps, uncompressed."""
         ragged = [
-            int(self.episodes[length_column(spec)].to_numpy().sum()) * spec.row_bytes
+            int(self._columns[length_column(spec)].sum()) * spec.row_bytes
             for spec in self.metadata.ragged_fields
         ]
         return self.num_rows * self.metadata.row_bytes + sum(ragged)
@@ -323,8 +334,8 @@ class RolloutDataset:
 
         `agent_initial_state` and `latent` are not part of `episodes`.
         """
-        if name in self.episodes:
-            return self.episodes[name].to_numpy()
+        if name in self._columns:
+            return self._columns[name]
         if name not in self._episode_fields:
             raise UserError(f"{self.folder}: no episode field {name!r}")
         files = (self._handles[shard].file for shard in range(len(self._handles.paths)))
@@ -336,8 +347,8 @@ class RolloutDataset:
             raise UserError(
                 f"{self.folder}: no episode {index}, the dataset has {self.num_episodes}"
             )
-        start = int(self.episodes["offset"].to_numpy()[index])
-        stop = start + int(self.episodes["length"].to_numpy()[index])
+        start = int(self._columns["offset"][index])
+        stop = start + int(self._columns["length"][index])
         arrays = {name: self.read_field(name, start, stop) for name in self._fields}
         arrays |= {name: self._read_ragged(name, index) for name in self._ragged_starts}
         columns = self._array_columns(index)
@@ -346,8 +357,8 @@ class RolloutDataset:
 
     def _read_ragged(self, name: str, index: int) -> NDArray[Any]:
         """What an episode has of a ragged field."""
-        length = int(self.episodes[f"{name}_length"].to_numpy()[index])
-        shard = int(self.episodes["shard"].to_numpy()[index])
+        length = int(self._columns[f"{name}_length"][index])
+        shard = int(self._columns["shard"][index])
         start = int(self._ragged_starts[name][index])
         return self._handles[shard].read_ragged(name, start, length)
 
@@ -365,7 +376,7 @@ class RolloutDataset:
         """
         table = self._read_ragged("saved_state_table", index)
         before = int(table[:number, NUM_BYTES].sum())
-        shard = int(self.episodes["shard"].to_numpy()[index])
+        shard = int(self._columns["shard"][index])
         start = int(self._ragged_starts["saved_states"][index]) + before
         try:
             content = self._handles[shard].read_ragged(
@@ -377,14 +388,14 @@ class RolloutDataset:
         if not is_intact(content.tobytes(), table[number]):
             raise UserError(
                 f"{self.shard_paths[shard]}: damaged: the environment state saved at row "
-                f"{table[number, ROW]} of episode_id {self.episodes['episode_id'].iloc[index]} "
+                f"{table[number, ROW]} of episode_id {self._columns['episode_id'][index]} "
                 "differs from its checksum"
             )
         return content.tobytes()
 
     def _array_columns(self, index: int) -> dict[str, NDArray[Any]]:
         """Those columns of an episode that are no part of `episodes`."""
-        shards = self.episodes["shard"].to_numpy()
+        shards = self._columns["shard"]
         shard = int(shards[index])
         index_in_shard = index - int(np.searchsorted(shards, shard))
         file = self._handles[shard].file
@@ -396,7 +407,7 @@ class RolloutDataset:
 
     def _episode_info(self, index: int, arrays: dict[str, Any]) -> EpisodeInfo:
         scalars = {
-            spec.name: spec.to_python(self.episodes[spec.name].to_numpy()[index])
+            spec.name: spec.to_python(self._columns[spec.name][index])
             for spec in self._episode_fields.values()
             if spec.name in EpisodeInfo.__dataclass_fields__ and not spec.row_shape
         }
@@ -411,11 +422,16 @@ class RolloutDataset:
         return self._fields[name]
 
 
-def _starts_in_shard(episodes: pd.DataFrame, length: str) -> NDArray[np.int64]:
+def _join_tables(tables: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """The episode tables of all shards as one, with the index of the shard as `shard`."""
+    joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    shard = np.repeat(np.arange(len(tables)), [len(table["episode_id"]) for table in tables])
+    return {**joined, "shard": shard}
+
+
+def _starts_in_shard(shards: NDArray[Any], lengths: NDArray[Any]) -> NDArray[np.int64]:
     """(num_episodes,) first row of each episode's part of its shard's array."""
-    lengths = episodes[length].to_numpy(np.int64)
-    stops = np.cumsum(lengths)
-    shards = episodes["shard"].to_numpy()
+    stops = np.cumsum(lengths, dtype=np.int64)
     before = np.concatenate([[0], stops])[np.searchsorted(shards, shards)]
     return stops - lengths - before
 

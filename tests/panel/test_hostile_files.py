@@ -11,7 +11,9 @@ import pytest
 
 from experiment.errors import UserError
 from experiment.files import read_json
-from rollouts.hdf5_safety import MAX_OBJECTS, require_harmless
+from panel.catalogue import Catalogue
+from panel.rollout_source import RolloutSource
+from rollouts.hdf5_safety import MAX_KEPT_OPEN, MAX_OBJECTS, harmless_files
 
 
 def make_file(path: Path, fill: Callable[[h5py.File], object]) -> Path:
@@ -57,16 +59,45 @@ def test_files_that_refer_elsewhere_or_promise_too_much_are_refused(
     (tmp_path / "secret").write_bytes(b"password")
     fill, message = HOSTILE[name]
     path = make_file(tmp_path / "file.h5", fill)
-    with pytest.raises(UserError, match=message):
-        require_harmless(path)
+    with pytest.raises(UserError, match=message), harmless_files([path]):
+        pass
 
 
 def test_ordinary_files_are_accepted(tmp_path: Path, panel_data: Any) -> None:
-    require_harmless(make_file(tmp_path / "file.h5", lambda file: file.create_group("a/b")))
+    own = make_file(tmp_path / "file.h5", lambda file: file.create_group("a/b"))
     files = [path for path in panel_data.folder.rglob("*") if path.suffix in (".h5", ".nc")]
     assert len(files) >= 4
-    for path in files:
-        require_harmless(path)
+    with harmless_files([own, *files]):
+        pass
+
+
+def test_only_some_files_stay_open_and_none_afterwards(tmp_path: Path) -> None:
+    def count_open() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    files = [make_file(tmp_path / f"{name}.h5", bool) for name in range(3 * MAX_KEPT_OPEN)]
+    before = count_open()
+    with harmless_files(files):
+        assert count_open() == before + MAX_KEPT_OPEN
+    assert count_open() == before
+
+
+def test_a_file_that_goes_while_the_catalogue_is_made_harms_no_other(
+    tmp_path: Path, dataset_writer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("first", "second"):
+        dataset_writer(tmp_path / name, (4,), False)
+    catalogue = Catalogue([tmp_path])
+    describe = RolloutSource.describe
+
+    def describe_and_lose(source: RolloutSource) -> dict[str, Any]:
+        for path in (tmp_path / "first").glob("*"):
+            path.unlink()
+        return describe(source)
+
+    monkeypatch.setattr(RolloutSource, "describe", describe_and_lose)
+    labels = [entry["label"].rpartition("/")[2] for entry in catalogue.describe()["datasets"]]
+    assert labels == ["first", "second"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)

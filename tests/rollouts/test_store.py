@@ -307,7 +307,7 @@ def replace_array(file: h5py.File, name: str, values: list[object]) -> None:
         (lambda f: remove_array(f, "episodes/twin_of"), "twin_of"),
         (lambda f: remove_array(f, "steps/reward"), "reward"),
         (lambda f: replace_array(f, "episodes/agent_hash", [1, 2]), "string"),
-        (lambda f: replace_array(f, "episodes/cut", [True]), "length"),
+        (lambda f: replace_array(f, "episodes/cut", [True]), r"cut has shape \(1,\)"),
         (lambda f: replace_array(f, "steps/value", [1.0] * 8), r"steps/value has shape \(8,\)"),
         (lambda f: replace_array(f, "episodes/length", [4, 6]), "do not make up its 9 rows"),
         (lambda f: replace_array(f, "episodes/offset", [0, 3]), "do not make up its 9 rows"),
