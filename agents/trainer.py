@@ -41,6 +41,7 @@ from experiment.runs import (
     StopRequest,
     exit_stopped,
     export_folder,
+    has_training_state,
     hold_run,
     load_training_state,
     open_run,
@@ -351,7 +352,7 @@ def _initial_policy(
     policy = make_policy(network)
     if config.model_file is None:
         return policy, {}
-    if (run / STATE_FILE).exists():
+    if has_training_state(run / STATE_FILE):
         return policy, read_history(run)[0]["inputs"]
     loaded = _load_initial_agent(config.model_file, spec)
     initial = require_recurrent_policy(loaded, "--model_file")

@@ -277,6 +277,19 @@ def test_a_run_goes_on_without_the_agent_that_it_began_with(tmp_path, killed_aft
     assert provenance["inputs"] == {"initial_agent": identity}
 
 
+def test_so_does_a_run_that_was_killed_while_its_states_changed_places(tmp_path, killed_after):
+    first = train_tiny(tmp_path / "first")
+    flags = ("--model_file", str(first))
+    killed_after(2)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path / "killed", *flags)
+    state = tmp_path / "killed" / "training_state.pt"
+    state.replace(state.with_name("training_state.1.pt"))
+    killed_after(100)
+    shutil.rmtree(first)
+    assert load_agent(train_tiny(tmp_path / "killed", *flags)).env_steps == 128
+
+
 def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(tmp_path):
     with pytest.raises(UserError, match="--learning_rate: the training has diverged"):
         train_tiny(tmp_path / "run", "--learning_rate", "1e30", "--num_timesteps", "640")
