@@ -14,7 +14,7 @@ from agents.protocol import Agent
 from environments.factory import environment_name
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import load_preset, parse_flags
-from experiment.errors import run_entry_point
+from experiment.errors import UserError, run_entry_point
 
 APPEARANCE = ("use_backgrounds", "restrict_themes", "use_monochrome_assets")
 """Options that change what a Procgen game looks like."""
@@ -36,6 +36,11 @@ class EnvironmentFlags:
     """Whether it saw one theme only."""
     use_monochrome_assets: bool = False
     """Whether it saw plain coloured shapes."""
+
+    def __post_init__(self) -> None:
+        named = [name for name in ("distribution_mode", *APPEARANCE) if getattr(self, name)]
+        if self.env_name is None and named:
+            raise UserError(f"--{named[0]}: says more of a game that --env_name names; give both")
 
     @property
     def environment(self) -> EnvironmentSpec | None:

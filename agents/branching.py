@@ -54,6 +54,7 @@ _SETTINGS_OF_BRANCHES = (
     *("seed", "greedy", "action_noise", "interventions"),
 )
 """Settings that decide what branch b of a point is."""
+_CHOICE_OF_LEVELS = ("start_level", "num_levels", "sequential_levels")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ class BranchConfig:
 
     branch_from: Path | None = None
     """Dataset of real rollouts, made by record.py. Instead of new episodes, record other
-    continuations of its episodes. The agent and environment are those of the dataset."""
+    continuations of its episodes. The agent, environment and levels are those of the dataset;
+    --branches, --branch_steps and --max_hours say how much, in place of --max_episodes and
+    --max_steps."""
     episode: tuple[int, ...] = ()
     """Episodes to branch, by id, e.g. `3 7`."""
     step: tuple[int, ...] = ()
@@ -157,6 +160,12 @@ def check_branches(plan: BranchPlan, folder: Path) -> None:
             f"--save_state_every {plan.recording.save_state_every}: states are kept to branch "
             "episodes, and branches cannot be branched; leave it out"
         )
+    for name in _CHOICE_OF_LEVELS:
+        if (asked := getattr(plan.recording, name)) != getattr(RecordingConfig, name):
+            raise UserError(
+                f"--{name} {asked}: branches are of the levels of the episodes that they branch; "
+                "leave it out"
+            )
     if plan.agent.hash != metadata.agent_hash:
         raise UserError(
             f"--model_file {plan.agent.path}: this agent (hash {plan.agent.hash[:12]}) is not the "
@@ -221,8 +230,8 @@ def record_branches(
     starts = chain([next(starts)], starts) if missing else starts
     behaviour = recording.behaviour_in(plan.environment)
     player = Player(plan.agent.policy, behaviour, device, plan.intervening.intervention)
-    # Levels that follow a branch's end are played by nobody; a step budget is of whole episodes.
-    free = replace(recording, start_level=0, num_levels=0, max_steps=None)
+    # A step budget is of whole episodes.
+    free = replace(recording, max_steps=None)
     writer_name = str(recording.share.index)
     with RolloutWriter(folder, metadata, writer_name, recording.shard_bytes) as writer:
         rollouts = play_starts(

@@ -76,6 +76,9 @@ class RecordingConfig:
             raise UserError(f"--num_threads {self.num_threads}: below 0")
         if self.shard_index is not None and self.shard_index < 0:
             raise UserError(f"--shard_index {self.shard_index}: below 0")
+        # The noise clips logits, so that many share the highest: which is the best would be lost.
+        if self.greedy and self.action_noise:
+            raise UserError("--greedy: the most probable action is that without --action_noise")
 
     def behaviour_in(self, environment: EnvironmentSpec) -> BehaviourConfig:
         """How the agent acts there; raises `UserError` where it has no such noise."""

@@ -41,6 +41,7 @@ from experiment.runs import (
     StopRequest,
     exit_stopped,
     export_folder,
+    has_training_state,
     hold_run,
     load_training_state,
     open_run,
@@ -161,6 +162,9 @@ class Trainer:
                 flush=True,
             )
         self._restore(load_training_state(run.state_file))
+        self._share_done = share_done(
+            self.iteration, self.num_updates, self.earlier_seconds, config.max_minutes
+        )
         self._steps_before = self.env_steps
         self._start = time.perf_counter()
         last_step = self.env_steps if run.continued else None
@@ -249,7 +253,8 @@ class Trainer:
         watched = {**losses, "the gradient's norm": float(self.learner.gradient_norm)}
         require_finite(watched, f"update {self.iteration + 1}", "--learning_rate")
         self.iteration += 1
-        self.is_finished = self.progress >= 1.0
+        earlier, self._share_done = self._share_done, self.progress
+        self.is_finished = self._share_done >= 1.0
         statistics = self.collector.statistics
         row: dict[str, float | None] = {
             "timesteps": self.env_steps,
@@ -266,7 +271,8 @@ class Trainer:
             self.evaluation = {f"val_{name}": value for name, value in summary.items()}
             row |= self.evaluation
         row["num_episodes_val"] = self.num_episodes_val
-        if self._agent_is_due() and self.ranks.is_main:
+        count = self.config.num_checkpoints
+        if num_agents_due(self._share_done, count) > num_agents_due(earlier, count):
             self._save_agent()
         if self.log is not None:
             self.log.append(row)
@@ -283,11 +289,6 @@ class Trainer:
         every = self.config.eval_every
         regular = every > 0 and self.iteration % every == 0
         return self.config.eval_episodes > 0 and (self.is_finished or regular)
-
-    def _agent_is_due(self) -> bool:
-        count, total = self.config.num_checkpoints, self.num_updates
-        passed = self.iteration * count // total > (self.iteration - 1) * count // total
-        return passed or self.is_finished
 
     def _evaluate(self, policy: RecurrentPolicy | None) -> Evaluation:
         """Play the held-out levels, each process its share of them."""
@@ -307,6 +308,8 @@ class Trainer:
         return self.folder.path / f"model_{self.env_steps}"
 
     def _save_agent(self) -> None:
+        if not self.ranks.is_main:
+            return
         provenance = collect_provenance(self.config, self.seed, dict(self.inputs))
         spec = self._environments[0].spec
         save_agent(self._agent_folder(), self.policy, spec, provenance, self.env_steps)
@@ -323,6 +326,12 @@ class Trainer:
         self.learner.optimiser.load_state_dict(state["optimiser"])
         self.collector.load_state_dict(state["collector"])
         print(f"going on after {self.env_steps} environment steps", flush=True)
+
+
+def num_agents_due(share: float, count: int) -> int:
+    """How many of `count` agents there are when that share of a training is done."""
+    # The hair's breadth makes up for the rounding of shares such as 29/100.
+    return math.floor(share * count + 1e-9)
 
 
 def summarise_episodes(returns: Any, lengths: Any) -> dict[str, float]:
@@ -351,7 +360,7 @@ def _initial_policy(
     policy = make_policy(network)
     if config.model_file is None:
         return policy, {}
-    if (run / STATE_FILE).exists():
+    if has_training_state(run / STATE_FILE):
         return policy, read_history(run)[0]["inputs"]
     loaded = _load_initial_agent(config.model_file, spec)
     initial = require_recurrent_policy(loaded, "--model_file")

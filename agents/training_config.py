@@ -66,7 +66,7 @@ class TrainingConfig:
     time, so that they always end as planned; how many steps fit depends on the machine, so that
     only runs without a limit are reproducible."""
     num_checkpoints: int = 1
-    """Agents to keep, evenly spaced; the last is the trained one."""
+    """Agents to keep, evenly spaced, by steps or by --max_minutes; the last is the trained one."""
     model_file: str | None = None
     """Agent whose weights to begin with: an agent folder or a reference `.pth`."""
     seed: int | None = None

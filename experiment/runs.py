@@ -321,6 +321,15 @@ def load_training_state(file: Path) -> dict[str, Any] | None:
     return None
 
 
+def has_training_state(file: Path) -> bool:
+    """Whether there is a state to go on from.
+
+    While a new state takes the place of the newest one there are for a moment only older ones, and
+    a kill then leaves it so.
+    """
+    return file.exists() or bool(_older_states(file))
+
+
 def _older_states(file: Path) -> list[Path]:
     """States kept beside the newest one, newest first."""
     found = file.parent.glob(f"{file.stem}.*{file.suffix}")

@@ -37,6 +37,7 @@ from experiment.runs import (
     choose_seed,
     exit_stopped,
     export_folder,
+    has_training_state,
     hold_run,
     load_training_state,
     new_run_path,
@@ -655,7 +656,7 @@ def _make_simulator(
     simulator = Simulator(sizes, inputs.agent.policy, inputs.dataset.metadata.environment.obs_shape)
     if isinstance(simulator.image_decoder, VectorDecoder):
         simulator.image_decoder.standardise.fit(inputs.dataset.iter_field("obs"))
-    if config.model_file is not None and not (run / STATE_FILE).exists():
+    if config.model_file is not None and not has_training_state(run / STATE_FILE):
         description = read_description(config.model_file)
         if description["agent_hash"] != inputs.agent.hash:
             raise UserError(

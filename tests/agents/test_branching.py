@@ -446,6 +446,19 @@ def test_bad_requests_are_refused_and_write_nothing(
     assert not (tmp_path / "branches").exists()
 
 
+@pytest.mark.parametrize(
+    "choice", [{"start_level": 10**9}, {"num_levels": 5}, {"sequential_levels": True}], ids=str
+)
+def test_a_choice_of_levels_is_refused(
+    fake_folder: Path, tmp_path: Path, choice: dict[str, Any]
+) -> None:
+    plan = replace(make_plan(fake_folder, 1, 1), recording=replace(ONE_BY_ONE, **choice))
+    ((name, value),) = choice.items()
+    with pytest.raises(UserError, match=f"--{name} {value}: branches are of the levels of"):
+        record_branches(plan, tmp_path / "branches")
+    assert not (tmp_path / "branches").exists()
+
+
 def test_more_shards_than_branches_are_refused(fake_folder: Path, tmp_path: Path) -> None:
     recording = replace(ONE_BY_ONE, shard_index=0, num_shards=3)
     with pytest.raises(UserError, match="--num_shards 3: more than the 2 branches"):

@@ -185,6 +185,21 @@ def test_import_command_is_told_what_the_levels_looked_like(tmp_path, monkeypatc
     assert environment.options["restrict_themes"] is False
 
 
+@pytest.mark.parametrize(
+    "flags", [("--use_backgrounds",), ("--distribution_mode", "hard")], ids=lambda flags: flags[0]
+)
+@pytest.mark.parametrize("task", ["import", "info"])
+def test_what_a_game_looks_like_is_not_taken_without_its_name(
+    tmp_path, monkeypatch, capsys, task, flags
+):
+    file, out = tmp_path / "model_200.pth", tmp_path / "agent"
+    write_reference(file)
+    target = ("--out", out) if task == "import" else ()
+    with pytest.raises(UserError, match=f"{flags[0]}: says more of a game that --env_name names"):
+        run_command(monkeypatch, capsys, task, file, *target, *flags)
+    assert not out.exists()
+
+
 def test_import_replaces_nothing_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
     file, out = tmp_path / "model.pth", tmp_path / "agent"
     write_reference(file)

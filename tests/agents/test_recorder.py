@@ -18,6 +18,7 @@ import torch
 
 import record
 from agents import recorder
+from agents.action_noise import ACTION_NOISE
 from agents.checkpoint import (
     LoadedAgent,
     hash_agent,
@@ -511,6 +512,14 @@ def test_distribution_mode_of_the_flag_wins_and_that_of_the_agent_is_the_default
 def test_counts_below_one_are_refused(change, flag) -> None:
     with pytest.raises(UserError, match=flag):
         replace(SMALL, **change)
+
+
+def test_the_best_of_clipped_logits_is_not_asked_for() -> None:
+    """The two most probable actions have one logit after the noise: the first would be taken."""
+    noised = ACTION_NOISE["coinrun"].apply(np.array([2.0, 0, 0, 0, 0, 0, 0, 0, 9, *[0] * 6]))
+    assert noised[0] == noised[8] == noised.max()
+    with pytest.raises(UserError, match=r"--greedy: .* without --action_noise"):
+        replace(SMALL, greedy=True, action_noise=True)
 
 
 def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

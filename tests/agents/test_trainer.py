@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import torch
 
 from agents.checkpoint import load_agent, require_recurrent_policy
 from agents.ppo import PPOConfig, ppo_losses
-from agents.trainer import LOG_COLUMNS, Trainer, train
+from agents.trainer import LOG_COLUMNS, Trainer, num_agents_due, train
 from agents.training_config import NetworkOptions, TrainingConfig, resolve_settings
 from environments.factory import EnvironmentConfig
 from experiment.command_line import parse_command_line
@@ -107,6 +108,26 @@ def test_a_limit_on_time_ends_the_training_with_an_evaluated_agent(tmp_path):
     assert evaluated.iloc[-1]
     assert evaluated.sum() == 1
     assert train(tiny_config(tmp_path / "run", *flags), StageReport("train")) == agent
+
+
+def test_agents_to_keep_are_spaced_by_whole_updates():
+    """As the rule in whole numbers says, to whose shares floats only come near."""
+    for total in (*range(1, 60), 100, 611, 3052):
+        for count in (1, 2, 3, 10, 29, 100):
+            due = [num_agents_due(done / total, count) for done in range(total + 1)]
+            assert due == [done * count // total for done in range(total + 1)]
+
+
+def test_agents_to_keep_are_spaced_by_time_where_time_ends_the_training(tmp_path, monkeypatch):
+    flags = ("--num_timesteps", "1000000000", "--max_minutes", "1", "--eval_episodes", "0")
+    clock = itertools.count(0.0, 2.0)  # seconds from one look at it to the next
+    monkeypatch.setattr(Trainer, "seconds", property(lambda trainer: next(clock)))
+    train_tiny(tmp_path, *flags, "--num_checkpoints", "2")
+    timesteps = pd.read_csv(tmp_path / "log.csv")["timesteps"].tolist()
+    kept = sorted(load_agent(folder).env_steps for folder in tmp_path.glob("model_*"))
+    assert len(kept) == 2
+    assert kept[1] == timesteps[-1]
+    assert abs(kept[0] - kept[1] / 2) <= 32  # an update
 
 
 def test_more_checkpoints_than_updates_keep_every_agent_and_say_so(tmp_path, capsys):
@@ -275,6 +296,19 @@ def test_a_run_goes_on_without_the_agent_that_it_began_with(tmp_path, killed_aft
     assert torch.equal(weights(resumed), weights(whole))
     provenance = json.loads((resumed / "agent.json").read_text())["provenance"]
     assert provenance["inputs"] == {"initial_agent": identity}
+
+
+def test_so_does_a_run_that_was_killed_while_its_states_changed_places(tmp_path, killed_after):
+    first = train_tiny(tmp_path / "first")
+    flags = ("--model_file", str(first))
+    killed_after(2)
+    with pytest.raises(KilledError):
+        train_tiny(tmp_path / "killed", *flags)
+    state = tmp_path / "killed" / "training_state.pt"
+    state.replace(state.with_name("training_state.1.pt"))
+    killed_after(100)
+    shutil.rmtree(first)
+    assert load_agent(train_tiny(tmp_path / "killed", *flags)).env_steps == 128
 
 
 def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(tmp_path):
