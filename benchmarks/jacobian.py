@@ -7,8 +7,8 @@ batched; with one backward pass per direction and target step on a retained grap
 forward pass for every direction; and with a forward pass up to the target step for every direction
 and target step, as the reference system differentiates, one scalar at a time. It prints the
 seconds per sample of each, forward passes included, the ratios, and the largest difference between
-the results. Seconds are given as wall time, and on the CPU as processor time too, on which other load
-on the machine counts less.
+the results. Seconds are given as wall time, and on the CPU as processor time too, on which other
+load on the machine counts less.
 """
 
 import statistics
