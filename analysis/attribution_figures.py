@@ -55,7 +55,7 @@ class AttributionPlottingConfig:
     output_dir: Path = Path("analysis/attribution_plots")
     """Folder for the figures, each as PNG and PDF, and a contact sheet."""
     num_resamples: int = 1000
-    """Bootstrap resamples of the samples, for the 95% intervals."""
+    """Bootstrap resamples of the source episodes, for the 95% intervals."""
     dpi: int = 130
     """Resolution of PNGs."""
     seed: int = 0
@@ -111,7 +111,7 @@ def draw_paths(
     for index, (axis, target) in enumerate(zip(axes, norms.targets, strict=True)):
         for path, (label, colour, style) in PATH_STYLES.items():
             of_path = norms.norm[:, source, norms.paths.index(path), index]
-            mean = mean_over_samples(of_path, config.num_resamples, config.seed)
+            mean = mean_over_samples(of_path, norms.unit, config.num_resamples, config.seed)
             axis.plot(steps, mean.value, style, color=colour, label=label, linewidth=1.2)
             axis.fill_between(steps, mean.lower, mean.upper, color=colour, alpha=0.15, linewidth=0)
         axis.set(title=f"{target} at step {len(steps) - 1}", yscale="log", xticks=steps)
@@ -132,7 +132,7 @@ def draw_shares(norms: PathNorms, config: AttributionPlottingConfig) -> Figure:
     """Size of each path against all of them together, over the steps before the target's."""
     figure = Figure(figsize=(11.0, 0.42 * len(norms.targets) + 1.4), layout="constrained")
     axes = figure.subplots(1, len(SOURCES), sharey=True)
-    mean = mean_over_samples(norms.shares(), config.num_resamples, config.seed)
+    mean = mean_over_samples(norms.shares(), norms.unit, config.num_resamples, config.seed)
     places = np.arange(len(norms.targets))
     shown = [path for path in PATH_STYLES if path != "passed"]
     for source, (axis, name) in enumerate(zip(axes, SOURCES, strict=True)):

@@ -1,6 +1,7 @@
 """Numbers on many saliency maps: how much comes by which path, and whether methods agree.
 
-A summary is of one target step, the last that a file holds. Intervals resample samples.
+A summary is of one target step, the last that a file holds. Intervals resample source episodes,
+with all samples that are from them.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from analysis.saliency import MIXED, PATHS
 from analysis.saliency_pictures import gradient_times_input
 from experiment.errors import UserError
-from experiment.resampling import INTERVAL_PERCENTILES, resample_weights
+from generative.level_bootstrap import LevelBootstrap, percentile_interval
 
 SOURCES = {
     "frame": "gradient_frame",
@@ -36,17 +37,34 @@ class Mean:
     upper: NDArray[np.float64]
 
 
-def mean_over_samples(values: NDArray[np.floating], num_resamples: int, seed: int) -> Mean:
-    """(S, ...) values of samples → their mean; those that are NaN do not count."""
-    flat = np.asarray(values, np.float64).reshape(len(values), -1)
-    weights = resample_weights(len(flat), num_resamples, seed)
-    is_known, shape = np.isfinite(flat), values.shape[1:]
-    known = np.where(is_known, flat, 0.0)
+def mean_over_samples(
+    values: NDArray[np.floating], unit: NDArray[np.integer], num_resamples: int, seed: int
+) -> Mean:
+    """(S, ...) values of samples → their mean; those that are NaN do not count.
+
+    Args:
+        values: of the samples.
+        unit: (S,) samples of one unit depend on each other, and are drawn together.
+        num_resamples: of the units.
+        seed: draws them.
+    """
+    bootstrap = LevelBootstrap(unit, num_resamples, seed)
+    is_known = np.isfinite(values)
+    sums = bootstrap.sum_by_level(np.where(is_known, values, 0.0))
+    counts = bootstrap.sum_by_level(is_known)
     with np.errstate(invalid="ignore"):
-        resampled = (weights @ known) / (weights @ is_known)
-        mean = known.sum(axis=0) / is_known.sum(axis=0)
-    lower, upper = np.nanpercentile(resampled, INTERVAL_PERCENTILES, axis=0)
-    return Mean(mean.reshape(shape), lower.reshape(shape), upper.reshape(shape))
+        mean = sums.sum(axis=0) / counts.sum(axis=0)
+        resampled = bootstrap.resample(sums) / bootstrap.resample(counts)
+    lower, upper = percentile_interval(resampled)
+    return Mean(mean, lower, upper)
+
+
+def units_of_samples(results: xr.Dataset) -> NDArray[np.int64]:
+    """(S,) which samples of a file depend on each other.
+
+    A file that does not tell, of a version before this was kept, has samples of their own.
+    """
+    return results["unit"].values if "unit" in results else np.arange(results.sizes["sample"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +74,8 @@ class PathNorms:
     norm: NDArray[np.float64]
     """(S, len(SOURCES), P, T, K) over samples, what the gradient is with respect to, paths, targets
     and the K steps up to the target step."""
+    unit: NDArray[np.int64]
+    """(S,) samples of one unit depend on each other."""
     paths: tuple[str, ...]
     targets: tuple[str, ...]
 
@@ -93,7 +113,8 @@ def path_norms(results: xr.Dataset) -> PathNorms:
             squares = np.square(np.asarray(rows.values, np.float64))
             of_sources.append(np.sqrt(squares.reshape(*squares.shape[:3], -1).mean(axis=-1)))
         norms.append(of_sources)
-    return PathNorms(np.array(norms), paths, tuple(results["target"].values.tolist()))
+    targets = tuple(results["target"].values.tolist())
+    return PathNorms(np.array(norms), units_of_samples(results), paths, targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +124,7 @@ class MethodAgreement:
     same: NDArray[np.float64]
     """(S, T, M, M) maps of the same sample, by target."""
     other: NDArray[np.float64]
-    """(S, T, M, M) the control: a map of the sample and one of the next sample."""
+    """(S, T, M, M) the control: a map of the sample and one of the next sample of another unit."""
     methods: tuple[str, ...]
     targets: tuple[str, ...]
 
@@ -130,11 +151,11 @@ def method_agreement(results: xr.Dataset) -> MethodAgreement:
         integrated = one["integrated_frame"].transpose("baseline", "target", "step", ...).values
         of_methods = np.stack([gradient, product, *integrated], axis=1)
         maps.append(of_methods.sum(axis=-1).reshape(*of_methods.shape[:2], -1))
-    unit = _unit(np.array(maps))
+    unit, others = _unit(np.array(maps)), _next_of_another_unit(units_of_samples(results))
     methods = ("gradient", "gradient × input", *(f"integrated, {name}" for name in baselines))
     return MethodAgreement(
         np.einsum("stmp,stnp->stmn", unit, unit),
-        np.einsum("stmp,stnp->stmn", unit, np.roll(unit, -1, axis=0)),
+        np.einsum("stmp,stnp->stmn", unit, unit[others]),
         methods,
         tuple(results["target"].values.tolist()),
     )
@@ -151,8 +172,19 @@ def _require_comparable(results: xr.Dataset) -> None:
             "--integrated: the gradients pass the environment, which integrated gradients over "
             "frames do not; add --no-env_grads to: python saliency_experiments.py"
         )
-    if results.sizes["sample"] < 2:
-        raise UserError("--integrated: 1 sample; at least 2 are needed to compare with another's")
+    if len(np.unique(units_of_samples(results))) < 2:
+        raise UserError(
+            f"--integrated: {results.sizes['sample']} samples of one source episode; at least 2 "
+            "are needed to compare with a sample of another"
+        )
+
+
+def _next_of_another_unit(unit: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(S,) units, two at least → (S,) position of the next sample of another, around the end."""
+    size = len(unit)
+    ahead = (np.arange(size)[:, None] + np.arange(1, size)) % size
+    first = (unit[ahead] != unit[:, None]).argmax(axis=1)
+    return ahead[np.arange(size), first]
 
 
 def _unit(maps: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from analysis.behaviour_clusters import (
     measure_agreement,
 )
 from analysis.clustering import Clustering, fit_clusters
-from analysis.embedding import EmbeddingMethod, fit_embedding
+from analysis.embedding import EmbeddingMethod, fit_embedding, judge_layout
 from analysis.episode_stacks import lengths_until_done, stack_rows
 from analysis.results import BEHAVIOUR_NAME, write_results
 from analysis.rollout_rows import RolloutRows, select_episodes
@@ -259,17 +259,19 @@ def _to_dataset(
             "frames of that sample",
         ),
     }
-    embedder = fit_embedding(
-        config.embedding, found.points, config.embedding_neighbours, config.seed
-    )
+    attributes = _attributes(found, names, config)
+    neighbours, seed = config.embedding_neighbours, config.seed
+    embedder = fit_embedding(config.embedding, found.points, neighbours, seed)
     if embedder is not None:
+        places = embedder.transform(found.points)
+        attributes |= judge_layout(found.points, places, neighbours, seed)
         embedding = np.full((*shape, 2), np.nan, np.float32)
-        embedding[features.sample, features.step] = embedder.transform(found.points)
+        embedding[features.sample, features.step] = places
         variables["embedding"] = _labelled(
             ("sample", "step", "axis"), embedding, "two-dimensional embedding of the step"
         )
     coordinates = {"sample": rows.episode_ids, "behaviour": np.arange(found.num_clusters)}
-    return xr.Dataset(variables, coordinates, _attributes(found, names, config))
+    return xr.Dataset(variables, coordinates, attributes)
 
 
 def _labelled(

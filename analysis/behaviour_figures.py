@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.figure_style import behaviour_colour, figure_text, save_figures
 from analysis.results import BEHAVIOUR_NAME, read_results
+from analysis.vector_figures import tell_trustworthiness
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -98,7 +99,8 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         points[:, 0], points[:, 1], s=float(np.clip(20_000 / len(points), 1, 14)),
         c=[behaviour_colour(c) for c in cluster[described].tolist()], linewidths=0, rasterized=True,
     )  # fmt: skip
-    axis.set(xticks=[], yticks=[], xlabel="embedding 1", ylabel="embedding 2", title="steps")
+    axis.set(xticks=[], yticks=[], xlabel="embedding 1", ylabel="embedding 2")
+    axis.set_title("\n".join(filter(None, ["steps", tell_trustworthiness(results.attrs)])))
 
 
 def _draw_sizes(axis: Axes, results: xr.Dataset) -> None:

@@ -14,6 +14,10 @@ EmbeddingMethod = Literal["umap", "tsne", "pca", "none"]
 """`umap`; `tsne`, by openTSNE; `pca`, the first two principal components."""
 
 ROWS_PER_QUERY = 8192
+ROWS_JUDGED = 2000
+"""Rows that a layout is judged by, at most."""
+FEWEST_JUDGED = 5
+"""Fewer rows have no neighbourhoods that a layout could keep."""
 
 
 class Embedder(Protocol):
@@ -144,6 +148,14 @@ class EmbeddingQuality:
     of_shuffled: float
     """That of the same places given to other rows: the control."""
 
+    def attributes(self) -> dict[str, float]:
+        """As result files keep them."""
+        return {
+            "embedding_trustworthiness": self.trustworthiness,
+            "embedding_trustworthiness_of_pca": self.of_pca,
+            "embedding_trustworthiness_of_shuffled": self.of_shuffled,
+        }
+
 
 def measure_quality(
     features: NDArray[np.floating],
@@ -164,3 +176,20 @@ def measure_quality(
     layouts = (places, PcaEmbedder().transform(features), shuffled)
     found = [trustworthiness(features, place, n_neighbors=num_neighbours) for place in layouts]
     return EmbeddingQuality(*map(float, found))
+
+
+def judge_layout(
+    features: NDArray[np.floating],
+    places: NDArray[np.floating],
+    num_neighbours: int,
+    seed: int,
+) -> dict[str, float]:
+    """How far a layout of (N, F) features at (N, 2) places can be trusted, for a result file.
+
+    At most `ROWS_JUDGED` rows, drawn at random, are looked at; of fewer than `FEWEST_JUDGED`
+    nothing is said.
+    """
+    if len(features) < FEWEST_JUDGED:
+        return {}
+    rows = np.sort(np.random.default_rng(seed).permutation(len(features))[:ROWS_JUDGED])
+    return measure_quality(features[rows], places[rows], num_neighbours, seed).attributes()

@@ -600,13 +600,7 @@ def stability_attributes(stability: ClusterStability | None) -> dict[str, float]
 
 def quality_attributes(quality: EmbeddingQuality | None) -> dict[str, float]:
     """As result files keep them; none without a measurement."""
-    if quality is None:
-        return {}
-    return {
-        "embedding_trustworthiness": quality.trustworthiness,
-        "embedding_trustworthiness_of_pca": quality.of_pca,
-        "embedding_trustworthiness_of_shuffled": quality.of_shuffled,
-    }
+    return {} if quality is None else quality.attributes()
 
 
 def _reliability(maps: HiddenMaps) -> dict[str, float]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from agents.player import full_float32
 from analysis.behaviour_clusters import RowOrigin, compress, measure_agreement
 from analysis.clustering import Clustering, fit_clusters
-from analysis.embedding import EmbeddingMethod, fit_embedding
+from analysis.embedding import EmbeddingMethod, fit_embedding, judge_layout
 from analysis.jacobians import PushSettings, component_jacobians, push_effects
 from analysis.results import (
     JACOBIAN_NAME,
@@ -373,12 +373,11 @@ def _cluster(
     else:
         clustering = fit_clusters(points, settings.num_clusters, settings.num_cluster_neighbours)
     variables: dict[str, NDArray] = {"cluster": clustering.labels}
+    attributes = {"num_clusters": clustering.num_clusters, **_stability(clustering, units, config)}
     if settings.embedding != "none":
-        variables["embedding"] = _lay_out(points, config)
-    return _Clusters(
-        variables,
-        {"num_clusters": clustering.num_clusters, **_stability(clustering, units, config)},
-    )
+        variables["embedding"] = places = _lay_out(points, config)
+        attributes |= judge_layout(points, places, settings.embedding_neighbours, config.seed)
+    return _Clusters(variables, attributes)
 
 
 def _lay_out(points: NDArray[np.float32], config: JacobianConfig) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from analysis.figure_style import OKABE_ITO, figure_text, save_figures
 from analysis.hidden_figures import category_colours
 from analysis.jacobian_means import lag_means
 from analysis.results import JACOBIAN_NAME, PRODUCERS, read_results
+from analysis.vector_figures import tell_trustworthiness
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -148,6 +149,8 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         stability = float(results.attrs["cluster_stability_adjusted_rand"])
         control = float(results.attrs["cluster_stability_control"])
         title += f"\nstability {stability:.2f}, control {control:.2f}"
+    if trust := tell_trustworthiness(results.attrs):
+        title += f"\n{trust}"
     axis.set_title(title)
 
 

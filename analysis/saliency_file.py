@@ -61,6 +61,7 @@ def _variables_of_samples(plan: SaliencyPlan, num_samples: int) -> dict[str, Str
     f32 = np.float32
     return {
         "sample_id": _variable(samples, np.int64, "id of the sample in its dataset"),
+        "unit": _variable(samples, np.int64, "equal for samples of one source episode"),
         "frames_reproduced": _variable(samples, f32, "share of stored frames reproduced exactly"),
         "simulator_trust": _variable(
             samples, f32, "trust of the sample against reality, 0 to 1; NaN where not measured"

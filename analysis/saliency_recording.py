@@ -43,6 +43,7 @@ from experiment.provenance import Provenance, collect_provenance
 from experiment.report import StageReport
 from generative.gradient_edges import GradientEdges
 from generative.types import SimulatedSteps
+from rollouts.independent_units import units_of_episodes
 
 
 def record_saliency(plan: SaliencyPlan, report: StageReport) -> Path:
@@ -174,12 +175,14 @@ def _compute(plan: SaliencyPlan, batch: SampleBatch) -> dict[str, NDArray]:
     steps = _simulate_clean(plan, batch)
     clean = _clean_rows(steps)
     combined = plan.config.combine_samples_not_iterate
+    units = units_of_episodes(plan.source.dataset, batch.ids)
     return {
         **clean,
         **_gradient_arrays(plan, _attribute(plan, batch)),
         **_integrated_frames(plan, batch, steps),
         **_integrated_latents(plan, batch),
         "sample_id": np.full_like(batch.ids, COMBINED_ID) if combined else batch.ids,
+        "unit": np.full_like(batch.ids, COMBINED_ID) if combined else units,
         "simulator_trust": plan.trust_of(batch.ids, combined),
         "frames_reproduced": _share_reproduced(clean["frame"], batch.recorded_frames),
         "activation": _activations(plan, clean["agent_state"]),

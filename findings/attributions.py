@@ -59,7 +59,7 @@ def attributions_section(chain: ChainFolder) -> Section:
 
 def path_table(norms: PathNorms) -> Table:
     """Share of each path, by target and what the gradient is with respect to."""
-    mean = mean_over_samples(norms.shares(), NUM_RESAMPLES, SEED)
+    mean = mean_over_samples(norms.shares(), norms.unit, NUM_RESAMPLES, SEED)
     paths = [path for path in PATH_STYLES if path != "passed"]
     rows = []
     for index, target in enumerate(norms.targets):

@@ -109,12 +109,31 @@ def test_what_integrals_miss_is_a_share_of_the_difference(integrated):
 def test_means_leave_out_what_is_not_known_and_lie_in_their_intervals():
     values = np.random.default_rng(0).normal(3.0, 1.0, (200, 2))
     values[5:, 1] = np.nan
-    mean = mean_over_samples(values, 500, 0)
+    mean = mean_over_samples(values, np.arange(200), 500, 0)
     np.testing.assert_allclose(mean.value, np.nanmean(values, axis=0))
     assert (mean.lower < mean.value).all()
     assert (mean.value < mean.upper).all()
     # The standard error of 200 draws is about 0.07.
     assert mean.upper[0] - mean.lower[0] == pytest.approx(4 * 0.07, rel=0.2)
+
+
+def test_samples_of_one_episode_are_drawn_together_and_are_no_control(by_path, integrated):
+    values = np.random.default_rng(0).normal(3.0, 1.0, 100)
+    alone = mean_over_samples(values, np.arange(100), 500, 0)
+    together = mean_over_samples(np.repeat(values, 4), np.repeat(np.arange(100), 4), 500, 0)
+    # What is said four times is not better known.
+    for name in ("value", "lower", "upper"):
+        np.testing.assert_allclose(getattr(together, name), getattr(alone, name))
+    np.testing.assert_array_equal(path_norms(by_path).unit, np.arange(NUM_SAMPLES))
+    tells = by_path.assign(unit=("sample", [8, 4, 8]))
+    np.testing.assert_array_equal(path_norms(tells).unit, [8, 4, 8])
+    # The first two samples are alike, and of one episode: the control is the third.
+    alike = integrated.copy(deep=True)
+    for name in ("gradient_frame", "integrated_frame"):
+        alike[name][1] = alike[name][0]
+    assert np.nanmax(method_agreement(alike).other[0]) > 0.99
+    found = method_agreement(alike.assign(unit=("sample", [8, 8, 4])))
+    assert np.abs(found.other).max() < 0.6
 
 
 def test_files_that_lack_what_is_compared_are_refused(by_path, integrated):
@@ -126,7 +145,7 @@ def test_files_that_lack_what_is_compared_are_refused(by_path, integrated):
         method_agreement(by_path)
     with pytest.raises(UserError, match="add --no-env_grads"):
         method_agreement(integrated.assign_coords(environment_gradient=["passed"]))
-    with pytest.raises(UserError, match="1 sample; at least 2"):
+    with pytest.raises(UserError, match="samples of one source episode; at least 2"):
         method_agreement(integrated.isel(sample=[0]))
 
 

@@ -189,6 +189,13 @@ def test_the_result_file_names_samples_and_holds_their_frames(config, capsys):
         obs = stored.read_episode(stored.index_of(sample)).obs
         np.testing.assert_array_equal(results["exemplar_frame"][0, 0], obs)
         np.testing.assert_allclose(results["action_share"].sum("action_index"), 1.0, rtol=1e-5)
+        # The layout is that of two principal components, which keep more than random places do.
+        layout, plain, shuffled = (
+            results.attrs[f"embedding_trustworthiness{of}"]
+            for of in ("", "_of_pca", "_of_shuffled")
+        )
+        assert layout == pytest.approx(plain)
+        assert layout > shuffled + 0.1
     assert report.metrics["clusters"] == 3
 
 

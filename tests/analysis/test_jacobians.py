@@ -231,6 +231,15 @@ def test_the_result_file_holds_every_pair_of_steps(config, capsys):
 
 
 @pytest.mark.medium
+def test_the_layout_is_judged_where_there_are_neighbourhoods(config, tmp_path):
+    assert "embedding_trustworthiness" not in run(config, output_dir=tmp_path).attrs
+    attributes = run(config, num_samples=6, output_dir=tmp_path, push_size=0.0).attrs
+    # Two components are all that was kept, so their layout keeps every neighbour.
+    assert attributes["embedding_trustworthiness"] == pytest.approx(1.0)
+    assert attributes["embedding_trustworthiness_of_shuffled"] < 1.0
+
+
+@pytest.mark.medium
 def test_the_batch_size_changes_nothing(config, tmp_path):
     one, three = (run(config, batch_size=size, output_dir=tmp_path / str(size)) for size in (1, 3))
     for name in ("jacobian", "push_effect", "component"):

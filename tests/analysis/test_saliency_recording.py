@@ -19,6 +19,7 @@ from analysis.saliency_recording import record_saliency
 from experiment.errors import UserError
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
+from rollouts.independent_units import units_of_episodes
 from rollouts.store import RolloutDataset
 
 GRADIENTS = ("frame", "agent_state", "env_deter", "env_stoch", "latent", "component")
@@ -65,6 +66,7 @@ def test_resimulated_rows_equal_the_stored_ones(saliency, simulated_chain):
     stored = RolloutDataset(simulated_chain / "samples")
     assert report.metrics["share_of_frames_reproduced"] == 1.0
     np.testing.assert_array_equal(dataset.sample_id, [1, 4, 2])
+    np.testing.assert_array_equal(dataset.unit, units_of_episodes(stored, np.array([1, 4, 2])))
     for index, sample in enumerate(dataset.sample_id.values):
         rollout = stored.read_episode(stored.index_of(int(sample)))
         np.testing.assert_array_equal(dataset.frame[index], rollout.obs)
