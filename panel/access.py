@@ -8,7 +8,6 @@ panels behind tunnels of one browser lock each other out.
 
 import hashlib
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qsl, urlencode
 
 TOKEN_PARAMETER = "token"
@@ -38,15 +37,15 @@ class TokenAccess:
         return secrets.compare_digest(candidate.encode("utf-8", "surrogatepass"), self._token)
 
     def is_cookie_valid(self, cookie_headers: list[str]) -> bool:
-        """Whether one of the `Cookie` headers holds the token."""
-        for header in cookie_headers:
-            try:
-                morsel = SimpleCookie(header).get(self.cookie_name)
-            except CookieError:
-                continue
-            if morsel is not None and self.opens(morsel.value):
-                return True
-        return False
+        """Whether one of the `Cookie` headers holds the token.
+
+        Split at semicolons and no further (RFC 6265, section 5.4), since a stricter reader such as
+        `http.cookies` drops all cookies over one that it cannot read: whatever else the browser
+        keeps for localhost, of any port, comes in the same header.
+        """
+        pairs = (pair.strip() for header in cookie_headers for pair in header.split(";"))
+        own = f"{self.cookie_name}="
+        return any(pair.startswith(own) and self.opens(pair[len(own) :]) for pair in pairs)
 
     def set_cookie(self) -> str:
         """Value of the `Set-Cookie` header.

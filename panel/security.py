@@ -143,7 +143,7 @@ class ReadOnlyGuard:
         if len(hosts) != 1 or host_name(hosts[0]) not in self.allowed_hosts:
             message = (
                 "this panel answers only to localhost: open it as http://127.0.0.1:PORT/, or start "
-                "it with --allowed-host NAME for the name in your address"
+                "it with --allowed_host NAME for the name in your address"
             )
             return Refusal(421, message)
         for name, value in headers:

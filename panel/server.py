@@ -36,7 +36,7 @@ class PanelConfig:
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders to look in, with everything below them: rollout datasets (recorded or simulated),
-    hidden_analysis.nc, saliency.nc."""
+    result files of analyses, training logs, descriptions of agents and simulators."""
     port: int = 8050
     """Port to listen on; 0 takes any free one."""
     host: str = "127.0.0.1"

@@ -43,9 +43,9 @@ export function agreementCurves({ file, arrays, dynamics, measure }) {
   return { traces, table };
 }
 
-export function drawAgreement(box, traces, measure) {
+export function drawAgreement(box, traces, title) {
   return drawPlot(box, traces, {
     ...baseLayout(box, MARGIN), showlegend: true, legend: { orientation: "h", y: -0.26, yanchor: "top" },
-    xaxis: { ...fixedAxis("lag (steps)"), dtick: 1 }, yaxis: fixedAxis(measure),
+    xaxis: { ...fixedAxis("lag (steps)"), dtick: 1 }, yaxis: fixedAxis(title),
   });
 }

@@ -7,7 +7,7 @@ import { ALL, Clusters } from "./clusters.js";
 import { fillSelect, offerFiles, pickFile } from "./controls.js";
 import { Gallery } from "./gallery.js";
 import { MatrixPlot, agreementOf, atLag, limitOf, pairName } from "./matrices.js";
-import { COMMANDS, showEmpty } from "./notices.js";
+import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Statements } from "./statements.js";
 import { number } from "./words.js";
 
@@ -249,17 +249,19 @@ export class BehavioursView {
     const groups = await this.#groups();
     const { source, target } = this.cell;
     const size = file.num_components;
+    // What speaks for an agreement is a Jacobian with the sign of the mean one: both may be negative.
+    const { data } = (choice.quantity === "agreement" ? found[`causation ${choice.variant}`] : chosen).value;
     const request = {
-      ...choice, source, target, group: this.group, value: chosen.value.data[(index * size + source) * size + target],
+      ...choice, source, target, group: this.group, value: data[(index * size + source) * size + target],
       groupOf: (sample, group) => group === ALL || groups.get(sample) === group,
     };
-    const { note, items } = await samplesBehind(request, {
+    const { note, command, items } = await samplesBehind(request, {
       cross: { deviation: found.correlation.deviation, clip: file.clip, heedsEnds: file.heeds_ends },
       jacobians: this.#fitting(this.catalogue.jacobians),
       rows: dataset ? this.rowsFor(dataset.id, file.projection_hash) : null,
     });
     if (turn !== this.turn) return;
-    element("cell-note").textContent = note;
+    element("cell-note").replaceChildren(note, ...(command ? [" ", code(command)] : []));
     this.gallery.show(items.flatMap(({ sample, caption }) => {
       const entry = dataset && this.entryOf(dataset.id, sample);
       return entry ? [{ entry, step: 0, caption }] : [];
@@ -283,14 +285,15 @@ export class BehavioursView {
     fillSelect("agreement-dynamics", file.dynamics.map((name) => [name, `${name}s`]), dynamics);
     fillSelect("agreement-measure",
       file.measures.map((name, index) => [name, file.measure_meanings[index]]), measure);
-    this.agreement = { ...agreementCurves({ file, arrays, dynamics, measure }), measure };
+    const title = file.measure_meanings[file.measures.indexOf(measure)];
+    this.agreement = { ...agreementCurves({ file, arrays, dynamics, measure }), title };
     element("agreement-note").textContent = `By chance: ${file.null_meanings[0]}. Filled: q below 0.05.`;
     await this.#drawAgreement();
   }
 
   async #drawAgreement() {
-    const { traces, measure } = this.agreement;
-    if (traces) await drawAgreement(element("agreement-plot"), traces, measure);
+    const { traces, title } = this.agreement;
+    if (traces) await drawAgreement(element("agreement-plot"), traces, title);
   }
 
   #open(datasetId, sample, step) {

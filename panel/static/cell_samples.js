@@ -2,6 +2,7 @@
 
 import { fetchKept } from "./api.js";
 import { correlationShares } from "./correlation_shares.js";
+import { COMMANDS } from "./notices.js";
 import { number } from "./words.js";
 
 const FOR = 12;
@@ -9,10 +10,12 @@ const AGAINST = 4;
 const OF_JACOBIANS = new Set(["causation", "push", "agreement"]);
 
 /**
- * Resolves to `{note, items}`: items are `{sample, value, caption}`.
+ * Resolves to `{note, command, items}`: items are `{sample, value, caption}`; `command` makes what is
+ * missing, where something is.
  *
- * `request` is `{quantity, source, target, lag, variant, value, groupOf, group}`, where `groupOf(id)`
- * is the name of a sample's group; `files` is `{cross, jacobians, rows}`, the latter two or null.
+ * `request` is `{quantity, source, target, lag, variant, value, groupOf, group}`, where the sign of
+ * `value` is that of the samples that speak for the entry, and `groupOf(id)` is the name of a sample's
+ * group; `files` is `{cross, jacobians, rows}`, the latter two or null.
  */
 export function samplesBehind(request, files) {
   return OF_JACOBIANS.has(request.quantity)
@@ -20,7 +23,12 @@ export function samplesBehind(request, files) {
 }
 
 async function jacobianSamples({ source, target, lag, variant, value, groupOf, group }, { cross, jacobians }) {
-  if (!jacobians) return { note: "The Jacobians of single samples are not here.", items: [] };
+  if (!jacobians) {
+    return {
+      note: "The Jacobians of these single samples are not here. Compute them with",
+      command: COMMANDS.jacobians, items: [],
+    };
+  }
   if (lag >= jacobians.num_sim_steps) return { note: "No Jacobian reaches so far.", items: [] };
   const query = new URLSearchParams({
     source_component: source, target_component: target, lag, environment_gradient: variant,
@@ -37,7 +45,10 @@ async function jacobianSamples({ source, target, lag, variant, value, groupOf, g
 
 async function correlatedSamples({ source, target, lag, value, groupOf, group }, { cross, rows }) {
   if (!rows) {
-    return { note: "No analysis of hidden states of the same samples and projection is here.", items: [] };
+    return {
+      note: "No analysis of hidden states of the same samples and projection is here. Make it with",
+      command: COMMANDS.analysis, items: [],
+    };
   }
   const table = await sampleRows(rows.rows, rows.source);
   const [first, later] = await Promise.all(

@@ -6,14 +6,20 @@
  * follows them.
  */
 export function showScale(box, { title, numbers, colours, note = "" }) {
-  const perPart = (colours.length - 1) / (numbers.length - 1);
-  const parts = numbers.flatMap((text, at) => {
-    const shades = colours.slice(at * perPart, (at + 1) * perPart + 1);
-    return at === numbers.length - 1 ? [words(text)] : [words(text), ramp(shades)];
-  });
+  const parts = scaleParts(numbers, colours).map(({ text, shades }) =>
+    (text === undefined ? ramp(shades) : words(text)));
   const scale = Object.assign(document.createElement("span"), { className: "scale" });
   scale.append(...parts);
   box.replaceChildren(words(title), scale, ...(note ? [words(note)] : []));
+}
+
+/** Numbers as `{text}`, and between two of them `{shades}`: the colours from one to the other. */
+export function scaleParts(numbers, colours) {
+  const perPart = (colours.length - 1) / (numbers.length - 1);
+  return numbers.flatMap((text, at) => {
+    const shades = colours.slice(at * perPart, (at + 1) * perPart + 1);
+    return at === numbers.length - 1 ? [{ text }] : [{ text }, { shades }];
+  });
 }
 
 function ramp(colours) {

@@ -2,6 +2,7 @@
 
 import { fetchArrays } from "./api.js";
 import { counterparts, differences, episodePath, framesOf } from "./comparison.js";
+import { COMMANDS, code } from "./notices.js";
 import { softmaxRows } from "./player.js";
 import { describeRollout } from "./rollout_list.js";
 
@@ -23,6 +24,7 @@ export class ComparisonView {
     this.own = { entry, steps, length: entry.length, frames: this.player.sample.frames };
     this.choices = counterparts(entry, entries);
     element("beside-field").hidden = this.choices.length === 0;
+    showUnknownReality(entry);
     element("beside").replaceChildren(
       new Option("nothing", ""), ...this.choices.map(({ key, label }) => new Option(label, key)));
     await this.show();
@@ -51,4 +53,13 @@ export class ComparisonView {
     other.differences = await differences(this.own, other);
     if (turn === this.turn) await this.traces.setOther(other);
   }
+}
+
+/** Says how to record what really happens after the actions of a sample, where nobody has yet. */
+function showUnknownReality({ dataset, sourceEpisodeId, twinOf }) {
+  const note = element("beside-note");
+  note.hidden = dataset.kind !== "simulated" || sourceEpisodeId < 0 || twinOf >= 0 ||
+    dataset.relations.reality.length > 0;
+  note.replaceChildren("The same actions were not played in the real environment yet. Play them with ",
+    code(COMMANDS.trust));
 }

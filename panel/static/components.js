@@ -8,24 +8,27 @@ import { number, signedEnds, textScale } from "./words.js";
 
 const MARGIN = { l: 46, r: 14, t: 8, b: 38 };
 const SHADES = 65;
+const QUANTITIES = ["activation", "gradient"];
 const HEADROOM = 1.08;
 const element = (id) => document.getElementById(id);
 
 /**
- * Calls `onStep(step)` when the reader clicks into the map over time.
+ * Calls `onStep(step)` when the reader clicks into the map over time; reads and writes `components`
+ * (what the map shows) in `view`.
  *
  * What it shows: `{steps, activation: {data, shape}, gradient: {data, shape} | null, names, length,
  * of}`, where row i of the arrays (n, K) is step `steps[i]` and `of` says what the gradient is of.
  */
 export class Components {
-  constructor(onStep) {
+  constructor(view, onStep) {
+    this.view = view;
     this.bars = element("component-bars");
     this.box = element("component-map");
     this.map = Object.assign(document.createElement("div"), { className: "plot" });
     this.box.append(this.map);
     this.cursor = new StepCursor(this.box, this.map, onStep);
     this.quantity = element("component-quantity");
-    this.quantity.addEventListener("change", () => this.redraw());
+    this.quantity.addEventListener("change", ({ target }) => this.view.update({ components: target.value }));
     this.content = null;
     this.step = 0;
     new ResizeObserver(() => this.redraw()).observe(this.bars);
@@ -39,7 +42,6 @@ export class Components {
     if (!content) return;
     const option = this.quantity.querySelector("[value=gradient]");
     option.disabled = !content.gradient;
-    if (!content.gradient) this.quantity.value = "activation";
     this.rowOf = new Map(Array.from(content.steps, (step, row) => [step, row]));
     this.height = largest(content.activation.data) * HEADROOM || 1;
     this.strength = content.gradient ? largest(content.gradient.data) || 1 : 1;
@@ -49,6 +51,9 @@ export class Components {
   /** Draws both plots anew, for instance in another theme or size. */
   async redraw() {
     if (!this.content || this.bars.clientWidth === 0) return;
+    // Asked for beside a rollout without a gradient, it waits for one that has it.
+    const asked = this.view.pick("components", QUANTITIES);
+    this.quantity.value = this.content.gradient ? asked : QUANTITIES[0];
     const Plotly = await loadPlotly();
     const theme = themeColours();
     const config = { displayModeBar: false, responsive: false };
@@ -160,14 +165,19 @@ export class Components {
     };
   }
 
-  #showLegends() {
+  /** What the bars' colours stand for; null where they have none. */
+  legendOfBars() {
     const { gradient: slope, of } = this.content;
+    return slope && {
+      title: `d ${of} / d component`, numbers: signedEnds(this.strength, 3), colours: divergingColours(),
+    };
+  }
+
+  #showLegends() {
     const colours = divergingColours();
-    element("component-legend").hidden = !slope;
-    if (slope) {
-      const numbers = signedEnds(this.strength, 3);
-      showScale(element("component-legend"), { title: `d ${of} / d component`, numbers, colours });
-    }
+    const legend = this.legendOfBars();
+    element("component-legend").hidden = !legend;
+    if (legend) showScale(element("component-legend"), legend);
     const { limit, title } = this.#mapScale();
     showScale(element("component-map-legend"), { title, numbers: signedEnds(limit, 2), colours });
   }

@@ -2,6 +2,7 @@
 
 import { themeColours } from "./colours.js";
 import { loadPlotly } from "./plotting.js";
+import { addLegend } from "./saved_legend.js";
 
 const PIXEL_RATIO = 2;
 const SVG = "http://www.w3.org/2000/svg";
@@ -9,14 +10,16 @@ const SVG = "http://www.w3.org/2000/svg";
 /**
  * Adds buttons to `box` that save a plot under `name()`.
  *
- * `plot` is a Plotly element, `layers()` the canvases that lie beneath it, `table()` its content as
+ * `plot` is a Plotly element, `layers()` the canvases that lie beneath it, `legend()` what its colours
+ * stand for where Plotly does not tell (see `addLegend`; null for nothing), `table()` its content as
  * columns `{name: values}`. Without a plot there is only the table to save.
  */
-export function addExport(box, { label, name, plot, table, layers = () => [] }) {
+export function addExport(box, { label, name, plot, table, layers = () => [], legend = () => null }) {
   const formats = {
     ...(plot && {
-      PNG: () => picture(plot, layers()),
-      SVG: async () => new Blob([await drawing(plot, layers())], { type: "image/svg+xml" }),
+      PNG: () => picture(plot, layers(), legend()),
+      SVG: async () =>
+        new Blob([(await drawing(plot, layers(), legend())).text], { type: "image/svg+xml" }),
     }),
     CSV: async () => new Blob([csv(table())], { type: "text/csv" }),
   };
@@ -63,8 +66,8 @@ export function csv(columns) {
   return [names.map(field), ...lines].map((line) => `${line.join(",")}\n`).join("");
 }
 
-/** The plot as SVG text, with its ground and the layers beneath it. */
-async function drawing(plot, layers) {
+/** The plot as SVG `{text, width, height}`, with its ground, the layers beneath it and its legend. */
+async function drawing(plot, layers, legend) {
   const Plotly = await loadPlotly();
   const { width, height } = plot._fullLayout;
   const address = await Plotly.toImage(withColourBars(plot), { format: "svg", width, height });
@@ -75,13 +78,15 @@ async function drawing(plot, layers) {
     for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
     return node;
   };
-  const ground = add("rect", { width, height, fill: themeColours().surface });
+  const root = image.documentElement;
+  const total = legend ? addLegend(root, legend, { width, height }) : height;
+  const ground = add("rect", { width, height: total, fill: themeColours().surface });
   const beneath = layers.map((canvas) => add("image", {
     x: canvas.offsetLeft, y: canvas.offsetTop, width: canvas.offsetWidth, height: canvas.offsetHeight,
     href: canvas.toDataURL(),
   }));
-  image.documentElement.prepend(ground, ...beneath);
-  return new XMLSerializer().serializeToString(image);
+  root.prepend(ground, ...beneath);
+  return { text: new XMLSerializer().serializeToString(image), width, height: total };
 }
 
 /** The plot with the bars of colours that stand beside it in the page. */
@@ -91,9 +96,8 @@ function withColourBars(plot) {
   return { data, layout: plot.layout };
 }
 
-async function picture(plot, layers) {
-  const { width, height } = plot._fullLayout;
-  const text = await drawing(plot, layers);
+async function picture(plot, layers, legend) {
+  const { text, width, height } = await drawing(plot, layers, legend);
   const image = new Image(width * PIXEL_RATIO, height * PIXEL_RATIO);
   image.src = `data:image/svg+xml,${encodeURIComponent(text)}`;
   await image.decode();

@@ -6,7 +6,7 @@ import {
 } from "./conditions.js";
 import { fillSelect } from "./controls.js";
 import { Gallery } from "./gallery.js";
-import { GradientRows, gradientFile } from "./gradient_rows.js";
+import { GradientRows, gradientFile, isOfOtherProjection } from "./gradient_rows.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { PATHS, choiceIn, pathsOf } from "./saliency.js";
 import { targetName } from "./saliency_view.js";
@@ -72,8 +72,11 @@ export class FilterView {
     this.rows = rows;
     const file = rows && gradientFile(saliency, rows.analysis);
     this.gradients = file ? new GradientRows(rows, file) : null;
+    const why = rows && isOfOtherProjection(saliency, rows.analysis)
+      ? "Gradients here are of the components of another projection than this analysis has"
+      : "Gradients of components are not known for these rollouts";
     showMissing([
-      ...(file ? [] : [["Gradients of components are not known for these rollouts: compute them with", COMMANDS.saliency]]),
+      ...(file ? [] : [[`${why}: compute them with`, COMMANDS.saliency]]),
       ...(trust.length ? [] : [["Trust in samples is not known: measure it with", COMMANDS.trust]]),
     ]);
     if (!rows) {
@@ -188,6 +191,7 @@ export class FilterView {
     const items = await this.#items(Array.from(found), conditions.map(({ variable }) => variable));
     return {
       numMatching: found.length, numEpisodes: groups.firstRows.length,
+      numKnown: (await this.#items(groups.firstRows, [])).length,
       items, steps: new Map(items.map(({ entry, step }) => [entry, step])),
     };
   }
@@ -282,8 +286,8 @@ export class FilterView {
 }
 
 /** How many rollouts match, and of which: those of the list that the analysis does not hold cannot. */
-function countMatches({ numMatching, numEpisodes }, numListed) {
-  const rest = numListed - numEpisodes;
+function countMatches({ numMatching, numEpisodes, numKnown }, numListed) {
+  const rest = numListed - numKnown;
   const others = rest > 0
     ? ` The other ${plural(rest, "rollout")} of the list ${rest === 1 ? "is" : "are"} not in this analysis.` : "";
   return `${count(numMatching)} of ${plural(numEpisodes, "analysed rollout")} match.${others}`;

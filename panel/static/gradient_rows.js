@@ -3,10 +3,18 @@
 import { fetchArrays } from "./api.js";
 import { gradientOfPath } from "./saliency.js";
 
-/** The saliency file whose samples an analysis holds too, and that has components; or none. */
-export const gradientFile = (files, analysis) =>
-  files.find(({ dataset, num_components: count }) =>
+/** Saliency files whose samples an analysis holds too, and that have components. */
+const gradientFiles = (files, analysis) =>
+  files.filter(({ dataset, num_components: count }) =>
     count > 0 && dataset !== null && Object.values(analysis.source_datasets).includes(dataset));
+
+/** One of them whose components are those of the analysis, or none: others have the same numbers only. */
+export const gradientFile = (files, analysis) =>
+  gradientFiles(files, analysis).find(({ projection_hash: hash }) => hash === analysis.projection_hash);
+
+/** Whether there is no such file, but one of the components of another projection. */
+export const isOfOtherProjection = (files, analysis) =>
+  !gradientFile(files, analysis) && gradientFiles(files, analysis).length > 0;
 
 /** Fetches the gradients of one choice of target, step and path only once. */
 export class GradientRows {

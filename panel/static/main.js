@@ -52,11 +52,11 @@ class Page {
     element("lasso").addEventListener("click", () => this.toggleLasso());
     element("clear-lasso").addEventListener("click", () => this.view.update({ lasso: undefined }));
     this.scatter.onHover = (point, event) => this.showHover(point, event);
-    this.components = new Components((step) => this.view.update({ step }));
+    this.components = new Components(this.view, (step) => this.view.update({ step }));
     this.saliency = new SaliencyView(this.view, this.player);
     this.comparison = new ComparisonView(this.view, this.player, this.traces);
     this.clips = new ClipView(this.player, (action) => this.guard(action));
-    this.list = new RolloutList((entry, step) => this.openEntry(entry, step));
+    this.list = new RolloutList(this.view, (entry, step) => this.openEntry(entry, step));
     this.filter = new FilterView(this.view, {
       entryOf: (point) => this.entryOf(point, this.filter.rows.analysis),
       numRollouts: () => this.entries.length,
@@ -94,7 +94,7 @@ class Page {
     });
     addExport(element("bars-head"), {
       label: "bars", name: () => `components-${rollout()}-step-${components.step}`,
-      plot: components.bars, table: () => components.table(),
+      plot: components.bars, table: () => components.table(), legend: () => components.legendOfBars(),
     });
     addExport(element("map-head"), {
       label: "map", name: () => `components-${rollout()}`, plot: components.map,
@@ -102,7 +102,7 @@ class Page {
     });
     addExport(element("scatter-foot"), {
       label: "scatter", name: () => "hidden-states", plot: scatter.plot, table: () => scatter.tableOfPoints(),
-      layers: () => [scatter.canvas, scatter.pathCanvas],
+      layers: () => [scatter.canvas, scatter.pathCanvas], legend: () => scatter.legendContent(),
     });
     addExport(element("clusters-head"), {
       label: "clusters", name: () => "behaviours", table: () => behaviours.clusters.table(),
@@ -346,6 +346,7 @@ class Page {
   }
 
   async follow(changed) {
+    if (this.list.isConcerned(changed)) this.list.show();
     if (changed.has("data") || changed.has("episode")) await this.openFromAddress();
     else if (changed.has("step") && this.current) this.showStep();
     if (["analysis", "x", "y", "colour", "shown"].some((name) => changed.has(name))) {
@@ -356,6 +357,7 @@ class Page {
     if (changed.has("lasso") && this.analysis) this.showSelection();
     if (changed.has("view")) this.tabs.show();
     if (this.files.isConcerned(changed)) this.files.redraw();
+    if (changed.has("components")) await this.components.redraw();
     if (this.filter.isConcerned(changed)) await this.filter.show();
     await Promise.all(this.results.filter((view) => view.isConcerned(changed)).map((view) => view.redraw()));
     if (!this.current) return;

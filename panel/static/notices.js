@@ -12,6 +12,9 @@ export const COMMANDS = {
   effects: "python analysis/intervention_effects_precompute.py",
   probes: "python analysis/probe_analysis_precompute.py",
   trust: "python analysis/sample_trust_precompute.py",
+  fidelity: "python analysis/simulator_fidelity_precompute.py",
+  trainAgent: "python train.py",
+  trainSimulator: "python train_gen_model.py",
 };
 
 export function code(text) {

@@ -10,6 +10,8 @@ const READOUT_WIDTH = 220;
 const SCREEN_GAP = 10;
 const SIDE_PADDING = 14;
 const SCREEN_SHARE = 0.44;
+// Frames per second to begin with, for readers who ask their system for less motion.
+const CALM_SPEED = "2";
 const element = (id) => document.getElementById(id);
 
 /** Calls `onStep(step)` when the reader moves, `onError(error)` when frames cannot be had. */
@@ -31,6 +33,7 @@ export class Player {
     this.shownActions = 4;
     /** Resolves once any frame has been drawn. */
     this.firstFrame = new Promise((resolve) => { this.announceFrame = resolve; });
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) element("speed").value = CALM_SPEED;
     this.#connect();
     new ResizeObserver(() => this.#fit()).observe(document.querySelector(".stage"));
     window.addEventListener("resize", () => this.#fit());

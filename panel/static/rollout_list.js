@@ -6,6 +6,10 @@ const ROW_HEIGHT = 30;
 // A row with the name of its dataset in a second line, in heights of one without.
 const NAMED_ROW = 1.5;
 const rowHeight = () => Math.round(ROW_HEIGHT * textScale());
+// Fields of the form, and what each has where the address names nothing.
+const CHOICES = { kind: "all", dataset: "", complete: "any" };
+const BOUNDS = ["min-length", "max-length", "min-return", "max-return"];
+const DESCENDING = "-";
 const OUTCOMES = {
   complete: ["✓", "level complete"],
   ended: ["✕", "ended, level not complete"],
@@ -62,9 +66,13 @@ export function matches(entry, conditions) {
 const inRange = (value, low, high) =>
   (low === "" || value >= Number(low)) && (high === "" || value <= Number(high));
 
-/** Calls `onOpen(entry, step)` when a rollout is chosen. */
+/**
+ * Reads and writes the fields of the form and `sort` ("return", or "-return" from the highest) in
+ * `view`; calls `onOpen(entry, step)` when a rollout is chosen.
+ */
 export class RolloutList {
-  constructor(onOpen) {
+  constructor(view, onOpen) {
+    this.view = view;
     this.onOpen = onOpen;
     this.form = document.getElementById("filters");
     this.box = document.getElementById("rollouts");
@@ -78,7 +86,7 @@ export class RolloutList {
     this.names = new Map();
     this.current = null;
     this.matches = null;
-    this.form.addEventListener("input", () => this.refresh());
+    this.form.addEventListener("input", ({ target }) => this.#adopt(target));
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.box.addEventListener("scroll", () => {
       if (this.#topLine() !== this.top) this.#draw();
@@ -99,11 +107,37 @@ export class RolloutList {
     const select = this.form.elements.dataset;
     select.replaceChildren(new Option("all", ""), ...datasets.map((d) => new Option(d.label, d.id)));
     document.getElementById("dataset-field").hidden = datasets.length < 3;
+    this.show();
+  }
+
+  /** Whether a change of the address concerns the list. */
+  isConcerned(changed) {
+    return [...Object.keys(CHOICES), ...BOUNDS, "sort"].some((name) => changed.has(name));
+  }
+
+  /** Filters and sorts as the address asks. */
+  show() {
+    if (this.order === undefined) return;
+    const { elements } = this.form;
+    for (const [name, usual] of Object.entries(CHOICES)) {
+      const known = [...(elements[name].options ?? elements[name])].map(({ value }) => value);
+      elements[name].value = this.view.pick(name, known, usual);
+    }
+    for (const name of BOUNDS) {
+      const asked = this.view.get(name) ?? "";
+      // A number half typed has no value yet, and is left alone.
+      if (elements[name].value !== asked) elements[name].value = asked;
+      if (elements[name].value !== asked) this.view.refuse(name);
+    }
+    const keys = Object.keys(SORT_KEYS);
+    const asked = this.view.pick("sort", [...keys, ...keys.map((key) => DESCENDING + key)], keys[0]);
+    this.sort = { key: asked.replace(DESCENDING, ""), descending: asked.startsWith(DESCENDING) };
     this.refresh();
   }
 
   /** Leaves only some rollouts, a map from entry to the step it opens at; null leaves all. */
   setMatches(matches) {
+    if (matches === null && this.matches === null) return;
     this.matches = matches;
     this.refresh();
   }
@@ -121,6 +155,7 @@ export class RolloutList {
       this.visible.sort((a, b) => this.order.get(a.dataset.id) - this.order.get(b.dataset.id) || key(b) - key(a));
     }
     this.#layOut();
+    this.#bringIntoSight();
     const all = this.entries.length;
     this.counter.textContent =
       this.visible.length === all ? plural(all, "rollout") : `${count(this.visible.length)} of ${count(all)} shown`;
@@ -136,18 +171,24 @@ export class RolloutList {
   /** Marks the rollout that is open, and brings it into sight. */
   select(entry) {
     this.current = entry;
-    const line = this.lines.findIndex((one) => one.entry === entry);
-    if (line >= 0) {
+    this.#bringIntoSight();
+    this.#draw();
+  }
+
+  #bringIntoSight() {
+    const line = this.lines.findIndex((one) => one.entry === this.current);
+    if (this.current && line >= 0) {
       const height = this.#lineHeight();
       const top = line * height;
       const { scrollTop, clientHeight } = this.box;
       // The heading of the group lies over the first line.
       const covered = this.isNamed && this.isGrouped ? height : 0;
       if (top < scrollTop + covered || top + height > scrollTop + clientHeight) {
+        // The list may have been shorter until now.
+        this.spacer.style.height = `${this.lines.length * height}px`;
         this.box.scrollTop = top - clientHeight / 2;
       }
     }
-    this.#draw();
   }
 
   /** Opens the rollout before (−1) or after (+1) the current one. */
@@ -162,8 +203,13 @@ export class RolloutList {
   }
 
   #sortBy(key) {
-    this.sort = { key, descending: this.sort.key === key && !this.sort.descending };
-    this.refresh();
+    const isDescending = this.sort.key === key && !this.sort.descending;
+    this.view.update({ sort: isDescending ? DESCENDING + key : key });
+  }
+
+  #adopt({ name, value }) {
+    const isUsual = value === (CHOICES[name] ?? "");
+    this.view.update({ [name]: isUsual ? undefined : value });
   }
 
   #click(event) {

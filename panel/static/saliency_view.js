@@ -1,17 +1,22 @@
 // Saliency of the open rollout: its controls, the overlay, the gradient of the components.
 
 import { fetchArrays } from "./api.js";
-import { fillSelect } from "./controls.js";
+import { fillSelect, offerFiles, pickFile } from "./controls.js";
 import { COMMANDS, code } from "./notices.js";
 import { DEFAULT_DRAWING, PATHS, SaliencyOverlay, choiceIn, gradientOfPath, pathsOf } from "./saliency.js";
 
 const SLIDERS = ["gain", "blur", "threshold"];
 const COLOURS = ["negative", "positive"];
 const DRAWING = [...SLIDERS, ...COLOURS];
-const CHOICES = { target: "target", "target-step": "at", path: "path", placement: "placement" };
+const CHOICES = {
+  "saliency-file": "saliency", target: "target", "target-step": "at", path: "path", placement: "placement",
+};
 const element = (id) => document.getElementById(id);
 
-/** Reads and writes `target`, `at`, `path`, `placement` and the settings of drawing in `view`. */
+/**
+ * Reads and writes `saliency` (file), `target`, `at`, `path`, `placement` and the settings of drawing
+ * in `view`.
+ */
 export class SaliencyView {
   constructor(view, player) {
     this.view = view;
@@ -39,7 +44,7 @@ export class SaliencyView {
 
   /** Whether a change of the address concerns the choice of what is shown. */
   isConcerned(changed) {
-    return ["target", "at", "path"].some((name) => changed.has(name));
+    return ["saliency", "target", "at", "path"].some((name) => changed.has(name));
   }
 
   /** Follows a change of the address that needs no other data. */
@@ -47,18 +52,21 @@ export class SaliencyView {
     if ([...DRAWING, "placement"].some((name) => changed.has(name))) this.#draw();
   }
 
+  /** Files that hold the open rollout. */
+  get #covering() {
+    return this.files.filter((file) =>
+      file.dataset === this.entry?.dataset.id && file.sample_ids.includes(this.entry.episodeId));
+  }
+
   get #file() {
-    return this.files.find((file) => file.dataset === this.entry?.dataset.id);
+    const covering = this.#covering;
+    return covering.length ? pickFile(this.view, "saliency", covering) : undefined;
   }
 
-  get #isCovered() {
-    return this.#file !== undefined && this.#file.sample_ids.includes(this.entry.episodeId);
-  }
-
-  /** `{target, at, path}` as the address asks, each replaced by one that the file has. */
+  /** `{file, target, at, path}` as the address asks, each replaced by one that there is. */
   get choice() {
-    if (!this.#isCovered) return null;
-    return choiceIn(this.#file, this.view);
+    const file = this.#file;
+    return file ? { file: file.id, ...choiceIn(file, this.view) } : null;
   }
 
   /** Fills the controls and draws the overlay that the address asks for. */
@@ -74,7 +82,7 @@ export class SaliencyView {
       return;
     }
     const saliency = await gradientOfPath(choice.path, (label) =>
-      fetchArrays(this.#address("", choice, label)).then((arrays) => arrays.saliency));
+      fetchArrays(this.#address("", entry, choice, label)).then((arrays) => arrays.saliency));
     const isStale = this.entry !== entry || JSON.stringify(this.choice) !== JSON.stringify(choice);
     if (isStale) return;
     this.overlay = new SaliencyOverlay(saliency);
@@ -85,12 +93,13 @@ export class SaliencyView {
   /** What `Components.open` takes, from the saliency file; null where it has none. */
   async components() {
     const { entry, choice } = this;
-    if (!choice || this.#file.num_components === 0) return null;
+    const file = this.#file;
+    if (!choice || file.num_components === 0) return null;
     const { target } = choice;
-    const asked = { ...choice, target: target ?? this.#file.targets[0] };
+    const asked = { ...choice, target: target ?? file.targets[0] };
     let activation = null;
     const slope = await gradientOfPath(asked.path, (label) =>
-      fetchArrays(this.#address("/components", asked, label)).then((arrays) => {
+      fetchArrays(this.#address("/components", entry, asked, label)).then((arrays) => {
         activation = arrays.activation;
         return arrays.gradient;
       }));
@@ -99,17 +108,19 @@ export class SaliencyView {
       steps: Int32Array.from({ length: rows }, (_, step) => step), activation,
       gradient: target ? slope : null, length: entry.length,
       names: Array.from({ length: count }, (_, component) => `${component}`),
-      of: target ? targetName(target) : "", projectionHash: this.#file.projection_hash,
+      of: target ? targetName(target) : "", projectionHash: file.projection_hash,
     };
   }
 
-  #address(tail, { target, at }, label) {
+  #address(tail, { episodeId }, { file, target, at }, label) {
     const query = new URLSearchParams({ target, target_step: at, environment_gradient: label });
-    return `api/saliency/${this.#file.id}/samples/${this.entry.episodeId}${tail}?${query}`;
+    return `api/saliency/${file}/samples/${episodeId}${tail}?${query}`;
   }
 
   #fillControls({ target, at, path }) {
-    const { targets, target_steps: steps, environment_gradients: labels } = this.#file;
+    const file = this.#file;
+    const { targets, target_steps: steps, environment_gradients: labels } = file;
+    offerFiles("saliency-file", this.#covering, file);
     const paths = pathsOf(labels);
     fillSelect("target", [["", "nothing"], ...targets.map((name) => [name, targetName(name)])], target ?? "");
     fillSelect("target-step", steps.map((step) => [step, step]), at);
@@ -157,9 +168,9 @@ export class SaliencyView {
     const note = element("saliency-note");
     note.hidden = !isNeeded;
     if (!isNeeded) return;
+    const isOfOthers = this.files.some(({ dataset }) => dataset === this.entry.dataset.id);
     note.replaceChildren(
-      this.#file ? "Saliency was not computed for this sample. Add it with "
-        : "No saliency yet. Compute it with ",
+      isOfOthers ? "Saliency was not computed for this sample. Add it with " : "No saliency yet. Compute it with ",
       code(COMMANDS.saliency));
   }
 }

@@ -263,11 +263,12 @@ export class Scatter {
     let current = this.path.findIndex((row) => steps[row] >= step);
     if (current < 0) current = this.path.length - 1;
     context.lineJoin = "round";
-    strokePath(context, positions, 0, this.path.length - 1, theme.highlight, 1, 0.3);
-    drawDots(context, positions, theme, (this.path.length > 150 ? 1.4 : 2.2) * textScale());
+    const scale = textScale();
+    strokePath(context, positions, 0, this.path.length - 1, theme.highlight, scale, 0.3);
+    drawDots(context, positions, theme, (this.path.length > 150 ? 1.4 : 2.2) * scale);
     const tail = Math.max(0, current - TAIL_STEPS);
-    strokePath(context, positions, tail, current, theme.surface, 4.5, 1);
-    strokePath(context, positions, tail, current, theme.highlight, 2, 1);
+    strokePath(context, positions, tail, current, theme.surface, 4.5 * scale, 1);
+    strokePath(context, positions, tail, current, theme.highlight, 2 * scale, 1);
   }
 
   /** x, y of rows in CSS pixels of the plot area. */
@@ -295,19 +296,27 @@ export class Scatter {
     return colourChoices(this.analysis).find(({ key }) => key === this.request.colour).label;
   }
 
+  /** What the colours stand for: `{title, categories}`, and of numbers `numbers` and `colours` too. */
+  legendContent() {
+    const title = this.#colourName();
+    const { categories, scale, low, high, isBeyond, isMissing } = this.colouring;
+    if (categories) return { title, categories };
+    return {
+      title, colours: scale.map(([, colour]) => colour),
+      numbers: [low, high].map((value, end) => `${isBeyond[end] ? ["≤ ", "≥ "][end] : ""}${number(value, 2)}`),
+      categories: isMissing ? [{ name: "not known", colour: NOTHING, symbol: "circle" }] : [],
+    };
+  }
+
   #showLegend() {
-    const title = textElement("span", this.#colourName());
-    title.className = "legend-title";
-    const { categories, scale, low, high, isMissing } = this.colouring;
-    if (categories) {
-      this.legend.replaceChildren(title, ...categories.map(legendEntry));
-      return;
-    }
+    const { title, numbers, categories } = this.legendContent();
+    const name = Object.assign(textElement("span", title), { className: "legend-title" });
+    this.legend.replaceChildren(name, ...categories.map(legendEntry));
+    if (!numbers) return;
     const bar = Object.assign(document.createElement("i"), { className: "gradient" });
-    bar.style.background = gradient(scale);
-    const ends = [low, high].map((value) => textElement("span", number(value, 2)));
-    const missing = isMissing ? [legendEntry({ name: "not known", colour: NOTHING, symbol: "circle" })] : [];
-    this.legend.replaceChildren(title, ends[0], bar, ends[1], ...missing);
+    bar.style.background = gradient(this.colouring.scale);
+    const [low, high] = numbers.map((text) => textElement("span", text));
+    name.after(low, bar, high);
   }
 
   #connectPointer() {
@@ -466,7 +475,8 @@ function continuousColouring(values, rows, name) {
   });
   const palette = [...sampleScale(scale, SHADES), rgb(NOTHING)];
   const isMissing = codes.includes(SHADES);
-  return { codes, palette, symbols: palette.map(() => "circle"), scale, low, high, isMissing };
+  const isBeyond = [at(0) < low, at(1) > high];
+  return { codes, palette, symbols: palette.map(() => "circle"), scale, low, high, isBeyond, isMissing };
 }
 
 function categoricalColouring(values, rows, nameOf) {

@@ -3,7 +3,7 @@
 import { fetchArrays } from "./api.js";
 import { QUALITATIVE } from "./colours.js";
 import { fillSelect, pickFile } from "./controls.js";
-import { showEmpty } from "./notices.js";
+import { COMMANDS, showEmpty } from "./notices.js";
 import { baseLayout, drawPlot, escaped, fixedAxis } from "./plotting.js";
 
 const MARGIN = { l: 62, r: 14, t: 8, b: 40 };
@@ -35,14 +35,19 @@ export class SimulatorView {
     this.logs = training;
     element("cards").replaceChildren(...cards.map(cardOf));
     if (cards.length === 0) {
-      showEmpty(element("cards"), ["No agent or simulator lies here.", ["Train them with", "python train.py"],
-        ["and", "python train_gen_model.py"]]);
+      showEmpty(element("cards"), ["No agent or simulator lies here.", ["Train them with", COMMANDS.trainAgent],
+        ["and", COMMANDS.trainSimulator]]);
     }
     if (fidelity.length === 0) {
       showEmpty(element("fidelity"), ["The simulator was not measured yet.",
-        ["Measure it with", "python analysis/simulator_fidelity_precompute.py"]]);
+        ["Measure it with", COMMANDS.fidelity]]);
     }
     element("training").hidden = training.length === 0;
+    element("training-empty").hidden = training.length > 0;
+    if (training.length === 0) {
+      showEmpty(element("training-empty"), ["No training log lies here.",
+        ["An agent's is written by", COMMANDS.trainAgent], ["a simulator's by", COMMANDS.trainSimulator]]);
+    }
   }
 
   /** Draws what the address asks for, if the view is open. */
@@ -91,9 +96,8 @@ export class SimulatorView {
     if (this.logs.length === 0) return;
     const log = pickFile(this.view, "log", this.logs);
     const names = log.columns.filter((name) => !name.startsWith(HELD_OUT));
-    const asked = this.view.get("curve");
     const usual = ["total", "mean_episode_rewards"].find((name) => names.includes(name)) ?? names[0];
-    const curve = names.includes(asked) ? asked : usual;
+    const curve = this.view.pick("curve", names, usual);
     fillSelect("log-file", this.logs.map(({ id, label }) => [id, label]), log.id);
     fillSelect("log-curve", names.map((name) => [name, name.replaceAll("_", " ")]), curve);
     const arrays = await fetchArrays(`api/training/${log.id}`);

@@ -37,7 +37,8 @@ export class Statements {
     this.#showMore();
     element("statements-note").textContent = total === 0
       ? "No statement could be made."
-      : `${rows.length} of ${total} statements, the best supported first. ✓ speaks for it, ✗ against, · is silent.`;
+      : `${count(rows.length)} of ${count(total)} statements, the best supported first. ` +
+        "✓ speaks for it, ✗ against, · is silent.";
   }
 
   /** Columns for a table, as in causal_statements.csv. */

@@ -6,7 +6,8 @@ const NAMES = new Set([
   "placement", "negative", "positive", "beside", "filter", "scope", "extreme", "behaviours", "dynamics",
   "group", "quantity", "variant", "order", "cell", "dynamic", "agreement", "effects", "effect",
   "allEffects", "world", "twinned", "pair", "fidelity", "measure", "log", "curve", "probes", "probed",
-  "sought",
+  "sought", "kind", "dataset", "min-length", "max-length", "min-return", "max-return", "complete", "sort",
+  "components", "saliency",
 ]);
 // Marks steps of the browser's history that the page made itself.
 const OWN = { isOwn: true };

@@ -1,6 +1,7 @@
 """A small folder of results, made through the same writers as the real ones, and a browser."""
 
 import asyncio
+import base64
 import os
 import threading
 import time
@@ -85,12 +86,14 @@ ARGUMENTS = (
 )
 LEAD = """fragment => {
   document.getElementById('errors').replaceChildren();
-  document.getElementById('filters').reset();
-  window.dreamscope.list.sort = { key: 'episode', descending: false };
-  window.dreamscope.list.refresh();
   document.activeElement.blur();
   location.hash = fragment;
   window.dispatchEvent(new HashChangeEvent('hashchange'));
+}"""
+READ_CANVAS = """id => {
+  const canvas = document.getElementById(id);
+  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  return [canvas.width, canvas.height, btoa(String.fromCharCode(...data))];
 }"""
 REAL_LENGTHS = (12, 300, 7)
 SAMPLE_LENGTHS = (10, 10)
@@ -347,6 +350,17 @@ def browser() -> Iterator[Browser]:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield opened
         opened.close()
+
+
+@pytest.fixture(scope="session")
+def canvas_pixels() -> Callable[[Page, str], np.ndarray]:
+    """(H, W, 4) uint8 of a canvas, by its id."""
+
+    def read(page: Page, canvas: str) -> np.ndarray:
+        width, height, content = page.evaluate(READ_CANVAS, canvas)
+        return np.frombuffer(base64.b64decode(content), np.uint8).reshape(height, width, 4)
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -88,6 +88,19 @@ def test_tokens_and_cookie_names_differ_between_panels() -> None:
     assert not first.is_cookie_valid([second.set_cookie().partition(";")[0]])
 
 
+@pytest.mark.parametrize(
+    "other", ['a={"x": 1}', "a=b c", "a", "x[y]=1", 'a="x', "a@b=1", "a=\xe9", "Path=/x", "a==", ""]
+)
+def test_cookies_of_other_programs_lock_nobody_out(other: str) -> None:
+    access = TokenAccess("secret")
+    own = f"{access.cookie_name}=secret"
+    for header in (f"{other}; {own}", f"{own}; {other}", f"{other};{own}"):
+        assert access.is_cookie_valid([header])
+    assert access.is_cookie_valid([other, own])
+    wrong = (f"x{own}", f"{own}x", f"{access.cookie_name}=", f"{access.cookie_name}", f"a={own}")
+    assert not any(access.is_cookie_valid([f"{other}; {pair}"]) for pair in wrong)
+
+
 def test_cookie_name_does_not_tell_the_token() -> None:
     token = make_token()
     assert token[:6] not in TokenAccess(token).cookie_name

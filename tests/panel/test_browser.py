@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 from scipy.ndimage import gaussian_filter
 from scipy.special import softmax
 
+from panel.catalogue import item_id
 from rollouts.store import RolloutDataset
 from rollouts.video import read_video
 
@@ -547,6 +549,50 @@ def test_counterparts_run_in_lockstep(
     assert page.locator("#other-over").is_visible() == (len(other) <= 9 + offset)
 
 
+def test_of_several_files_of_saliency_one_is_chosen(
+    panel_data: Any, open_page: Callable[..., Page], serve: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "several"
+    shutil.copytree(panel_data.folder, folder)
+    with xr.open_dataset(folder / "saliency" / "saliency.nc", engine="h5netcdf") as stored:
+        other = stored.load()
+    other["gradient_frame"] = -other["gradient_frame"]
+    (folder / "again").mkdir()
+    other.to_netcdf(folder / "again" / "saliency.nc", engine="h5netcdf")
+    samples = item_id(folder / "samples" / "dataset.json")
+    overlay = "window.dreamscope.saliency.overlay.data[0]"
+    for base in serve(folder):
+        drawn = {}
+        for name in ("saliency", "again"):
+            chosen = item_id(folder / name / "saliency.nc")
+            page = open_page(f"#data={samples}&episode=1&target=value&saliency={chosen}", base=base)
+            assert page.input_value("#saliency-file") == chosen
+            drawn[name] = page.evaluate(overlay)
+        page.select_option("#saliency-file", item_id(folder / "saliency" / "saliency.nc"))
+        page.wait_for_selector("body[data-ready]", state="attached")
+        assert page.evaluate(overlay) == drawn["saliency"] == -drawn["again"] != 0
+        page.close()
+    page = open_page(f"#data={item_id(panel_data.folder / 'samples' / 'dataset.json')}&episode=1")
+    assert page.is_visible("#target")
+    # Nothing is drawn: nothing is to be explained or chosen.
+    for control in ("saliency-file-field", "saliency-key", "drawing", "target-step-field"):
+        assert page.is_hidden(f"#{control}")
+
+
+def test_sample_without_its_reality_says_which_command_plays_it(
+    open_page: Callable[..., Page], ids: dict[str, str], related_data: Path, serve: Any
+) -> None:
+    page = open_page(f"#data={ids['simulated']}&episode=1")
+    assert page.inner_text("#beside-note").endswith("python analysis/sample_trust_precompute.py")
+    page = open_page(f"#data={ids['real']}&episode=1")
+    assert page.is_hidden("#beside-note")
+    samples = item_id(related_data / "samples" / "dataset.json")
+    for base in serve(related_data):
+        page = open_page(f"#data={samples}&episode=1", base=base)
+        assert page.is_visible("#beside")
+        assert page.is_hidden("#beside-note")
+
+
 def test_sample_without_saliency_says_which_command_makes_it(
     open_page: Callable[..., Page], ids: dict[str, str]
 ) -> None:
@@ -574,6 +620,52 @@ def test_address_restores_the_view(
     title = restored.inner_text("#sample-title")
     assert title == "Simulated sample 1 · from real episode 3, row 2"
     restored.wait_for_selector(".row[aria-selected='true']")
+
+
+def test_address_restores_the_list(open_page: Callable[..., Page], panel_data: Any) -> None:
+    page = open_page()
+    page.fill("input[name=min-length]", "8")
+    page.check("input[name=kind][value=real]", force=True)
+    page.select_option("select[name=complete]", "any")
+    page.click("[data-sort=length]")
+    page.click("[data-sort=length]")
+    wait_until(page, "location.hash.includes('sort=-length')")
+    fragment = "#" + page.url.split("#")[1]
+    assert "complete" not in fragment
+    restored = open_page(fragment, fresh=True)
+    lengths = sorted((x for x in panel_data.real.episodes["length"] if x >= 8), reverse=True)
+    shown = restored.locator("#rollouts .row :nth-child(3)").all_inner_texts()
+    assert shown == [str(length) for length in lengths]
+    assert restored.input_value("input[name=min-length]") == "8"
+    assert restored.is_checked("input[name=kind][value=real]")
+    assert restored.inner_text("#errors") == ""
+    # An address that asks for less leaves all.
+    assert open_page().locator("#rollouts .row").count() == 5
+
+
+def test_rollout_that_is_open_is_in_sight_when_the_list_grows_again(
+    open_page: Callable[..., Page], dataset_writer: Any, serve: Any, tmp_path: Path
+) -> None:
+    dataset_writer(tmp_path / "many", (3,) * 60 + (5,), False)
+    for base in serve(tmp_path):
+        page = open_page("#min-length=5", base=base)
+        assert page.locator("#rollouts .row").count() == 1
+        page.fill("input[name=min-length]", "")
+        row, around = (box_of(page, of) for of in (".row[aria-selected='true']", "#rollouts"))
+        assert around["y"] <= row["y"] <= around["y"] + around["height"] - row["height"]
+        # Before its server goes: the address is about to change.
+        page.close()
+
+
+def test_readers_who_want_less_motion_begin_slowly(browser: Browser, address: str) -> None:
+    for motion, speed in (("reduce", "2"), ("no-preference", "10")):
+        context = browser.new_context(reduced_motion=motion)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]", state="attached")
+        assert page.input_value("#speed") == speed
+        assert page.evaluate("window.dreamscope.player.playing") is False
+        context.close()
 
 
 def test_history_goes_back_to_the_rollout_before(open_page: Callable[..., Page]) -> None:
@@ -829,6 +921,49 @@ def test_scatter_is_saved_with_its_points(
     assert set(table["action"]) == {"left", "null", "right", "upleft", "fire"}
     drawing = save_plot(page, "#scatter-foot", "SVG").decode()
     assert drawing.count("data:image/png") == 2
+
+
+def legend_of(drawing: bytes) -> tuple[list[str], list[str]]:
+    """Texts and colours of the legend below a saved drawing."""
+    name = "{http://www.w3.org/2000/svg}"
+    root = ElementTree.fromstring(drawing)
+    [legend] = [group for group in root.iter(f"{name}g") if group.get("class") == "legend"]
+    texts = [str(text.text) for text in legend.iter(f"{name}text")]
+    marks = [str(mark.get("fill")) for mark in legend.iter(f"{name}path")]
+    stops = [str(stop.get("stop-color")) for stop in legend.iter(f"{name}stop")]
+    return texts, marks + stops
+
+
+def test_saved_pictures_tell_what_their_colours_stand_for(
+    open_page: Callable[..., Page], panel_client: Any, ids: dict[str, str]
+) -> None:
+    [entry] = panel_client.json("/api/catalogue")["analyses"]
+    page = open_page("#x=pca.0&y=pca.1&colour=action")
+    drawing = save_plot(page, "#scatter-foot", "SVG")
+    texts, colours = legend_of(drawing)
+    assert set(texts) == {"action", "left", "null", "right", "upleft", "fire"}
+    assert len(set(colours)) == 5
+    height = page.evaluate("document.querySelector('#scatter .plot')._fullLayout.height")
+    total = int(str(ElementTree.fromstring(drawing).get("height")))
+    assert total > height
+    picture = Image.open(io.BytesIO(save_plot(page, "#scatter-foot", "PNG")))
+    assert picture.size[1] == 2 * total
+    # Something is written in the strip below the plot.
+    assert len(np.unique(np.asarray(picture.convert("L"))[2 * height :])) > 10
+    page = open_page("#x=pca.0&y=pca.1&colour=value")
+    texts, colours = legend_of(save_plot(page, "#scatter-foot", "SVG"))
+    values = panel_client.arrays(f"/api/analyses/{entry['id']}/columns/value")["values"]
+    low, high = np.quantile(values, [0.01, 0.99], method="nearest")
+    assert texts[0] == "value"
+    ends = [text.replace("−", "-").split() for text in texts[1:]]
+    assert [sign for sign, _ in ends] == ["≤", "≥"]
+    assert [float(number) for _, number in ends] == pytest.approx([low, high], abs=0.1)
+    assert len(colours) == 10
+    assert page.inner_text("#legend").split() == " ".join(texts).split()
+    page = open_page(f"#data={ids['simulated']}&episode=1&target=value&view=components")
+    texts, _ = legend_of(save_plot(page, "#bars-head", "SVG"))
+    assert texts[0] == "d value / d component"
+    assert texts[2] == "0"
 
 
 def gif_frames(content: bytes) -> tuple[np.ndarray, list[int]]:

@@ -1,6 +1,5 @@
 """The exported page in a real browser, opened from its file, without a network."""
 
-import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,6 @@ from panel.catalogue import DATASET_FILE, item_id
 from panel.export import ExportConfig, export
 
 pytestmark = pytest.mark.medium
-
-READ_CANVAS = """id => {
-  const canvas = document.getElementById(id);
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  return [canvas.width, canvas.height, btoa(String.fromCharCode(...data))];
-}"""
 
 
 @dataclass(frozen=True)
@@ -67,12 +60,9 @@ def open_view(page: Page, exported: ExportedPage, fragment: str = "") -> None:
     page.wait_for_selector("body[data-ready]", state="attached")
 
 
-def canvas_pixels(page: Page, canvas: str) -> np.ndarray:
-    width, height, content = page.evaluate(READ_CANVAS, canvas)
-    return np.frombuffer(base64.b64decode(content), np.uint8).reshape(height, width, 4)
-
-
-def test_frames_are_those_of_the_store(page: Page, exported: ExportedPage, panel_data: Any) -> None:
+def test_frames_are_those_of_the_store(
+    page: Page, exported: ExportedPage, panel_data: Any, canvas_pixels: Any
+) -> None:
     open_view(page, exported)
     page.wait_for_selector("#frame[data-step='0']:not(.waiting)")
     first = panel_data.real.read_episode(0)
@@ -94,7 +84,7 @@ def test_frames_are_those_of_the_store(page: Page, exported: ExportedPage, panel
 
 
 def test_traces_components_and_saliency_are_those_of_the_panel(
-    page: Page, exported: ExportedPage, panel_data: Any, panel_client: Any
+    page: Page, exported: ExportedPage, panel_data: Any, panel_client: Any, canvas_pixels: Any
 ) -> None:
     fragment = f"#data={exported.simulated}&episode=1&step=2&target=ic_0&at=6&path=agent"
     open_view(page, exported, fragment)
@@ -150,6 +140,8 @@ def test_it_says_of_nothing_that_it_lacks_that_it_is_not_known(
     open_view(page, exported, "#view=components")
     page.wait_for_selector("#view-components", state="visible")
     assert page.is_hidden("#probe-empty")
+    assert page.is_hidden("#beside-note")
+    assert page.is_hidden("#saliency-note")
     assert "not known yet" not in page.inner_text("body")
 
 

@@ -238,6 +238,31 @@ def test_samples_behind_a_jacobian_are_those_of_the_group(
     assert np.mean(list(expected.values())) == pytest.approx(entry, rel=1e-4)
 
 
+@pytest.mark.parametrize(("sign_of_r", "sign_of_jacobian"), [(-1, -1), (1, 1), (1, -1), (-1, 1)])
+def test_samples_behind_an_agreement_come_in_the_order_of_their_jacobians(
+    sign_of_r: int,
+    sign_of_jacobian: int,
+    open_dynamics: Callable[..., Page],
+    dynamics_data: Any,
+    cross: xr.Dataset,
+) -> None:
+    at = {"group": "all", "lag": [1, 2, 3]}
+    r = cross["correlation"].sel(at).to_numpy()
+    jacobian = cross["causation"].sel({**at, "environment_gradient": "cut"}).to_numpy()
+    signs = (np.sign(r) == sign_of_r) & (np.sign(jacobian) == sign_of_jacobian)
+    place, source, target = (int(position) for position in np.argwhere(signs)[0])
+    lag = place + 1
+    page = open_dynamics(
+        view="behaviours", quantity="agreement", variant="cut", lag=lag, cell=f"{source}.{target}"
+    )
+    stored = results_of(dynamics_data.folder, "dynamics/jacobians.nc")
+    entries = stored["jacobian"].sel(environment_gradient="cut")[..., target, :, source].to_numpy()
+    means = np.diagonal(entries, offset=-lag, axis1=1, axis2=2).mean(axis=-1)
+    ids = stored["sample_id"].to_numpy()
+    # Those with the sign of the mean first, whichever sign the agreement has.
+    assert list(shares_shown(page)) == ids[np.argsort(-sign_of_jacobian * means)].tolist()
+
+
 def test_statements_are_those_of_the_file_and_lead_to_their_entry(
     open_dynamics: Callable[..., Page], dynamics_data: Any
 ) -> None:
@@ -285,6 +310,9 @@ def test_agreement_over_lags_stands_beside_chance(
         np.testing.assert_allclose(lines[2 * place][1], stored["agreement"].sel(at), rtol=1e-5)
         null = stored["agreement_null"].sel({**at, "null": "components"})
         np.testing.assert_allclose(lines[2 * place + 1][1], null, rtol=1e-5)
+    page = open_dynamics(view="behaviours", agreement="sign")
+    title = page.evaluate("document.getElementById('agreement-plot').layout.yaxis.title.text")
+    assert title == "share of entries with the same sign"
 
 
 def test_probes_are_shown_beside_the_components(
@@ -383,6 +411,38 @@ def test_filter_on_the_gradient_of_the_chosen_target(
     assert page.is_hidden("#gradient-choice")
     page.select_option("#extreme-variable", "gradient.1")
     assert page.is_visible("#gradient-choice")
+
+
+def test_gradients_of_another_projection_are_not_taken_for_those_of_the_analysis(
+    panel_data: Any, open_page: Callable[..., Page], serve: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mixed"
+    shutil.copytree(panel_data.folder, folder)
+    path = folder / "analysis" / "hidden_analysis.nc"
+    content = results_of(folder, "analysis/hidden_analysis.nc")
+    content.assign_attrs(projection_data_hash="e" * 64).to_netcdf(path, engine="h5netcdf")
+    for base in serve(folder):
+        page = open_page("#view=filter", base=base)
+        assert "another projection" in page.inner_text("#filter-missing")
+        assert page.locator("#condition-variable option[value='gradient.0']").count() == 0
+    page = open_page("#view=filter")
+    assert "projection" not in page.inner_text("#filter-missing")
+    assert page.locator("#condition-variable option[value='gradient.0']").count() == 1
+
+
+def test_rollouts_of_an_analysis_that_are_not_here_are_not_counted_as_listed(
+    panel_data: Any, open_page: Callable[..., Page], dataset_writer: Any, serve: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "partly"
+    shutil.copytree(panel_data.folder, folder)
+    shutil.rmtree(folder / "data")
+    dataset_writer(folder / "another", (5, 4), False)
+    for base in serve(folder):
+        page = open_page("#view=filter&filter=step = 0", base=base)
+        assert page.inner_text("#filter-count").startswith(
+            "5 of 5 analysed rollouts match. The other 2 rollouts of the list are not in this"
+        )
+        assert page.inner_text("#list-count") == "2 of 4 shown"
 
 
 def test_filter_tells_how_many_rollouts_it_cannot_look_at(
@@ -507,6 +567,14 @@ def test_twins_open_in_lockstep_by_the_keyboard(
         ),
         ("interventions", ("python analysis/intervention_effects_precompute.py",)),
         ("components", ("python analysis/probe_analysis_precompute.py",)),
+        (
+            "simulator",
+            (
+                "python analysis/simulator_fidelity_precompute.py",
+                "python train.py",
+                "python train_gen_model.py",
+            ),
+        ),
     ],
 )
 def test_empty_views_name_the_commands(
