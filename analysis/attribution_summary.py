@@ -38,7 +38,7 @@ class Mean:
 
 
 def mean_over_samples(
-    values: NDArray[np.floating], unit: NDArray[np.integer], num_resamples: int, seed: int
+    values: NDArray[np.floating], unit: NDArray[np.int64], num_resamples: int, seed: int
 ) -> Mean:
     """(S, ...) values of samples → their mean; those that are NaN do not count.
 

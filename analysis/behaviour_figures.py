@@ -1,5 +1,6 @@
 """Figures and videos of behaviour clusters, drawn from their result file alone."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figure_style import behaviour_colour, figure_text, save_figures
+from analysis.figure_style import PANEL_TITLE_LETTERS, behaviour_colour, figure_text, save_figures
 from analysis.results import BEHAVIOUR_NAME, read_results
 from analysis.vector_figures import tell_trustworthiness
 from experiment.errors import UserError, require_at_least
@@ -100,7 +101,8 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         c=[behaviour_colour(c) for c in cluster[described].tolist()], linewidths=0, rasterized=True,
     )  # fmt: skip
     axis.set(xticks=[], yticks=[], xlabel="embedding 1", ylabel="embedding 2")
-    axis.set_title("\n".join(filter(None, ["steps", tell_trustworthiness(results.attrs)])))
+    trust = textwrap.wrap(tell_trustworthiness(results.attrs), PANEL_TITLE_LETTERS)
+    axis.set_title("\n".join(["steps", *trust]))
 
 
 def _draw_sizes(axis: Axes, results: xr.Dataset) -> None:

@@ -15,6 +15,8 @@ from PIL import Image
 from experiment.files import atomic_file
 from experiment.report import StageReport
 
+PANEL_TITLE_LETTERS = 45
+"""Letters in a line of the title of a panel, of which three stand side by side."""
 OKABE_ITO = (
     "#0072b2",
     "#e69f00",

@@ -1,5 +1,6 @@
 """Figures of Jacobians, drawn from their result file alone."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.cross_causation import summarise_effects
 from analysis.cross_figures import draw_matrix
-from analysis.figure_style import OKABE_ITO, figure_text, save_figures
+from analysis.figure_style import OKABE_ITO, PANEL_TITLE_LETTERS, figure_text, save_figures
 from analysis.hidden_figures import category_colours
 from analysis.jacobian_means import lag_means
 from analysis.results import JACOBIAN_NAME, PRODUCERS, read_results
@@ -149,9 +150,8 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         stability = float(results.attrs["cluster_stability_adjusted_rand"])
         control = float(results.attrs["cluster_stability_control"])
         title += f"\nstability {stability:.2f}, control {control:.2f}"
-    if trust := tell_trustworthiness(results.attrs):
-        title += f"\n{trust}"
-    axis.set_title(title)
+    trust = textwrap.wrap(tell_trustworthiness(results.attrs), PANEL_TITLE_LETTERS)
+    axis.set_title("\n".join([title, *trust]))
 
 
 def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:
