@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import agents.__main__
+import plot_value_and_action_weights
 import record
 import record_gen_samples
 import render
@@ -19,7 +20,12 @@ import train
 import train_gen_model
 from agents.checkpoint import load_agent
 from agents.images import to_float_observations
-from analysis import hidden_analysis_precompute, simulator_fidelity_precompute
+from analysis import (
+    hidden_analysis_precompute,
+    jacobian_analysis_precompute,
+    sample_trust_precompute,
+    simulator_fidelity_precompute,
+)
 from environments.fake import fake_spec
 from experiment.errors import UserError
 from rollouts.store import RolloutDataset
@@ -80,7 +86,7 @@ def run(monkeypatch):
     [("my_agents:make_agent?width=8", 16, (0, 8)), ("my_agents:make_glance", 16, (0, 15))],
     ids=["lstm", "without memory"],
 )
-def test_every_command_takes_the_agent(workplace, run, reference, state_dim, hidden):
+def test_commands_take_the_agent(workplace, run, reference, state_dim, hidden):
     run(record, "--model_file", reference, "--env_name", "fake", *CPU)
     metadata = RolloutDataset("data").metadata
     assert (metadata.agent_file, metadata.state_dim) == (reference, state_dim)
@@ -96,6 +102,12 @@ def test_every_command_takes_the_agent(workplace, run, reference, state_dim, hid
     run(hidden_analysis_precompute, *samples, "--output_dir", "hidden", *TINY)
     projection = ("--projection", "hidden/projection")
     run(saliency_experiments, *simulator, *samples, *projection, *CPU)
+    run(jacobian_analysis_precompute, *simulator, *samples, *projection, *CPU)
+    run(sample_trust_precompute, *samples, "--data_dir", "data", "--device", "cpu")
+    run(plot_value_and_action_weights, *projection, "--data_dir", "data", "--device", "cpu")
+    points = ("--branch_from", "data", "--episode", 0, 1, "--step", 1, "--branches", 2)
+    run(record, *points, "--swap_directions_from", 0, "--swap_directions_to", "None", *projection)
+    assert_branches(RolloutDataset("branches_twin"), RolloutDataset("data"), reference)
     fidelity = ("--data_dir", "data", "--train_data_dir", "data")
     run(simulator_fidelity_precompute, *simulator, *fidelity, *CPU)
     video = ("--num_eps", 1, "--env_name", "fake", "--device", "cpu")
@@ -114,6 +126,16 @@ def assert_replays(dataset: RolloutDataset, reference: str) -> None:
             state = output.state
             np.testing.assert_allclose(rollout.agent_hidden[t], state[0], atol=1e-5)
             np.testing.assert_allclose(rollout.value[t], output.value[0], atol=1e-5)
+
+
+def assert_branches(branches: RolloutDataset, source: RolloutDataset, reference: str) -> None:
+    """Untouched branches begin with the recorded state, and replay."""
+    assert branches.num_episodes == 4
+    for branch in map(branches.read_episode, range(branches.num_episodes)):
+        recorded = source.read_episode(source.index_of(branch.info.source_episode_id))
+        np.testing.assert_array_equal(branch.info.agent_initial_state, recorded.agent_hidden[0])
+        np.testing.assert_allclose(branch.agent_hidden[0], recorded.agent_hidden[1], atol=1e-5)
+    assert_replays(branches, reference)
 
 
 def test_another_agent_is_refused_by_dataset_and_simulator(workplace, run):

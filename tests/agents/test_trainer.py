@@ -483,14 +483,20 @@ def test_run_survives_sigkill_and_saves_itself_on_sigterm(tmp_path):
 
 @pytest.mark.medium
 def test_killed_run_on_procgen_ends_bitwise_like_one_never_killed(tmp_path, killed_after):
-    flags = ("--env_name", "coinrun", "--eval_episodes", "0", "--num_steps", "16")
-    expected = train_tiny(tmp_path / "whole", *flags, "--num_timesteps", "256")
+    flags = ("--env_name", "coinrun", "--num_steps", "64", "--num_timesteps", "1024")
+    flags += ("--eval_episodes", "0")
+    expected = train_tiny(tmp_path / "whole", *flags)
     killed_after(2)
     with pytest.raises(KilledError):
-        train_tiny(tmp_path / "killed", *flags, "--num_timesteps", "256")
+        train_tiny(tmp_path / "killed", *flags)
     killed_after(100)
-    resumed = train_tiny(tmp_path / "killed", *flags, "--num_timesteps", "256")
+    resumed = train_tiny(tmp_path / "killed", *flags)
     assert torch.equal(weights(resumed), weights(expected))
+    log = log_without_time(tmp_path / "killed")
+    pd.testing.assert_frame_equal(log, log_without_time(tmp_path / "whole"), check_exact=True)
+    # Episodes that began before the kill end after it.
+    num_episodes = log["num_episodes"].tolist()
+    assert num_episodes[-1] > num_episodes[1]
 
 
 @pytest.mark.parametrize(

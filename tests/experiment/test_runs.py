@@ -18,6 +18,7 @@ from experiment.runs import (
     _write_torch_file,
     exit_stopped,
     export_folder,
+    has_training_state,
     hold_run,
     load_training_state,
     new_run_path,
@@ -142,6 +143,7 @@ def test_training_state_round_trip(tmp_path):
     assert torch.equal(loaded.pop("weights"), state.pop("weights"))
     assert loaded == state
     assert load_training_state(tmp_path / "absent.pt") is None
+    assert not has_training_state(tmp_path / "absent.pt")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02garbage", b"PK\x03\x04" + b"0" * 50])
@@ -250,6 +252,7 @@ def test_kill_while_saving_over_a_damaged_state_loses_nothing(tmp_path, monkeypa
     with contextlib.suppress(KeyboardInterrupt):
         save_training_state(file, {"number": 2}, keep_last=2)
     monkeypatch.undo()
+    assert has_training_state(file)
     state = load_training_state(file)
     assert state is not None
     assert state["number"] in (0, 2)
