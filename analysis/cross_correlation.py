@@ -235,7 +235,7 @@ def lagged_correlation(
         p_values["labels"] = under(any_members)
     return LaggedCorrelation(
         correlation=observed,
-        interval=_bootstrap(series, lags, settings),
+        interval=np.where(np.isnan(observed), np.nan, _bootstrap(series, lags, settings)),
         p_values=p_values,
         num_pairs=np.array([np.maximum(series.length - lag, 0).sum() for lag in lags]),
     )

@@ -120,8 +120,9 @@ def _agreement_sentence(agreement: MethodAgreement) -> str:
 
 
 def _convergence_sentence(integrated: xr.Dataset) -> str:
+    # A target that has no value there, or does not change at all, has nothing to share out.
     told = [
-        f"over {kind.name}: {np.nanmean(kind.missed <= TOLERANCE):.0%}"
+        f"over {kind.name}: {np.mean(kind.missed[~np.isnan(kind.missed)] <= TOLERANCE):.0%}"
         for kind in convergence(integrated)
     ]
     return (
