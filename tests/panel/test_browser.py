@@ -301,7 +301,7 @@ def test_late_frame_of_another_point_is_not_shown_under_the_pointer(
 ) -> None:
     page = open_page("#view=states")
     held: list[Any] = []
-    page.route("**/frames?start=3&stop=4", held.append)
+    page.route("**/frames?start=3&stop=4", lambda route: held.append(route))
     hover = """row => {
       const { dreamscope } = window;
       document.querySelector('#tip canvas').id = 'hovered-frame';
