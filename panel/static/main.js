@@ -560,6 +560,7 @@ class Page {
   showHover(point, event) {
     const tip = element("tip");
     clearTimeout(this.hoverTimer);
+    this.hovered = point;
     tip.hidden = !point;
     if (!point) return;
     tip.querySelector("p").textContent = `${point.source} ${point.episodeId}, step ${point.step}`;
@@ -570,11 +571,16 @@ class Page {
     const canvas = tip.querySelector("canvas");
     canvas.hidden = true;
     const entry = this.entryOf(point);
-    if (entry) this.hoverTimer = setTimeout(() => this.drawHoverFrame(entry, point.step, canvas), 80);
+    if (entry) this.hoverTimer = setTimeout(() => this.drawHoverFrame(entry, point, canvas), 80);
   }
 
-  async drawHoverFrame(entry, step, canvas) {
-    const { frames } = await fetchArrays(`${episodePath(entry)}/frames?start=${step}&stop=${step + 1}`);
+  async drawHoverFrame(entry, point, canvas) {
+    const path = `${episodePath(entry)}/frames?start=${point.step}&stop=${point.step + 1}`;
+    // A frame that cannot be had stays away; opening its rollout says why.
+    const arrays = await fetchArrays(path).catch(() => null);
+    // Answers may come in another order: the frame of a point left long ago belongs to no other.
+    if (!arrays || this.hovered !== point) return;
+    const { frames } = arrays;
     const [, height, width, channels] = frames.shape;
     Object.assign(canvas, { width, height, hidden: false });
     canvas.getContext("2d").putImageData(toImage({ data: frames.data, height, width, channels }), 0, 0);

@@ -296,6 +296,33 @@ def test_scatter_draws_points_and_a_click_opens_the_step(
     assert abs(marker["y"] + marker["height"] / 2 - scatter["y"] - place["y"]) < 2
 
 
+def test_late_frame_of_another_point_is_not_shown_under_the_pointer(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page("#view=states")
+    held: list[Any] = []
+    page.route("**/frames?start=3&stop=4", lambda route: held.append(route))
+    hover = """row => {
+      const { dreamscope } = window;
+      document.querySelector('#tip canvas').id = 'hovered-frame';
+      dreamscope.showHover(dreamscope.scatter.pointOf(row), { clientX: 50, clientY: 50 });
+    }"""
+    page.evaluate(hover, 3)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not held:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
+    page.evaluate(hover, 5)
+    page.wait_for_selector("#hovered-frame", state="visible")
+    with page.expect_response("**/frames?start=3&stop=4"):
+        held[0].continue_()
+    page.wait_for_timeout(100)
+    shown = canvas_pixels(page, "hovered-frame")[..., :3]
+    np.testing.assert_array_equal(shown, panel_data.real.read_episode(0).obs[5])
+    page.unroute("**/frames?start=3&stop=4")
+    page.evaluate("window.dreamscope.showHover(null)")
+
+
 def test_legend_of_another_colour_leaves_the_points_where_they_were_drawn(
     open_page: Callable[..., Page],
 ) -> None:
