@@ -100,7 +100,7 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         points[:, 0], points[:, 1], s=float(np.clip(20_000 / len(points), 1, 14)),
         c=[behaviour_colour(c) for c in cluster[described].tolist()], linewidths=0, rasterized=True,
     )  # fmt: skip
-    axis.set(xticks=[], yticks=[], xlabel="embedding 1", ylabel="embedding 2")
+    axis.set(xticks=[], yticks=[], xlabel="embedding 0", ylabel="embedding 1")
     trust = textwrap.wrap(tell_trustworthiness(results.attrs), PANEL_TITLE_LETTERS)
     axis.set_title("\n".join(["steps", *trust]))
 

@@ -144,7 +144,7 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         places[:, 0], places[:, 1], s=float(np.clip(8000 / len(places), 1, 20)),
         c=[colours(c) for c in cluster], linewidths=0, rasterized=True,
     )  # fmt: skip
-    axis.set(xticks=[], yticks=[], xlabel="embedding 1", ylabel="embedding 2")
+    axis.set(xticks=[], yticks=[], xlabel="embedding 0", ylabel="embedding 1")
     title = "samples by their one-step Jacobian"
     if "cluster_stability_adjusted_rand" in results.attrs:
         stability = float(results.attrs["cluster_stability_adjusted_rand"])
