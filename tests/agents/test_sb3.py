@@ -293,7 +293,7 @@ def test_another_archive_is_refused(tmp_path):
 
 def test_without_sb3_the_extra_is_named(cnn_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "sb3_contrib.common.recurrent", None)
-    with pytest.raises(UserError, match=r"install dreamscope\[sb3\]"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[sb3\]'"):
         load_agent(cnn_file)
 
 
