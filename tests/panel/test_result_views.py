@@ -430,33 +430,32 @@ def test_gradients_of_another_projection_are_not_taken_for_those_of_the_analysis
     assert page.locator("#condition-variable option[value='gradient.0']").count() == 1
 
 
-def test_rollouts_of_an_analysis_that_are_not_here_are_not_counted_as_listed(
-    panel_data: Any, open_page: Callable[..., Page], dataset_writer: Any, serve: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("absent", "listed"),
+    [((), "5 of 7 shown"), (("data",), "2 of 4 shown")],
+    ids=["whole", "partly"],
+)
+def test_filter_tells_how_many_rollouts_of_the_list_it_cannot_look_at(
+    absent: tuple[str, ...],
+    listed: str,
+    panel_data: Any,
+    open_page: Callable[..., Page],
+    dataset_writer: Any,
+    serve: Any,
+    tmp_path: Path,
 ) -> None:
-    folder = tmp_path / "partly"
+    """Rollouts of an analysis that are not here, as a dataset left out, are not in the list."""
+    folder = tmp_path / "served"
     shutil.copytree(panel_data.folder, folder)
-    shutil.rmtree(folder / "data")
+    for name in absent:
+        shutil.rmtree(folder / name)
     dataset_writer(folder / "another", (5, 4), False)
     for base in serve(folder):
         page = open_page("#view=filter&filter=step = 0", base=base)
         assert page.inner_text("#filter-count").startswith(
             "5 of 5 analysed rollouts match. The other 2 rollouts of the list are not in this"
         )
-        assert page.inner_text("#list-count") == "2 of 4 shown"
-
-
-def test_filter_tells_how_many_rollouts_it_cannot_look_at(
-    panel_data: Any, open_page: Callable[..., Page], dataset_writer: Any, serve: Any, tmp_path: Path
-) -> None:
-    folder = tmp_path / "several"
-    shutil.copytree(panel_data.folder, folder)
-    dataset_writer(folder / "another", (5, 4), False)
-    for base in serve(folder):
-        page = open_page("#view=filter&filter=step = 0", base=base)
-        assert page.inner_text("#filter-count").startswith(
-            "5 of 5 analysed rollouts match. The other 2 rollouts of the list are not in this"
-        )
-        assert page.inner_text("#list-count") == "5 of 7 shown"
+        assert page.inner_text("#list-count") == listed
 
 
 def test_files_lie_in_folders_and_are_sought(
