@@ -166,6 +166,15 @@ def test_a_planted_lagged_cause_is_recovered_and_nothing_else():
     assert found.num_pairs.tolist() == [NUM * (STEPS - lag) for lag in range(5)]
 
 
+def test_a_component_that_does_not_vary_has_neither_a_correlation_nor_an_interval():
+    values = planted()
+    values[:, :, 1] = 0.0
+    found = lagged_correlation(stack_of(values), np.arange(NUM), [0, 1], SETTINGS)
+    is_known = ~np.isnan(found.correlation)
+    assert (is_known == (np.arange(SIZE) != 1)[:, None] & (np.arange(SIZE) != 1)).all()
+    assert (~np.isnan(found.interval) == is_known).all()
+
+
 def test_what_only_tells_episodes_apart_survives_pairing_but_not_the_time_shift():
     rng = np.random.default_rng(3)
     offset = rng.normal(size=(NUM, 1, 1)) * 2
