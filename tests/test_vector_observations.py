@@ -69,7 +69,6 @@ CPU = ("--interpreting_params_name", "tiny", "--device", "cpu")
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Folder in which the commands have run: data, a simulator, samples."""
-    pytest.importorskip("gymnasium")
     folder = tmp_path_factory.mktemp("cart-pole")
     (folder / "pole_agent.py").write_text(AGENT)
     with pytest.MonkeyPatch.context() as patch:
@@ -146,7 +145,6 @@ def test_what_needs_images_says_so(workplace, monkeypatch, command, arguments, m
 
 
 def test_only_vectors_of_floating_point_numbers_are_taken():
-    pytest.importorskip("gymnasium")
     assert environment_spec(EnvironmentConfig(CART_POLE)).obs_dtype == "float32"
     with pytest.raises(UserError, match=r"uint8 images .* or floating-point vectors"):
         environment_spec(EnvironmentConfig("gymnasium:FrozenLake-v1"))

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -341,11 +340,8 @@ def result_writer() -> Callable[[Path, xr.Dataset], None]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not CHROMIUM.exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{CHROMIUM} is missing: in CI the page must be tested")
-        pytest.skip(f"{CHROMIUM} is missing: apt-get install chromium")
+def browser(require_from_machine: Callable[[bool, str], None]) -> Iterator[Browser]:
+    require_from_machine(CHROMIUM.exists(), f"no {CHROMIUM}; apt-get install chromium")
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
         yield opened

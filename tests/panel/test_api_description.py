@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-# Part of the development dependencies, which continuous integration installs.
-schemathesis = pytest.importorskip("schemathesis")
-from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 pytestmark = pytest.mark.medium
 

@@ -1,11 +1,11 @@
 """Minari reads what is exported, pixel by pixel, and it comes back bit by bit."""
 
-import importlib.util
 import json
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
+import minari
 import numpy as np
 import pytest
 
@@ -16,9 +16,6 @@ from rollouts import __main__ as command
 from rollouts.minari_format import REPEATED_FRAME, export_minari, import_minari
 from rollouts.store import RolloutDataset, RolloutWriter, verify_dataset
 
-needs_minari = pytest.mark.skipif(
-    importlib.util.find_spec("minari") is None, reason="minari is not installed"
-)
 KINDS = [
     {"level_seed": 2**31 - 1, "level_complete": True},
     {"truncated": True},
@@ -27,7 +24,6 @@ KINDS = [
 ]
 
 
-@needs_minari
 @pytest.mark.parametrize("simulated", [False, True])
 def test_rollouts_come_back_bit_by_bit(
     simulated, tmp_path, write_rollouts, make_rollout, make_metadata, assert_same_rollouts
@@ -64,7 +60,6 @@ def make_trace(length: int, num_changes: int) -> GameTrace:
     )
 
 
-@needs_minari
 def test_game_states_come_back_bit_by_bit(tmp_path, make_metadata, make_rollout):
     metadata = replace(make_metadata(), game=GameTables(variables=("a", "b")))
     traces = [make_trace(5, num_changes=0), make_trace(9, num_changes=3)]
@@ -84,7 +79,6 @@ def test_game_states_come_back_bit_by_bit(tmp_path, make_metadata, make_rollout)
             np.testing.assert_array_equal(array, expected, err_msg=field.name)
 
 
-@needs_minari
 def test_large_frames_are_not_compressed_as_images(tmp_path, make_metadata, make_rollout):
     shape = (64, 64, 3)
     metadata = make_metadata()
@@ -97,11 +91,9 @@ def test_large_frames_are_not_compressed_as_images(tmp_path, make_metadata, make
     np.testing.assert_array_equal(found.obs, noise)
 
 
-@needs_minari
 def test_minari_finds_what_its_standard_asks_for(
     tmp_path, monkeypatch, write_rollouts, make_rollout
 ):
-    minari = pytest.importorskip("minari")
     rollouts = [make_rollout(10 + i, 3 + i, **kind) for i, kind in enumerate(KINDS)]
     export_minari(write_rollouts(rollouts), tmp_path / "coinrun-agent-v3")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
@@ -125,7 +117,6 @@ def test_minari_finds_what_its_standard_asks_for(
     assert [bool(row["cut"]) for row in metadata] == [False, False, True, False]
 
 
-@needs_minari
 def test_a_dataset_is_written_to_a_relative_path(
     tmp_path, monkeypatch, write_rollouts, make_rollout
 ):
@@ -135,7 +126,6 @@ def test_a_dataset_is_written_to_a_relative_path(
     assert import_minari(Path("out"), Path("again")).hash == dataset.hash
 
 
-@needs_minari
 def test_all_or_nothing_is_written(tmp_path, write_rollouts, make_rollout):
     dataset = write_rollouts([make_rollout(0, 4)])
     for out, complaint in ((dataset.folder, "exists already"), (tmp_path / "a b", "a name of")):
@@ -171,7 +161,6 @@ def test_a_missing_minari_is_named_with_the_command(
     assert not (tmp_path / "out").exists()
 
 
-@needs_minari
 def test_commands_export_and_import(tmp_path, monkeypatch, capsys, write_rollouts, make_rollout):
     folder = write_rollouts([make_rollout(i, 4) for i in range(2)]).folder
 

@@ -74,7 +74,6 @@ def test_states_come_back_from_store_merge_and_exports(tmp_path, dataset, make_r
 
 
 def test_states_come_back_from_minari(tmp_path, dataset) -> None:
-    pytest.importorskip("minari")
     export_minari(dataset, tmp_path / "out")
     assert_complete(import_minari(tmp_path / "out", tmp_path / "again"))
 
