@@ -49,7 +49,7 @@ check: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/pyright --pythonpath $(RUN)
-	$(RUN) -m pytest -m "not slow and not medium"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -m "not slow and not medium" --numprocesses $(CORES) --dist loadfile
 
 test-all: $(INSTALLED_DEV)
 	$(RUN) -m pytest
