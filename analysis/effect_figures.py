@@ -168,11 +168,11 @@ def _draw_curves(axis: Axes, results: xr.Dataset, measure: str, world: str) -> N
     axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     values = at["row_effect"].sel(variant=TESTED).values
     axis.plot(steps, values, color=colour, linewidth=1.6, label="observed")
-    for prediction, style in (("readout", "k:"), ("gradient", "k--")):
+    for prediction, words, style in (("readout", "heads", "k:"), ("gradient", "gradient", "k--")):
         name = f"{prediction}_{world}"
         if name in results["prediction"].values:
             predicted = at["predicted_row"].sel(prediction=name, variant=TESTED).values
-            axis.plot(steps, predicted, style, linewidth=1.0, label=f"predicted: {prediction}")
+            axis.plot(steps, predicted, style, linewidth=1.0, label=f"predicted: {words}")
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set(title=f"{meaning(measure)}, {world}", xlabel="row", ylabel="change")
     open_axis(axis)
