@@ -242,7 +242,8 @@ def state_sentences(probes: xr.Dataset) -> tuple[str, ...]:
         less = _listed([str(name) for name in names[(high < 0).any(axis=0)]])
         told.append(
             f"The {STATE_NAMES[state]} tells more than both its pixels and an untrained agent over "
-            f"the same frames of {more}, and less than one of them of {less}."
+            f"the same frames of {more}, and less than one of them of {less} (95% intervals that "
+            "exclude 0; not adjusted for their number)."
         )
     return tuple(told)
 

@@ -100,7 +100,8 @@ def test_states_of_the_simulator_stand_beside_their_own_baselines(states: xr.Dat
     environment, latent = state_sentences(states)
     assert environment == (
         "The environment state tells more than both its pixels and an untrained agent over the "
-        "same frames of saw_dx, and less than one of them of coin_dx."
+        "same frames of saw_dx, and less than one of them of coin_dx (95% intervals that exclude "
+        "0; not adjusted for their number)."
     )
     assert latent.startswith("The latent tells more")
 
