@@ -146,7 +146,8 @@ def draw_states(results: xr.Dataset) -> Figure:
         _label_variables(axis, results, names, heights, prefix)
         axis.set_title(title)
         axis.set_xlabel("R², Brier skill score")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(f"Of simulated states, all on the same rows: {_how_judged(results, prefix)}")
     return figure
 
@@ -275,7 +276,7 @@ def draw_reading(results: xr.Dataset) -> Figure:
         axis.set_ylabel("R²")
     axes[0].set_ylim(LOWEST_SCORE - 0.05, 1.02)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
         "Probes of real decisions, read on simulated ones under recorded actions: other levels, "
         f"95% intervals; at {LOWEST_SCORE} and below, lines are cut"
