@@ -210,11 +210,8 @@ def state_tables(probes: xr.Dataset) -> tuple[Table, ...]:
     columns = [
         column
         for state in states
-        for column in (
-            STATE_NAMES[state], f"{STATE_NAMES[state]} − pixels",
-            f"{STATE_NAMES[state]} − untrained",
-        )
-    ]  # fmt: skip
+        for column in (STATE_NAMES[state], "less pixels", "less untrained")
+    ]
     return (
         Table(
             "states_encoding",

@@ -24,7 +24,7 @@ p { max-width: 56rem; } .missing { color: var(--warning); font-weight: 600; }
 caption { text-align: left; color: var(--faint); padding-bottom: 0.4rem; max-width: 56rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.28rem 0.7rem 0.28rem 0;
   border-bottom: 1px solid var(--line); min-width: 3.8rem; }
-td { overflow-wrap: anywhere; }
+#table-files td { overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid var(--line); }
 tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 1.4rem 0; } figcaption { color: var(--faint); font-size: 0.9rem; }
