@@ -20,22 +20,6 @@ from analysis.simulated_truth import FollowedRows
 from rollouts.independent_units import levels_of_episodes
 from rollouts.store import RolloutDataset
 
-SIMULATOR_STATES = {
-    "env_state": ("simulated_pixels", "simulated_untrained"),
-    "latent": ("window_pixels", "window_untrained"),
-    "simulated_hidden": ("simulated_pixels", "simulated_untrained"),
-    "real_hidden": ("real_pixels", "real_untrained"),
-}
-"""What is asked of the simulator, each with its own baselines: pixels, and an untrained agent.
-
-`simulated_` ones are of the simulated frame of the same step, `real_` ones of the recorded frame
-that it imitates, `window_` ones of the last frame that set the sample up, whatever the step: what
-a latent, which is one for all steps, could be replaced by."""
-SIMULATOR_BASELINES = (
-    "real_hidden",
-    *dict.fromkeys(name for names in SIMULATOR_STATES.values() for name in names),
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Imitations:
@@ -47,8 +31,8 @@ class Imitations:
     step: NDArray[np.int64]
     """(N,) simulated step of each."""
     states: dict[str, NDArray[np.float32]]
-    """(N, F) by the names of `SIMULATOR_STATES` and their baselines; without an untrained agent,
-    its baselines are left out."""
+    """(N, F) by the names of `probe_names.SIMULATOR_STATES` and their baselines; without an
+    untrained agent, its baselines are left out."""
 
 
 def read_imitations(

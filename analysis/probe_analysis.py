@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from agents.checkpoint import load_chosen_agent
 from agents.execution import Execution
 from agents.networks import RecurrentPolicy
-from analysis.imitation_rows import SIMULATOR_BASELINES, Imitations, read_imitations
+from analysis.imitation_rows import Imitations, read_imitations
 from analysis.partial_correlations import CorrelationTable, correlate
+from analysis.probe_names import SIMULATOR_BASELINES
 from analysis.probe_results import FoundByProbes, to_dataset
 from analysis.probe_rows import (
     BASELINES,

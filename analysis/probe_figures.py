@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figure_style import OKABE_ITO, figure_text, save_figures
-from analysis.imitation_rows import SIMULATOR_STATES
+from analysis.probe_names import SIMULATOR_STATES
 from analysis.results import PROBE_ANALYSIS_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder

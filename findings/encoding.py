@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from analysis.imitation_rows import SIMULATOR_STATES
+from analysis.probe_names import SIMULATOR_STATES
 from analysis.results import HIDDEN_ANALYSIS_NAME, PROBE_ANALYSIS_NAME
 from findings.chain import ChainFolder
 from findings.page import Section, Table, number, probability, share, signed, with_bounds

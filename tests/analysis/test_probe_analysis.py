@@ -9,9 +9,10 @@ import torch
 from agents.checkpoint import load_agent, save_agent
 from agents.identity import hash_weights
 from agents.networks import NetworkConfig, make_policy
-from analysis.imitation_rows import SIMULATOR_STATES, read_imitations
+from analysis.imitation_rows import read_imitations
 from analysis.probe_analysis import ProbeAnalysisConfig, RowSettings, analyse_by_probes
 from analysis.probe_figures import ProbePlottingConfig, draw_states, plot_probes
+from analysis.probe_names import SIMULATOR_STATES
 from analysis.probe_rows import Readers, block_means, untrained_agent, untrained_states
 from analysis.probe_tables import ProbeSettings
 from analysis.probes import PerceptronSettings
