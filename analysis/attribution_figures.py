@@ -16,6 +16,7 @@ from analysis.attribution_summary import (
     MethodAgreement,
     PathNorms,
     convergence,
+    mean_of_known,
     mean_over_samples,
     method_agreement,
     path_norms,
@@ -163,7 +164,7 @@ def draw_methods(agreement: MethodAgreement) -> Figure:
     rows = {"same sample": agreement.same, "control:\nanother sample": agreement.other}
     for line, (name, cosines) in zip(axes, rows.items(), strict=True):
         for axis, target, values in zip(
-            line, agreement.targets, np.nanmean(cosines, axis=0), strict=True
+            line, agreement.targets, mean_of_known(cosines, 0), strict=True
         ):
             _draw_cosines(axis, values, agreement.methods)
             axis.set_title(target)
@@ -197,8 +198,9 @@ def draw_convergence(results: xr.Dataset) -> Figure:
             spread = place + np.linspace(-0.2, 0.2, len(missed))
             axis.plot(spread, missed, ".", color=OKABE_ITO[0])
         axis.axhline(TOLERANCE, color=OKABE_ITO[5], linewidth=0.8, linestyle="--")
-        within = np.nanmean(kind.missed <= TOLERANCE)
-        axis.set(title=f"over {kind.name}\n{within:.0%} within {TOLERANCE:.0%}", yscale="log")
+        within = kind.share_within(TOLERANCE)
+        told = "no change to share out" if np.isnan(within) else f"{within:.0%}"
+        axis.set(title=f"over {kind.name}\nwithin {TOLERANCE:.0%}: {told}", yscale="log")
         axis.set_xticks(np.arange(len(targets)), targets, rotation=20)
         open_axis(axis)
     axes[0].set_ylabel("share of the difference that is missed")

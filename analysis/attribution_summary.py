@@ -28,6 +28,13 @@ ENVIRONMENT_CUT = "cut"
 answer there either."""
 
 
+def mean_of_known(values: NDArray[np.floating], axis: int | tuple[int, ...]) -> NDArray[np.float64]:
+    """Mean over axes of what is not NaN; NaN, without a warning, where nothing is known."""
+    is_known = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(is_known, values, 0.0).sum(axis=axis) / is_known.sum(axis=axis)
+
+
 @dataclass(frozen=True, eq=False)
 class Mean:
     """A mean over samples with its 95% interval."""
@@ -198,9 +205,19 @@ class Convergence:
     """What integrated gradients missed of the change that they share out."""
 
     missed: NDArray[np.float64]
-    """(S, T) |sum of the attributions − difference| / |difference|."""
+    """(S, T) |sum of the attributions − difference| / |difference|; NaN where nothing changed and
+    nothing was attributed."""
     name: str
     """Over what, and from which baseline."""
+
+    def share_within(self, tolerance: float) -> float:
+        """Share of the integrals that miss at most `tolerance` of their difference.
+
+        A target that has no value at the step, or does not change at all, has nothing to share
+        out, and does not count; NaN where none counts.
+        """
+        within = np.where(np.isnan(self.missed), np.nan, self.missed <= tolerance)
+        return float(mean_of_known(within, (0, 1)))
 
 
 def convergence(results: xr.Dataset) -> Sequence[Convergence]:
@@ -221,4 +238,5 @@ def _missed(results: xr.Dataset, name: str) -> NDArray[np.float64]:
         at[f"{name}_{what}"].transpose("sample", "target").values
         for what in ("delta", "difference")
     )
-    return np.abs(delta) / np.abs(difference)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.abs(delta) / np.abs(difference)

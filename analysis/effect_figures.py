@@ -8,12 +8,13 @@ from textwrap import fill
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from analysis.effect_names import (
     ACTION_PREFIX,
     CLUSTER_PREFIX,
     COMPONENT_PREFIX,
+    INTERVENTION_ATTRIBUTE,
     SIGN_FLIP,
     TESTED,
 )
@@ -94,8 +95,11 @@ def draw_effects(results: xr.Dataset) -> Figure:
     worlds = results["world"].values.tolist()
     rows = verdict_rows(results, measures)
     heights = [LINE_HEIGHT * (_num_lines(rows) + NOTE_LINES) + 0.2, 2.3 * len(worlds) + 0.4, 3.2]
+    if COMPONENT_PREFIX in groups:
+        heights.append(3.2)
     figure = Figure(figsize=(13, sum(heights) + 0.3), layout="constrained")
-    table, curves, bars = figure.subfigures(3, 1, height_ratios=heights, squeeze=False).ravel()
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
+    table, curves, bars = parts[:3]
     _draw_table(table.subplots(), results, rows)
     panels = curves.subplots(len(worlds), len(by_row), squeeze=False)
     for axes, world in zip(panels, worlds, strict=True):
@@ -103,6 +107,8 @@ def draw_effects(results: xr.Dataset) -> Figure:
             _draw_curves(axis, results, measure, world)
     handles, labels = curves.axes[0].get_legend_handles_labels()
     curves.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    if COMPONENT_PREFIX in groups:
+        _draw_trajectories(parts[3], results)
     for axis, prefix in zip(bars.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
         _draw_bars(axis, results, prefix)
     bars.supxlabel(
@@ -110,8 +116,9 @@ def draw_effects(results: xr.Dataset) -> Figure:
     )
     num_pairs, num_levels = results.sizes["pair"], len(np.unique(results["level"].values))
     figure.suptitle(
-        f"Intervention against its unmodified twin: {num_pairs} pairs from {num_levels} levels; "
-        "bands and bars are 95% intervals over levels"
+        f"{results.attrs.get(INTERVENTION_ATTRIBUTE, 'Intervention')}: against its unmodified "
+        f"twin, {num_pairs} pairs from {num_levels} levels; bands and bars are 95% intervals over "
+        "levels"
     )
     return figure
 
@@ -168,14 +175,34 @@ def _draw_curves(axis: Axes, results: xr.Dataset, measure: str, world: str) -> N
     axis.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     values = at["row_effect"].sel(variant=TESTED).values
     axis.plot(steps, values, color=colour, linewidth=1.6, label="observed")
-    for prediction, style in (("readout", "k:"), ("gradient", "k--")):
+    for prediction, words, style in (("readout", "heads", "k:"), ("gradient", "gradient", "k--")):
         name = f"{prediction}_{world}"
         if name in results["prediction"].values:
             predicted = at["predicted_row"].sel(prediction=name, variant=TESTED).values
-            axis.plot(steps, predicted, style, linewidth=1.0, label=f"predicted: {prediction}")
+            axis.plot(steps, predicted, style, linewidth=1.0, label=f"predicted: {words}")
     axis.axhline(0, color="black", linewidth=0.6)
     axis.set(title=f"{meaning(measure)}, {world}", xlabel="row", ylabel="change")
     open_axis(axis)
+
+
+def _draw_trajectories(figure: SubFigure, results: xr.Dataset) -> None:
+    """Change of every component by row, a panel per world on one scale of colours."""
+    members = _members(results, COMPONENT_PREFIX)
+    at = results.sel(row_measure=members, variant=TESTED)
+    effect = at["row_effect"].transpose("world", "row_measure", "step").values
+    bounds = at["row_effect_interval"].transpose("bound", "world", "row_measure", "step").values
+    reach = float(np.nanmax(np.abs(effect), initial=1e-9))
+    axes = figure.subplots(1, len(effect), squeeze=False)[0]
+    for index, (axis, world) in enumerate(zip(axes, results["world"].values, strict=True)):
+        picture = axis.imshow(
+            effect[index], cmap="RdBu_r", vmin=-reach, vmax=reach, aspect="auto", origin="lower"
+        )
+        low, high = bounds[:, index]
+        component, row = np.nonzero((low > 0) | (high < 0))
+        axis.plot(row, component, ".", color="black", markersize=2.5)
+        axis.set_title(f"components by row, {world}; dots: interval excludes 0")
+        axis.set(xlabel="row", ylabel="component")
+        figure.colorbar(picture, ax=axis, pad=0.01, label="change, in coordinates")
 
 
 def _members(results: xr.Dataset, prefix: str) -> list[str]:

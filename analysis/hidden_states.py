@@ -3,6 +3,7 @@
 Everything is fitted on real rollouts and applied to simulated ones, so both share their axes.
 """
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,6 +171,8 @@ class HiddenMaps:
     embedder: Embedder | None
     quality: EmbeddingQuality | None
     """Of the embedding; None without one."""
+    embedding_seconds: float
+    """That fitting the embedding took."""
     factor_choice: FactorChoice | None
     """How the number of NMF factors was chosen; None where it was given."""
     fit_rows: NDArray[np.int64]
@@ -272,7 +275,9 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
     features = np.asarray(projection.principal_components(hidden)[:, :num_95], np.float32)
     cluster_rows = choose_rows(rng, np.arange(len(features)), config.clusters.max_cluster_rows)
     unit = real.units[real.episode_index[fit_rows]]
+    start = time.perf_counter()
     embedder = embed_rows(features, config.layout, rng, config.seed)
+    embedding_seconds = time.perf_counter() - start
     factor_choice = _choose_factors(hidden, unit, is_inlier, config)
     return HiddenMaps(
         projection=projection,
@@ -285,6 +290,7 @@ def fit_maps(real: RolloutRows, config: HiddenAnalysisConfig) -> HiddenMaps:
         ),
         embedder=embedder,
         quality=quality_of(embedder, features, config.layout, config.seed),
+        embedding_seconds=embedding_seconds,
         factor_choice=factor_choice,
         fit_rows=fit_rows,
         is_inlier=is_inlier,
@@ -623,5 +629,10 @@ def _metrics(maps: HiddenMaps, tables: list[RolloutRows]) -> dict[str, Any]:
         "ica_iterations": int(maps.projection.n_iter_),
         "clusters": maps.clustering.num_clusters,
         **({} if maps.nmf is None else {"nmf_factors": maps.nmf.n_components_}),
+        **_embedding_seconds(maps),
         **_reliability(maps),
     }
+
+
+def _embedding_seconds(maps: HiddenMaps) -> dict[str, float]:
+    return {} if maps.embedder is None else {"embedding_seconds": round(maps.embedding_seconds, 2)}

@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from agents.protocol import Agent
 from analysis.clustering import Clustering
 from analysis.cross_correlation import false_discovery_q
-from analysis.effect_names import TWIN, World
+from analysis.effect_names import (
+    INTERVENTION_ATTRIBUTE,
+    TESTED,
+    TWIN,
+    World,
+    intervention_in_words,
+)
 from analysis.effect_predictions import differentiate, gradient_effects, predict_by_readout
 from analysis.effect_recording import WorldRecordings
 from analysis.fidelity_file import BOUNDS, with_interval
@@ -34,7 +40,7 @@ from generative.level_bootstrap import LevelBootstrap, ResampledMeans, average_w
 from generative.sampling import SamplingPlan
 from projections.controls import RandomDirections
 from projections.hidden import HiddenProjection
-from projections.intervention import MovableIntervention
+from projections.intervention import MovableIntervention, descriptions_of
 
 PREDICTIONS = {
     "readout_simulated": "heads on the simulated twin's states, each changed once",
@@ -233,6 +239,8 @@ def to_dataset(
         values = [[getattr(s, name) for s in row] for row in strengths]
         return ("world", "variant"), values, {"long_name": meaning}
 
+    tested = recordings[worlds[0]].interventions[TESTED]
+    labelled.attrs[INTERVENTION_ATTRIBUTE] = intervention_in_words(descriptions_of(tested))
     return labelled.assign(
         {
             "change_norm": strength(

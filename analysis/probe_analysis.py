@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from agents.checkpoint import load_chosen_agent
 from agents.execution import Execution
 from agents.networks import RecurrentPolicy
+from analysis.imitation_rows import Imitations, read_imitations
 from analysis.partial_correlations import CorrelationTable, correlate
+from analysis.probe_names import SIMULATOR_BASELINES
 from analysis.probe_results import FoundByProbes, to_dataset
 from analysis.probe_rows import (
     BASELINES,
     ProbeRows,
     Readers,
     read_probe_rows,
-    represent,
     require_fitting_block,
     require_game_variables,
     untrained_agent,
@@ -27,12 +28,13 @@ from analysis.probe_rows import (
 from analysis.probe_tables import (
     LabelledRows,
     ProbeSettings,
+    ProbeTable,
     fit_probes,
     judge_probes,
     leave_out_rare,
     read_simulated,
 )
-from analysis.probe_targets import ProbeTargets, probe_targets
+from analysis.probe_targets import ProbeTargets
 from analysis.results import PROBE_ANALYSIS_NAME, write_results
 from analysis.ridge import MIN_FOLDS
 from analysis.simulated_truth import FollowedRows, follow
@@ -43,7 +45,6 @@ from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
-from rollouts.independent_units import levels_of_episodes
 from rollouts.store import RolloutDataset
 
 
@@ -216,22 +217,24 @@ def _find(rows: ProbeRows, inputs: _Inputs, config: ProbeAnalysisConfig) -> Foun
     correlations = _correlate(labelled, rows.step, config)
     if inputs.simulated is None or inputs.followed is None:
         return FoundByProbes(targets, table, correlations, None, None)
-    real, simulated = _followed_rows(inputs, inputs.simulated, inputs.followed, config)
-    step = inputs.followed.step
-    reading = read_simulated(fitted, rows.level, real, simulated, step, config.probes, config.seed)
-    states = {
-        **_simulator_states(inputs.simulated, inputs.followed),
-        "simulated_hidden": simulated.representations["hidden"],
-        "real_hidden": real.representations["hidden"],
-    }
-    imitations = LabelledRows(
-        states, leave_out_rare(real.targets, real.level, config.probes.min_levels), real.level
+    found = read_imitations(
+        inputs.real, inputs.simulated, inputs.followed, inputs.readers, config.rows.max_distance
     )
-    fitted_states = fit_probes(imitations, config.probes, config.seed)
-    simulator = judge_probes(
-        imitations, fitted_states, config.probes, config.seed, ("real_hidden",)
+    reading = read_simulated(
+        fitted, rows.level, found.real, found.simulated, found.step, config.probes, config.seed
     )
+    simulator = _judge_simulator(found, config)
     return FoundByProbes(targets, table, correlations, reading, simulator)
+
+
+def _judge_simulator(found: Imitations, config: ProbeAnalysisConfig) -> ProbeTable:
+    """New probes of the simulator's states and of their baselines, all on the same rows."""
+    targets, level = found.real.targets, found.real.level
+    rows = LabelledRows(
+        found.states, leave_out_rare(targets, level, config.probes.min_levels), level
+    )
+    fitted = fit_probes(rows, config.probes, config.seed)
+    return judge_probes(rows, fitted, config.probes, config.seed, SIMULATOR_BASELINES)
 
 
 def _known_often(rows: ProbeRows, config: ProbeAnalysisConfig) -> ProbeTargets:
@@ -256,45 +259,3 @@ def _correlate(
         config.probes.num_resamples,
         config.seed,
     )
-
-
-def _followed_rows(
-    inputs: _Inputs,
-    simulated: RolloutDataset,
-    followed: FollowedRows,
-    config: ProbeAnalysisConfig,
-) -> tuple[LabelledRows, LabelledRows]:
-    """Real decisions, and the simulated ones that imitate them, row by row."""
-    table = require_game_variables(inputs.real, "--data_dir")
-    variables = _rows_of(inputs.real, "game_variables", followed.real_row)
-    targets = probe_targets(variables, table, config.rows.max_distance)
-    level = levels_of_episodes(inputs.real)[followed.episode]
-
-    def labelled(dataset: RolloutDataset, rows: NDArray[np.int64]) -> LabelledRows:
-        state, obs = (_rows_of(dataset, name, rows) for name in ("agent_hidden", "obs"))
-        representations = represent(state, obs, dataset.metadata.hidden_slice, inputs.readers)
-        return LabelledRows(representations, targets, level)
-
-    return (
-        labelled(inputs.real, followed.real_row),
-        labelled(simulated, followed.simulated_row),
-    )
-
-
-def _simulator_states(
-    simulated: RolloutDataset, followed: FollowedRows
-) -> dict[str, NDArray[np.float32]]:
-    """(N, F) environment state and bottleneck vector of each followed row."""
-    sizes: Any = simulated.metadata.simulated
-    deter = _rows_of(simulated, "env_deter", followed.simulated_row)
-    stoch = _rows_of(simulated, "env_stoch", followed.simulated_row)
-    one_hot = np.eye(sizes.num_classes, dtype=np.float32)[stoch].reshape(len(stoch), -1)
-    latent = simulated.read_episode_field("latent")[followed.sample]
-    return {"env_state": np.concatenate([deter, one_hot], axis=1), "latent": latent}
-
-
-def _rows_of(dataset: RolloutDataset, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Any rows of a step field, read in runs of neighbours."""
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    runs = np.split(rows, breaks)
-    return np.concatenate([dataset.read_field(name, int(r[0]), int(r[-1]) + 1) for r in runs])

@@ -1,7 +1,7 @@
 """Figures of the probe analysis, drawn from its result file alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figure_style import OKABE_ITO, figure_text, save_figures
+from analysis.probe_names import SIMULATOR_STATES
 from analysis.results import PROBE_ANALYSIS_NAME, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
@@ -56,14 +57,26 @@ MARKS = (
     Mark("pixels", "baseline: pixels, linear", OKABE_ITO[1], "^"),
     Mark("untrained", "baseline: untrained agent, linear", OKABE_ITO[5], "v"),
 )
-SIMULATOR_MARKS = (
-    Mark("env_state", "environment state", OKABE_ITO[2]),
-    Mark("latent", "bottleneck vector", OKABE_ITO[3], "s"),
-    Mark("simulated_hidden", "agent's hidden state, simulated", OKABE_ITO[0], "D"),
-    Mark("real_hidden", "agent's hidden state on the real frames", OKABE_ITO[7], "^"),
+STATE_PANELS = {
+    "env_state": "environment state",
+    "latent": "bottleneck vector",
+    "simulated_hidden": "agent's hidden state,\nsimulated",
+    "real_hidden": "agent's hidden state\non the real frames",
+}
+"""What is asked of the simulator, a panel each."""
+STATE_MARKS = (
+    Mark("", "the state of the panel's title, linear", OKABE_ITO[0]),
+    Mark("", "baseline: pixels of its frames, linear", OKABE_ITO[1], "^"),
+    Mark("", "baseline: untrained agent over its frames, linear", OKABE_ITO[5], "v"),
 )
+"""How a state and its two baselines are drawn; which these are depends on the panel."""
 READ_STYLES = {"real": "--", "simulated": "-"}
-READ_COLOURS = {"hidden": OKABE_ITO[0], "components": OKABE_ITO[2], "pixels": OKABE_ITO[1]}
+READ_COLOURS = {
+    "hidden": OKABE_ITO[0],
+    "components": OKABE_ITO[2],
+    "pixels": OKABE_ITO[1],
+    "untrained": OKABE_ITO[5],
+}
 
 
 def plot_probes(config: ProbePlottingConfig, report: StageReport) -> list[Path]:
@@ -81,46 +94,96 @@ def plot_probes(config: ProbePlottingConfig, report: StageReport) -> list[Path]:
         # Small, and read in hundreds of pieces.
         results = file.load()
         figures = {
-            "probe_scores": draw_scores(results, MARKS, ""),
+            "probe_scores": draw_scores(results),
             "component_variables": draw_components(results),
         }
         if "reading_score" in results:
             figures["simulated_reading"] = draw_reading(results)
-            figures["simulator_scores"] = draw_scores(results, SIMULATOR_MARKS, "simulator_")
+            figures["simulator_scores"] = draw_states(results)
         return save_figures(figures.items(), folder, config.dpi, report)
 
 
-def draw_scores(results: xr.Dataset, marks: Sequence[Mark], prefix: str) -> Figure:
+def draw_scores(results: xr.Dataset) -> Figure:
     """One line per variable, one mark per representation with its 95% interval.
 
-    Args:
-        results: the result file.
-        marks: what to draw; representations that the file lacks are left out.
-        prefix: of the file's variables: empty, or `simulator_`.
+    Representations that the file lacks are left out.
     """
-    dim = f"{prefix}representation"
-    marks = [mark for mark in marks if mark.representation in results[dim]]
-    scores = results[f"{prefix}score"]
-    known = np.isfinite(scores.values).any(axis=(0, 1))
-    names = _by_strength(scores.isel({dim: 0}).sel(probe="linear"), known)
+    marks = [mark for mark in MARKS if mark.representation in results["representation"]]
+    names = _names_by_strength(results, "representation", "score")
     figure = Figure(figsize=(8.6, 1.9 + 0.3 * len(names)), layout="constrained")
     axis = figure.subplots()
     heights = np.arange(len(names))[::-1].astype(float)
-    _draw_shuffled(axis, results[f"{prefix}shuffled_maximum"].max(dim), names, heights)
-    for number, mark in enumerate(marks):
-        chosen = {dim: mark.representation, "probe": mark.probe, "variable": names}
-        offset = 0.36 - 0.72 * (number + 0.5) / len(marks)
-        interval = results[f"{prefix}score_interval"].sel(chosen)
-        _draw_marks(axis, scores.sel(chosen), interval, heights + offset, mark)
-    _finish_scores(axis, results, names, heights, prefix)
+    _draw_shuffled(axis, results["shuffled_maximum"].max("representation"), names, heights)
+    _draw_scores(axis, results, marks, "", names, heights)
+    _label_variables(axis, results, names, heights, "")
+    axis.set_xlabel("R² (of yes-or-no variables the Brier skill score); 0 is the mean")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(f"Of real decisions: {_how_judged(results, '')}")
+    return figure
+
+
+def draw_states(results: xr.Dataset) -> Figure:
+    """A panel per state of simulator and agent, each with its own baselines beside it.
+
+    Baselines that the file lacks are left out.
+    """
+    prefix = "simulator_"
+    dim = f"{prefix}representation"
+    names = _names_by_strength(results, dim, f"{prefix}score")
+    figure = Figure(figsize=(12.0, 2.3 + 0.26 * len(names)), layout="constrained")
+    axes = figure.subplots(1, len(STATE_PANELS), sharey=True)
+    heights = np.arange(len(names))[::-1].astype(float)
+    for axis, (state, title) in zip(axes, STATE_PANELS.items(), strict=True):
+        members = (state, *SIMULATOR_STATES[state])
+        marks = [
+            replace(mark, representation=member)
+            for mark, member in zip(STATE_MARKS, members, strict=True)
+            if member in results[dim]
+        ]
+        shuffled = results[f"{prefix}shuffled_maximum"].sel({dim: state})
+        _draw_shuffled(axis, shuffled, names, heights)
+        _draw_scores(axis, results, marks, prefix, names, heights)
+        _label_variables(axis, results, names, heights, prefix)
+        axis.set_title(title)
+        axis.set_xlabel("R², Brier skill score")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"Of simulated states, all on the same rows: {_how_judged(results, prefix)}")
+    return figure
+
+
+def _how_judged(results: xr.Dataset, prefix: str) -> str:
     levels = int(results[f"{prefix}num_levels"].max())
-    what = "Of simulated states" if prefix else "Of real decisions"
-    figure.suptitle(
-        f"{what}: what probes tell of the game on levels they were not fitted on, {levels} levels; "
+    return (
+        f"what probes tell of the game on levels they were not fitted on, {levels} levels; "
         "bars are 95% intervals over levels"
     )
-    return figure
+
+
+def _names_by_strength(results: xr.Dataset, dim: str, score: str) -> list[str]:
+    known = np.isfinite(results[score].values).any(axis=(0, 1))
+    return _by_strength(results[score].isel({dim: 0}).sel(probe="linear"), known)
+
+
+def _draw_scores(
+    axis: Axes,
+    results: xr.Dataset,
+    marks: Sequence[Mark],
+    prefix: str,
+    names: list[str],
+    heights: np.ndarray,
+) -> None:
+    for number, mark in enumerate(marks):
+        chosen = {
+            f"{prefix}representation": mark.representation,
+            "probe": mark.probe,
+            "variable": names,
+        }
+        offset = 0.36 - 0.72 * (number + 0.5) / len(marks)
+        score, interval = (
+            results[f"{prefix}{name}"].sel(chosen) for name in ("score", "score_interval")
+        )
+        _draw_marks(axis, score, interval, heights + offset, mark)
 
 
 def _by_strength(scores: xr.DataArray, known: np.ndarray) -> list[str]:
@@ -146,7 +209,7 @@ def _draw_marks(
     axis.plot(shown[below], heights[below], "<", color=mark.colour, markersize=6)
 
 
-def _finish_scores(
+def _label_variables(
     axis: Axes, results: xr.Dataset, names: list[str], heights: np.ndarray, prefix: str
 ) -> None:
     chosen = results.sel(variable=names)
@@ -157,7 +220,6 @@ def _finish_scores(
     axis.set_ylim(-0.6, len(names) - 0.4)
     axis.set_xlim(LOWEST_SCORE - 0.03, 1.02)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_xlabel("R² (of yes-or-no variables the Brier skill score); 0 is the mean")
     axis.grid(axis="x", color="0.9")
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -214,7 +276,7 @@ def draw_reading(results: xr.Dataset) -> Figure:
         axis.set_ylabel("R²")
     axes[0].set_ylim(LOWEST_SCORE - 0.05, 1.02)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
         "Probes of real decisions, read on simulated ones under recorded actions: other levels, "
         f"95% intervals; at {LOWEST_SCORE} and below, lines are cut"

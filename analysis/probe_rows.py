@@ -137,7 +137,7 @@ def _read_episode(
     state = dataset.read_field("agent_hidden", start, stop)[kept]
     representations = represent(state, obs[kept], dataset.metadata.hidden_slice, readers)
     if readers.untrained is not None:
-        representations["untrained"] = _untrained_states(readers.untrained, obs)[kept]
+        representations["untrained"] = untrained_states(readers.untrained, obs)[kept]
     variables = dataset.read_field("game_variables", start, stop)[kept]
     return _EpisodeRows(representations, variables, kept)
 
@@ -183,9 +183,20 @@ def require_fitting_block(obs_shape: Sequence[int], block: int) -> None:
 
 
 @torch.no_grad()
-def _untrained_states(execution: Execution, obs: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """(T, H, W, C) frames of one episode → (T, num_features) hidden states."""
+def untrained_states(
+    execution: Execution, obs: NDArray[np.uint8], before: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """(T, H, W, C) consecutive frames → (T, num_features) hidden states.
+
+    Args:
+        execution: runs the untrained agent.
+        obs: frames of one episode, or of a sample.
+        before: (num_features,) state in which the agent sees the first of them; by default its
+            initial one.
+    """
     frames = torch.from_numpy(obs).to(execution.device)[:, None]
     first = torch.zeros(frames.shape[:2], dtype=torch.bool, device=execution.device)
     state = execution.policy.initial_state(1)
+    if before is not None:
+        state = torch.from_numpy(before)[None].to(state)
     return execution.unroll(frames, state, first).state[:, 0].float().cpu().numpy()

@@ -186,18 +186,24 @@ def _draw_by_size(axis: Axes, results: xr.Dataset, world: str) -> None:
     every = size[chosen["supported"] | chosen["others"]]
     ends = (every.min(), every.max()) if every.size else (1.0, 1.0)
     edges = np.geomspace(ends[0], ends[1] * (1 + 1e-9), NUM_SIZE_BINS + 1)
+    middle, shares, counts = np.sqrt(edges[1:] * edges[:-1]), {}, {}
     for group in GROUPS:
         place = np.digitize(size[chosen[group]], edges) - 1
-        count = np.bincount(place, minlength=NUM_SIZE_BINS)
+        counts[group] = np.bincount(place, minlength=NUM_SIZE_BINS)
         seen = np.bincount(place, is_seen[chosen[group]], NUM_SIZE_BINS)
-        kept = count >= MIN_IN_BIN
-        middle = np.sqrt(edges[1:] * edges[:-1])[kept]
-        share = seen[kept] / count[kept]
-        axis.plot(middle, share, "o-", color=COLOURS[group], markersize=4)
-        offset = 5 if group == "supported" else -11
-        for x, y, number in zip(middle, share, count[kept], strict=True):
+        is_kept = counts[group] >= MIN_IN_BIN
+        shares[group] = np.divide(
+            seen, counts[group], out=np.full(NUM_SIZE_BINS, np.nan), where=is_kept
+        )
+    # Numbers stand on the side that is turned away from the other group's curve.
+    is_above = {"supported": ~(shares["supported"] < shares["others"])}
+    is_above["others"] = ~is_above["supported"]
+    for group in GROUPS:
+        axis.plot(middle, shares[group], "o-", color=COLOURS[group], markersize=4)
+        for index in np.flatnonzero(np.isfinite(shares[group])):
             axis.annotate(
-                f"{number}", (x, y), (0, offset), textcoords="offset points", ha="center",
+                f"{counts[group][index]}", (middle[index], shares[group][index]),
+                (0, 5 if is_above[group][index] else -11), textcoords="offset points", ha="center",
                 color=COLOURS[group] if group == "supported" else "0.4", fontsize=7,
             )  # fmt: skip
     axis.set(

@@ -6,9 +6,11 @@ import xarray as xr
 from analysis.attribution_figures import PATH_STYLES, TOLERANCE
 from analysis.attribution_summary import (
     SOURCES,
+    Convergence,
     MethodAgreement,
     PathNorms,
     convergence,
+    mean_of_known,
     mean_over_samples,
     method_agreement,
     path_norms,
@@ -50,7 +52,7 @@ def attributions_section(chain: ChainFolder) -> Section:
     return Section(
         name,
         title,
-        (_agreement_sentence(agreement), _convergence_sentence(integrated)),
+        (_agreement_sentence(agreement), convergence_sentence(integrated)),
         (path_table(path_norms(by_path)), method_table(agreement)),
         chain.pictures(captions),
         (path_source, integrated_source),
@@ -82,7 +84,7 @@ def path_table(norms: PathNorms) -> Table:
 
 def method_table(agreement: MethodAgreement) -> Table:
     """Cosines of gradient × input and of the gradient with every integral, beside the control."""
-    same, other = (np.nanmean(x, axis=0) for x in (agreement.same, agreement.other))
+    same, other = (mean_of_known(x, 0) for x in (agreement.same, agreement.other))
     integrals = range(2, len(agreement.methods))
     rows = [
         (
@@ -108,7 +110,7 @@ def method_table(agreement: MethodAgreement) -> Table:
 
 def _agreement_sentence(agreement: MethodAgreement) -> str:
     product, integrals = 1, slice(2, None)
-    same, other = (np.nanmean(x, axis=(0, 1)) for x in (agreement.same, agreement.other))
+    same, other = (mean_of_known(x, (0, 1)) for x in (agreement.same, agreement.other))
     told = [
         f"{number(values.min())} to {number(values.max())}"
         for values in (same[product, integrals], other[product, integrals])
@@ -119,13 +121,15 @@ def _agreement_sentence(agreement: MethodAgreement) -> str:
     )
 
 
-def _convergence_sentence(integrated: xr.Dataset) -> str:
-    # A target that has no value there, or does not change at all, has nothing to share out.
-    told = [
-        f"over {kind.name}: {np.mean(kind.missed[~np.isnan(kind.missed)] <= TOLERANCE):.0%}"
-        for kind in convergence(integrated)
-    ]
+def convergence_sentence(integrated: xr.Dataset) -> str:
+    """By kind of integral, how many attributions sum to what they have to."""
+    told = [f"over {kind.name}: {_share(kind)}" for kind in convergence(integrated)]
     return (
         f"Share of integrals that miss at most {TOLERANCE:.0%} of the change that they share out: "
         f"{'; '.join(told)}."
     )
+
+
+def _share(kind: Convergence) -> str:
+    within = kind.share_within(TOLERANCE)
+    return "no integral has a change to share out" if np.isnan(within) else f"{within:.0%}"

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from analysis.probe_names import SIMULATOR_STATES
 from analysis.results import HIDDEN_ANALYSIS_NAME, PROBE_ANALYSIS_NAME
 from findings.chain import ChainFolder
 from findings.page import Section, Table, number, probability, share, signed, with_bounds
@@ -11,6 +12,8 @@ NAME, TITLE = "encoding", "What the main directions encode"
 SHOWN_VARIABLES = 3
 """Variables shown for each component."""
 SOURCES = ("real", "simulated")
+STATE_NAMES = {"env_state": "environment state", "latent": "latent"}
+"""States of the simulator that are set beside their baselines."""
 REPRESENTATIONS = ("hidden", "components", "pixels", "untrained")
 
 
@@ -29,15 +32,24 @@ def encoding_section(chain: ChainFolder) -> Section:
             _pairs_sentence(probes),
             *_probe_sentences(probes),
             reading_sentence(probes),
+            *state_sentences(probes),
             _cluster_sentence(hidden),
         ),
-        tables=(component_table(probes), probe_table(probes), *reading_tables(probes)),
+        tables=(
+            component_table(probes),
+            probe_table(probes),
+            *reading_tables(probes),
+            *state_tables(probes),
+        ),
         pictures=chain.pictures(
             {
                 "probe_figures/component_variables.png": "Partial correlation of every component "
                 "with every variable, given the step in the episode.",
                 "probe_figures/probe_scores.png": "What probes read of the game, on levels they "
                 "were not fitted on.",
+                "probe_figures/simulator_scores.png": "The same of states of simulator and agent "
+                "where samples imitate real decisions, each beside the pixels of the frames that "
+                "it belongs to and an untrained agent over them.",
             }
         ),
         sources=(probe_source, hidden_source),
@@ -172,6 +184,74 @@ def reading_sentence(probes: xr.Dataset) -> str:
         "not adjusted for their number). What a component means in real play holds in the "
         "simulator only as far as that."
     )
+
+
+def state_tables(probes: xr.Dataset) -> tuple[Table, ...]:
+    """New probes of environment state and latent, less baselines; none where these are unknown."""
+    states = _states_with_baselines(probes)
+    if not states:
+        return ()
+    linear = probes.sel(probe="linear")
+    first = linear["simulator_score"].sel(simulator_representation=states[0]).values
+    known = np.flatnonzero(np.isfinite(first))
+    rows = []
+    for index in known[np.argsort(-first[known])].tolist():
+        cells = []
+        for state in states:
+            at = linear.isel(variable=index).sel(simulator_representation=state)
+            bounds = at["simulator_score_interval"].values
+            cells.append(with_bounds(float(at["simulator_score"]), *bounds))
+            for baseline in SIMULATOR_STATES[state]:
+                of_pair = at.sel(simulator_baseline=baseline)
+                low, high = of_pair["simulator_difference_interval"].values
+                less = signed(float(of_pair["simulator_difference"]))
+                cells.append(f"{less} [{signed(low)}, {signed(high)}]")
+        rows.append((str(probes["variable"].values[index]), *cells))
+    columns = [
+        column
+        for state in states
+        for column in (STATE_NAMES[state], "less pixels", "less untrained")
+    ]
+    return (
+        Table(
+            "states_encoding",
+            "R² of linear probes of the simulator's states where samples imitate real decisions, "
+            "fitted on them, on levels they were not fitted on, and less those of baselines; 95% "
+            "intervals over levels. Beside the environment state: pixels of the simulated frame "
+            "of the same step, and an untrained agent that saw the real frames before the sample "
+            "and its simulated ones. Beside the latent: the last frame that set the sample up.",
+            ("variable", *columns),
+            tuple(rows),
+        ),
+    )
+
+
+def state_sentences(probes: xr.Dataset) -> tuple[str, ...]:
+    """Of which variables the simulator's states tell more, and less, than their baselines."""
+    told = []
+    for state in _states_with_baselines(probes):
+        difference = probes["simulator_difference_interval"].sel(
+            simulator_representation=state, simulator_baseline=list(SIMULATOR_STATES[state])
+        )
+        low, high = difference.transpose("bound", "simulator_baseline", "variable").values
+        names = probes["variable"].values
+        more = _listed([str(name) for name in names[(low > 0).all(axis=0)]])
+        less = _listed([str(name) for name in names[(high < 0).any(axis=0)]])
+        told.append(
+            f"The {STATE_NAMES[state]} tells more than both its pixels and an untrained agent over "
+            f"the same frames of {more}, and less than one of them of {less} (95% intervals that "
+            "exclude 0; not adjusted for their number)."
+        )
+    return tuple(told)
+
+
+def _states_with_baselines(probes: xr.Dataset) -> list[str]:
+    """None in a file without simulated rollouts, without an untrained agent, or of a version
+    before baselines of these states were kept."""
+    if "simulator_baseline" not in probes.coords:
+        return []
+    kept = set(probes["simulator_baseline"].values.tolist())
+    return [state for state in STATE_NAMES if set(SIMULATOR_STATES[state]) <= kept]
 
 
 def _shown_steps(probes: xr.Dataset) -> list[int]:

@@ -20,10 +20,11 @@ h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.3rem; margin-top:
 a { color: var(--link); } nav a { margin-right: 1.1rem; white-space: nowrap; }
 p { max-width: 56rem; } .missing { color: var(--warning); font-weight: 600; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; margin: 0.4rem 0 1.6rem;
-  font-size: 0.84rem; font-variant-numeric: tabular-nums; }
+  min-width: 28rem; font-size: 0.84rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--faint); padding-bottom: 0.4rem; max-width: 56rem; }
 th, td { text-align: left; vertical-align: top; padding: 0.28rem 0.7rem 0.28rem 0;
-  border-bottom: 1px solid var(--line); overflow-wrap: anywhere; min-width: 3.2rem; }
+  border-bottom: 1px solid var(--line); min-width: 3.8rem; }
+#table-files td { overflow-wrap: anywhere; }
 thead th { border-bottom: 2px solid var(--line); }
 tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 1.4rem 0; } figcaption { color: var(--faint); font-size: 0.9rem; }

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from analysis.attribution_figures import AttributionPlottingConfig, plot_attributions
+from analysis.attribution_figures import (
+    AttributionPlottingConfig,
+    draw_convergence,
+    plot_attributions,
+)
 from analysis.attribution_summary import (
     convergence,
     mean_over_samples,
@@ -104,6 +108,34 @@ def test_what_integrals_miss_is_a_share_of_the_difference(integrated):
     assert set(missed) == {"frames, black", "frames, mean", "latent, mean"}
     np.testing.assert_allclose(missed["frames, black"], 0.02)
     np.testing.assert_allclose(missed["latent, mean"], 0.005)
+
+
+def test_integrals_without_a_change_do_not_count(integrated):
+    results = integrated.copy(deep=True)
+    for what in ("difference", "delta"):
+        results[f"integrated_frame_{what}"][:, 0] = np.nan
+        results[f"integrated_latent_{what}"][:, 1] = 0.0
+    kinds = {kind.name: kind for kind in convergence(results)}
+    # The latent's second target never changes; what is missed is 0.5% of the first, 2% over frames.
+    assert np.isnan(kinds["latent, mean"].missed[:, 1]).all()
+    assert kinds["latent, mean"].share_within(0.01) == 1.0
+    assert kinds["latent, mean"].share_within(0.001) == 0.0
+    assert kinds["frames, mean"].share_within(0.01) == 0.0
+    assert np.isnan(kinds["frames, black"].share_within(0.01))
+    titles = [axis.get_title() for axis in draw_convergence(results).axes]
+    assert titles == [
+        "over frames, black\nwithin 1%: no change to share out",
+        "over frames, mean\nwithin 1%: 0%",
+        "over latent, mean\nwithin 1%: 100%",
+    ]
+
+
+def test_what_is_attributed_without_a_change_is_missed(integrated):
+    results = integrated.copy(deep=True)
+    results["integrated_latent_difference"][0, 0] = 0.0
+    latent = convergence(results)[-1]
+    assert np.isinf(latent.missed[0, 0])
+    assert latent.share_within(0.01) == pytest.approx(5 / 6)
 
 
 def test_means_leave_out_what_is_not_known_and_lie_in_their_intervals():

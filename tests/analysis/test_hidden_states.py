@@ -65,6 +65,7 @@ def test_rows_carry_what_happened(analysed, planted_datasets):
     lengths = planted_datasets.lengths
     assert report.metrics["real_rows"] == lengths.sum()
     assert report.metrics["simulated_rows"] == 100
+    assert 0 <= report.metrics["embedding_seconds"] < 60
     real = dataset.isel(row=slice(0, int(lengths.sum())))
     np.testing.assert_array_equal(real.episode_id, np.repeat(np.arange(100, 130), lengths))
     np.testing.assert_array_equal(real.step, np.concatenate([np.arange(n) for n in lengths]))

@@ -15,7 +15,7 @@ from agents.networks import NetworkConfig, make_policy
 from agents.recorder import record_episodes
 from agents.recording_config import RecordingConfig
 from analysis.effect_figures import EffectPlottingConfig, draw_effects, plot_effects
-from analysis.effect_names import World
+from analysis.effect_names import World, intervention_in_words
 from analysis.effect_predictions import differentiate
 from analysis.effect_recording import (
     EffectInputs,
@@ -261,6 +261,40 @@ def test_controls_of_a_clamp_have_its_measured_norm_and_no_flip(chain) -> None:
 def test_another_intervention_in_the_same_folder_is_refused(chain, read_effects) -> None:
     with pytest.raises(UserError, match="--swap_directions_from/to"):
         check_variants(push(chain, "read", UNREAD))
+
+
+@pytest.mark.parametrize(
+    ("description", "words"),
+    [
+        ({"kind": "swap", "sources": [3, 5], "targets": [5, None], "acts_on": "updates",
+          "steps": {"start": 1, "stop": None}},
+         "Swap 3 → 5, 5 → nothing, of updates, from row 1 on"),
+        ({"kind": "scale", "directions": [2], "factors": [0.5], "acts_on": "states",
+          "steps": {"start": 2, "stop": 6}}, "Scale 2 by 0.5, of states, from row 2 to 5"),
+        ({"kind": "add", "directions": [1], "amounts": [-2.0], "unit": "deviation",
+          "steps": [0, 4]}, "Add -2 standard deviations to 1, at rows 0, 4"),
+        ({"kind": "clamp", "directions": [0, 15], "values": [1.0, -1.5], "unit": "coordinate",
+          "steps": {"start": 0, "stop": None}}, "Hold 0 at 1, hold 15 at -1.5"),
+    ],
+)  # fmt: skip
+def test_an_intervention_is_told_in_words(description, words) -> None:
+    assert intervention_in_words([description]) == words
+
+
+def test_the_page_names_the_intervention_and_shows_each_component_by_row(read_effects) -> None:
+    figure = draw_effects(read_effects)
+    told = read_effects.attrs["intervention"]
+    assert told.startswith(f"Add {AMOUNT:g} to ")
+    assert figure.get_suptitle().startswith(f"{told}: against its unmodified twin")
+    panels = [axis for axis in figure.axes if axis.get_title().startswith("components by row")]
+    assert len(panels) == read_effects.sizes["world"]
+    for panel, world in zip(panels, read_effects["world"].values, strict=True):
+        members = [name for name in read_effects["row_measure"].values if "component:" in name]
+        expected = read_effects["row_effect"].sel(
+            world=world, variant="tested", row_measure=members
+        )
+        drawn = np.ma.filled(panel.images[0].get_array(), np.nan)
+        np.testing.assert_array_equal(drawn, expected.transpose("row_measure", "step"))
 
 
 def test_page_is_drawn_from_the_file(chain, read_effects, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import torch
 from agents.checkpoint import load_agent, save_agent
 from agents.identity import hash_weights
 from agents.networks import NetworkConfig, make_policy
+from analysis.imitation_rows import read_imitations
 from analysis.probe_analysis import ProbeAnalysisConfig, RowSettings, analyse_by_probes
-from analysis.probe_figures import ProbePlottingConfig, plot_probes
-from analysis.probe_rows import block_means
+from analysis.probe_figures import ProbePlottingConfig, draw_states, plot_probes
+from analysis.probe_names import SIMULATOR_STATES
+from analysis.probe_rows import Readers, block_means, untrained_agent, untrained_states
 from analysis.probe_tables import ProbeSettings
 from analysis.probes import PerceptronSettings
 from analysis.results import read_results
@@ -227,6 +229,73 @@ def test_simulated_states_are_read_and_probed(analysed):
     assert float(linear.sel(simulator_representation="latent")) < 0.3
 
 
+def test_every_state_of_the_simulator_has_pixels_and_an_untrained_agent_beside_it(analysed):
+    dataset, _, _ = analysed
+    at = dataset.sel(variable="agent_x")
+    for state, baselines in SIMULATOR_STATES.items():
+        for baseline in baselines:
+            score = at.simulator_score.sel(probe="linear")
+            # Frames are noise, and whoever looks at them knows nothing of the game.
+            assert float(score.sel(simulator_representation=baseline)) < 0.2
+            chosen = {"simulator_representation": state, "simulator_baseline": baseline}
+            expected = score.sel(simulator_representation=state) - score.sel(
+                simulator_representation=baseline
+            )
+            assert float(at.simulator_difference.sel(chosen)) == pytest.approx(float(expected))
+    lower = at.simulator_difference_interval.sel(
+        bound="lower", simulator_representation="env_state"
+    )
+    assert (lower.sel(simulator_baseline=list(SIMULATOR_STATES["env_state"])) > 0.5).all()
+    # The untrained agent's probes are read on simulated frames as well.
+    reading = dataset.reading_score.sel(read_representation="untrained", variable="agent_x")
+    assert (reading < 0.3).all()
+
+
+@pytest.fixture(scope="module")
+def imitations(planted):
+    """The followed rows as representations, and what read them."""
+    real, simulated = (RolloutDataset(planted / name) for name in ("real", "followed"))
+    agent = load_agent(planted / "agent")
+    readers = Readers(
+        HiddenProjection.load(planted / "projection"),
+        8,
+        untrained_agent(agent.policy.config, 0, torch.device("cpu")),
+    )
+    followed = follow(simulated, real, "--generated_data_dir")
+    return read_imitations(real, simulated, followed, readers, 6.5), followed, readers
+
+
+def test_baselines_are_of_the_frames_that_a_state_belongs_to(imitations, planted):
+    found, followed, _ = imitations
+    frames = {
+        "real": RolloutDataset(planted / "real").read_field("obs")[followed.real_row],
+        "simulated": RolloutDataset(planted / "followed").read_field("obs")[followed.simulated_row],
+    }
+    for name, of_rows in frames.items():
+        np.testing.assert_array_equal(found.states[f"{name}_pixels"], block_means(of_rows, 8))
+    # What a window ends with is the same at all steps of its sample: the real row of step 0.
+    for what in ("pixels", "untrained"):
+        real, window = (found.states[f"{of}_{what}"] for of in ("real", "window"))
+        np.testing.assert_array_equal(
+            window.reshape(NUM_EPISODES, NUM_STEPS, -1),
+            np.repeat(real[::NUM_STEPS, None], NUM_STEPS, axis=1),
+        )
+
+
+def test_the_untrained_agent_goes_on_from_the_real_past_of_a_sample(imitations, planted):
+    found, _, readers = imitations
+    agent = readers.untrained
+    episode, sample = 2, RolloutDataset(planted / "followed").read_episode(2)
+    past = RolloutDataset(planted / "real").read_episode(episode).obs
+    rows = slice(episode * NUM_STEPS, (episode + 1) * NUM_STEPS)
+    expected = untrained_states(agent, np.concatenate([past[:3], sample.obs]))[3:]
+    np.testing.assert_allclose(found.states["simulated_untrained"][rows], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        found.states["real_untrained"][rows], untrained_states(agent, past)[3:8], atol=1e-5
+    )
+    assert np.abs(found.states["simulated_untrained"] - found.states["real_untrained"]).max() > 0.01
+
+
 @pytest.mark.medium
 def test_the_same_seed_gives_the_same_result(analysed, planted, tmp_path):
     dataset, _, _ = analysed
@@ -245,6 +314,18 @@ def test_without_simulated_rollouts_and_untrained_agent(planted, tmp_path):
         assert "untrained" not in dataset.representation
         assert "reading_score" not in dataset
         assert int(dataset.num_rows.sel(variable="agent_x")) == pytest.approx(300, abs=20)
+
+
+def test_without_an_untrained_agent_pixels_are_left(planted, tmp_path):
+    rows = RowSettings(pixel_block=8, untrained=False, num_episodes=20, max_rows=300)
+    path = analyse_by_probes(make_config(planted, tmp_path, rows=rows), StageReport("again"))
+    with read_results(path, "probe_analysis") as dataset:
+        assert dataset.simulator_baseline.values.tolist() == [
+            *("real_hidden", "simulated_pixels", "window_pixels", "real_pixels")
+        ]
+        assert "untrained" not in dataset.read_representation
+        titles = [axis.get_title() for axis in draw_states(dataset.load()).axes]
+    assert titles[:2] == ["environment state", "bottleneck vector"]
 
 
 def test_a_sample_is_followed_up_to_its_first_own_action(planted, tmp_path):
