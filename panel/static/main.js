@@ -322,6 +322,7 @@ class Page {
     const set = ["ica", "nmf"].find((name) => name in analysis.coordinate_sets);
     const path = `api/analyses/${analysis.id}/episodes/${sample.source}/${sample.episodeId}`;
     const arrays = await fetchArrays(path);
+    if (arrays.step.data.length === 0) return null;
     return {
       steps: arrays.step.data, activation: arrays[set], gradient: null, length: this.current.length,
       names: Array.from({ length: arrays[set].shape[1] }, (_, component) => `${component}`), of: "",
