@@ -16,7 +16,7 @@ import { Gallery } from "./gallery.js";
 import { InterventionsView } from "./interventions_view.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
-import { allowPlotly, loadPlotly } from "./plotting.js";
+import { allowPlotly, fetchPlotlyAhead, isPlotlyRunning, loadPlotly } from "./plotting.js";
 import { ProbeTable } from "./probe_table.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
 import { SaliencyView } from "./saliency_view.js";
@@ -152,7 +152,6 @@ class Page {
       .flatMap((dataset) => rolloutEntries(dataset, tables.get(dataset.id)));
     this.entryByName = new Map(
       this.entries.map((entry) => [`${entry.dataset.id} ${entry.episodeId}`, entry]));
-    this.adoptTrust(await trust);
     this.list.fill(datasets, this.entries);
     this.saliency.files = this.catalogue.saliency;
     for (const view of [...this.results, this.files]) view.setCatalogue(this.catalogue);
@@ -160,9 +159,11 @@ class Page {
     const opened = this.entries.length > 0 && this.guard(() => this.openFromAddress());
     // A browser asks for six things at once: columns of a million points would hold up the frame.
     if (opened) await Promise.race([opened, this.player.firstFrame]);
+    this.adoptTrust(await trust);
     const embedding = this.guard(() => this.setUpEmbedding());
     Promise.race([embedding, this.scatter.firstPoints]).then(allowPlotly);
-    // Even where nothing is to be plotted yet: the browser has fetched it ahead.
+    fetchPlotlyAhead();
+    // Even where nothing is to be plotted yet: the next view may ask for it.
     this.guard(loadPlotly);
     const results = this.guard(() => Promise.all(this.results.map((view) => view.redraw())));
     await Promise.all([opened, embedding, results]);

@@ -423,7 +423,7 @@ def test_filter_looks_at_the_gradients_of_the_file_chosen_in_the_player(
     content = results_of(folder, "saliency/saliency.nc")
     content["gradient_component"] = -content["gradient_component"]
     (folder / "negated").mkdir()
-    content.to_netcdf(folder / "negated" / "saliency.nc", engine="h5netcdf")
+    content.drop_encoding().to_netcdf(folder / "negated" / "saliency.nc", engine="h5netcdf")
     view = {"target": "value", "target_step": 6, "environment_gradient": "cut"}
     gradient = -content["gradient_component"].sel(view).to_numpy()[0, :, 2]
     steps = {name: int((sign * gradient).argmax()) for name, sign in files.items()}
