@@ -266,30 +266,33 @@ class Page {
   async open(entry) {
     const turn = ++this.opening;
     this.player.pause();
-    this.list.select(entry);
     const frames = framesOf(entry);
+    const step = this.askedStep(entry);
     // What fails here fails again when the player asks, which tells the reader.
-    const firstFrame = frames.load(this.askedStep(entry)).catch(() => {});
-    const steps = await fetchArrays(`${episodePath(entry)}/steps`);
+    const firstFrame = frames.load(step).catch(() => {});
+    const asked = fetchArrays(`${episodePath(entry)}/steps`);
+    // The list is laid out while the answers are on their way.
+    this.list.select(entry);
+    const steps = await asked;
     if (turn !== this.opening) return;
     steps.probabilities = softmaxRows(steps.action_logits);
     this.current = entry;
     this.player.open(entry, steps, frames);
     this.showStep();
+    const openRest = () => [
+      () => this.saliency.open(entry), () => this.showComponents(), () => this.traces.open(entry, steps),
+    ].map((open) => this.guard(open));
+    // That takes about as long as the frame is on its way; the first of all and one that is here already
+    // are shown before it.
+    const rest = isPlotlyRunning() && !frames.peek(step) ? openRest() : null;
     await firstFrame;
     if (turn !== this.opening) return;
     element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
     this.showSample();
-    const related = [
-      this.guard(() => this.saliency.open(entry)),
-      this.guard(() => this.showComponents()),
-    ];
-    // Drawing the plots takes longer than the frame took to arrive: the reader sees it meanwhile.
-    await nextPaint();
+    if (!rest) await nextPaint();
     if (turn !== this.opening) return;
     await Promise.all([
-      ...related,
-      this.traces.open(entry, steps),
+      ...rest ?? openRest(),
       this.guard(() => this.comparison.open(entry, steps, this.entries)),
     ]);
     if (turn === this.opening) this.showStep();
