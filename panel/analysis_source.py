@@ -107,17 +107,17 @@ class AnalysisSource(ResultSource):
     def episode(self, source: str, episode_id: int) -> dict[str, NDArray]:
         """Rows of one episode in the order of time: `step` (n,) and each coordinate set (n, K).
 
+        None of an episode that the analysis leaves out, as many do with most.
+
         Raises:
-            UnknownItemError: no such source, or the analysis has no row of that episode.
+            UnknownItemError: no such source.
         """
         if source not in self.source_names:
             raise UnknownItemError(f"the analysis has {', '.join(self.source_names)}")
         is_own = self._episode_ids == episode_id
         rows = np.flatnonzero(is_own & (self._source_codes == self.source_names.index(source)))
-        if len(rows) == 0:
-            raise UnknownItemError(f"the analysis has no row of {source} episode {episode_id}")
         rows = rows[np.argsort(self._steps[rows], kind="stable")]
-        first, last = int(rows.min()), int(rows.max())
+        first, last = (int(rows.min()), int(rows.max())) if len(rows) else (0, -1)
         with self._lock:
             sets = {
                 name: self._points[name][first : last + 1].to_numpy()[rows - first]

@@ -139,7 +139,7 @@ def make_application(
     application.add_exception_handler(DamagedItemError, _answer_damaged)
     application.add_exception_handler(RequestValidationError, _answer_invalid)
     application.add_exception_handler(404, _answer_absent)
-    _add_page(application)
+    _add_page(application, catalogue)
     _add_catalogue(application, catalogue)
     _add_rollouts(application, catalogue)
     _add_results(application, catalogue)
@@ -171,10 +171,13 @@ def _dispatcher(application: ASGIApp, prefix: str) -> ASGIApp:
     return answer
 
 
-def _add_page(application: FastAPI) -> None:
+def _add_page(application: FastAPI, catalogue: Catalogue) -> None:
     @application.get("/", include_in_schema=False)
     def page() -> Response:
-        return page_answer()
+        ids = catalogue.opened_datasets()
+        parts = (ids[at : at + TABLES_PER_ANSWER] for at in range(0, len(ids), TABLES_PER_ANSWER))
+        tables = (f"api/episodes?datasets={','.join(part)}" for part in parts)
+        return page_answer(["api/catalogue", *tables])
 
     @application.get("/vendor/plotly.min.js", include_in_schema=False)
     def plotly_script(request: Request) -> Response:

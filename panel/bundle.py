@@ -1,6 +1,7 @@
-"""Joins the page's ES modules into one classic script, which browsers run from a file as well.
+"""Joins the page's ES modules into one classic script.
 
-A page that was opened from a file has an origin of its own, so that its modules may import nothing.
+A browser asks for one file in place of fifty, and runs it from a file as well: a page that was
+opened from one has an origin of its own, so that its modules may import nothing.
 Only what the page's modules use is understood: named imports from and named exports of the same
 folder. Anything else is an error and not a guess.
 """
@@ -38,17 +39,6 @@ def bundle_modules(
         bundle.add(entry)
     body = "\n".join(bundle.parts)
     return f'(() => {{\n"use strict";\n{body}}})();\n'
-
-
-def imported_modules(folder: Path, entry: str) -> list[str]:
-    """File names of all modules that an entry imports, itself or through others, sorted."""
-    known, waiting = {entry}, [entry]
-    while waiting:
-        text = (folder / waiting.pop()).read_text(encoding="utf-8")
-        found = {match[2] for form in (_IMPORT, _REEXPORT) for match in form.finditer(text)}
-        waiting += found - known
-        known |= found
-    return sorted(known - {entry})
 
 
 class _Bundle:

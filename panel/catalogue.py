@@ -252,6 +252,15 @@ class Catalogue:
         datasets = sum(item.path.name == DATASET_FILE for item in items.values())
         return ItemCounts(datasets, len(items) - datasets, len(items.keys() & opened.keys()))
 
+    def opened_datasets(self) -> list[str]:
+        """Ids of all rollout datasets in the order of the description, if all found are opened.
+
+        Looks at no file: empty while they are being read, out of date until the next description.
+        """
+        opened = self._opened.copy()
+        ids = [item.id for item in self._items.values() if item.path.name == DATASET_FILE]
+        return ids if all(item_id in opened for item_id in ids) else []
+
     def item(self, item_id: str) -> Item:
         """The item of an id that was opened before."""
         return self._items[item_id]

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+from collections.abc import Iterable
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,12 +11,14 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from panel.bundle import imported_modules
+from panel.bundle import bundle_modules
+from panel.fingerprint import fingerprint
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 PAGE = STATIC_FOLDER / "index.html"
-ENTRY_MODULE = "main.js"
-LIVE_SCRIPT = f'<script src="static/{ENTRY_MODULE}" type="module"></script>'
+SCRIPT_NAME = "panel.js"
+"""All modules in one: a browser that asks for each has its first frame half a second later."""
+LIVE_SCRIPT = f'<script src="static/{SCRIPT_NAME}" defer fetchpriority="high"></script>'
 MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 ABSENT = JSONResponse({"detail": "the page has no file of that name"}, 404)
 COMPRESSION_LEVEL = 1
@@ -34,11 +37,10 @@ PLOTLY_FILE = _plotly_folder() / "package_data" / "plotly.min.js"
 
 
 class PageFiles:
-    """ASGI application that answers with the style sheet, the modules and the icon, by name.
+    """ASGI application that answers with style sheet, script and icon, and each module, by name.
 
-    A browser asks for some fifty of them at once and waits for the last, so that each has to take
-    less time than a general server of files needs. They carry entity tags, and a browser asks
-    again each time, lest it mix scripts of two versions.
+    They carry entity tags, and a browser asks again each time, lest it show the page with the
+    script of another version.
 
     Args:
         prefix: of the paths, e.g. `/static/`.
@@ -47,16 +49,17 @@ class PageFiles:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         found = (path for path in STATIC_FOLDER.iterdir() if path.suffix in MEDIA_TYPES)
-        self._files = {path.name: path for path in found}
+        self._readers = {path.name: path.read_bytes for path in found}
+        self._readers[SCRIPT_NAME] = page_script
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        path = self._files.get(scope["path"].removeprefix(self._prefix))
-        response = ABSENT if path is None else self._answer(path, scope)
+        name = scope["path"].removeprefix(self._prefix)
+        response = self._answer(name, scope) if name in self._readers else ABSENT
         await response(scope, receive, send)
 
-    def _answer(self, path: Path, scope: Scope) -> Response:
-        content, asked = path.read_bytes(), Headers(scope=scope)
+    def _answer(self, name: str, scope: Scope) -> Response:
+        content, asked = self._readers[name](), Headers(scope=scope)
         # Weak, since the same content may travel compressed or not.
         tag = f'W/"{hashlib.sha256(content).hexdigest()[:32]}"'
         headers = {"etag": tag, "cache-control": "no-cache", "vary": "Accept-Encoding"}
@@ -65,24 +68,39 @@ class PageFiles:
         if takes_gzip(asked):
             content = _compressed(content)
             headers["content-encoding"] = "gzip"
-        return Response(content, media_type=MEDIA_TYPES[path.suffix], headers=headers)
+        return Response(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
 
 
-def page_answer() -> Response:
+def page_script() -> bytes:
+    """The page's modules as one script, joined anew when one of them has changed."""
+    return _joined_modules(fingerprint(*sorted(STATIC_FOLDER.glob("*.js"))))
+
+
+@lru_cache(maxsize=1)
+def _joined_modules(_state: str) -> bytes:
+    return bundle_modules(STATIC_FOLDER, ["main.js"]).encode()
+
+
+def page_answer(addresses: Iterable[str]) -> Response:
     """index.html, with links that have the browser fetch at once what it would learn of too late.
 
-    Of a module it hears when it has read the one that imports it, of the catalogue when all
-    modules have run.
+    Args:
+        addresses: relative ones that the page's script will ask for in any case.
     """
     page = PAGE.read_text(encoding="utf-8")
     assert page.count(LIVE_SCRIPT) == 1, f"index.html has not one {LIVE_SCRIPT}"
-    modules = imported_modules(STATIC_FOLDER, ENTRY_MODULE)
     links = [
-        '<link rel="preload" href="api/catalogue" as="fetch" crossorigin="anonymous">',
-        *(f'<link rel="modulepreload" href="static/{module}">' for module in modules),
+        f'<link rel="preload" href="{address}" as="fetch" crossorigin="anonymous">'
+        for address in addresses
     ]
-    page = page.replace(LIVE_SCRIPT, "\n    ".join((*links, LIVE_SCRIPT)))
+    page = page.replace(LIVE_SCRIPT, "\n    ".join((LIVE_SCRIPT, *links)))
     return HTMLResponse(page, headers={"cache-control": "no-cache"})
+
+
+def prepare_page() -> None:
+    """Join and compress the scripts, lest the first reader wait for it."""
+    _compressed(page_script())
+    _compressed_plotly()
 
 
 def plotly_answer(asked: Headers) -> Response:

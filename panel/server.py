@@ -17,6 +17,7 @@ from experiment.memory import return_freed_memory
 from panel.access import TOKEN_PARAMETER, make_token
 from panel.application import make_application
 from panel.catalogue import Catalogue, DamagedItemError
+from panel.page_files import prepare_page
 from panel.security import LOOPBACK_HOSTS, MAX_HEADER_BYTES
 
 MAX_CONNECTIONS = 1024
@@ -70,7 +71,7 @@ def serve(config: PanelConfig) -> None:
         token = make_token()
         application = make_application(catalogue, token, config.allowed_host, config.root_path)
         print(greeting(config, catalogue, listener.getsockname()[1], token), flush=True)
-        threading.Thread(target=open_ahead, args=(catalogue,), daemon=True).start()
+        threading.Thread(target=prepare, args=(catalogue,), daemon=True).start()
         settings = uvicorn.Config(
             application,
             log_level="warning",
@@ -82,6 +83,12 @@ def serve(config: PanelConfig) -> None:
             http="h11",
         )
         uvicorn.Server(settings).run(sockets=[listener])
+
+
+def prepare(catalogue: Catalogue) -> None:
+    """Do what the first reader would else wait for, while the address is being opened."""
+    prepare_page()
+    open_ahead(catalogue)
 
 
 def open_ahead(catalogue: Catalogue) -> None:

@@ -26,7 +26,7 @@ from panel.analysis_source import AnalysisSource
 from panel.binary import encode_arrays
 from panel.bundle import bundle_modules
 from panel.catalogue import READ_ERRORS, Catalogue, describe_damage
-from panel.page_files import LIVE_SCRIPT, PLOTLY_FILE, STATIC_FOLDER
+from panel.page_files import LIVE_SCRIPT, PLOTLY_FILE, SCRIPT_NAME, STATIC_FOLDER
 from panel.rollout_source import (
     MAX_FRAME_BYTES_PER_REQUEST,
     TABLES_PER_ANSWER,
@@ -43,10 +43,7 @@ FRAMES_PER_ANSWER = 32
 PAGE_ID = "supplement"
 """Under this id the page tells where it comes from itself."""
 COPIED_FILES = ("panel.css", "icon.svg")
-SUPPLEMENT_SCRIPTS = (
-    '<script src="data/answers.js" defer></script>\n    '
-    '<script src="static/panel.js" defer></script>'
-)
+SUPPLEMENT_SCRIPTS = f'<script src="data/answers.js" defer></script>\n    {LIVE_SCRIPT}'
 LIVE_ENCODING = '<meta charset="utf-8">'
 # To a page opened from a file `self` is nothing in some browsers, hence `file:`.
 CONTENT_SECURITY_POLICY = (
@@ -307,7 +304,7 @@ def _write_page(folder: Path) -> None:
     script = bundle_modules(
         STATIC_FOLDER, ("supplement.js", "main.js"), {"transport.js": "embedded_transport.js"}
     )
-    (folder / "static" / "panel.js").write_text(script, encoding="utf-8")
+    (folder / "static" / SCRIPT_NAME).write_text(script, encoding="utf-8")
     page = (STATIC_FOLDER / "index.html").read_text(encoding="utf-8")
     policy = f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">'
     for old, new in (

@@ -4,9 +4,9 @@ import { CATEGORICAL, axisChoices, columnChoices, presentValues } from "./analys
 import {
   ConditionError, OPERATORS, extremeRows, formatConditions, matchEpisodes, parseConditions, rowsMeeting,
 } from "./conditions.js";
-import { fillSelect } from "./controls.js";
+import { fillSelect, offerFiles } from "./controls.js";
 import { Gallery } from "./gallery.js";
-import { GradientRows, gradientFile, isOfOtherProjection } from "./gradient_rows.js";
+import { GradientRows, fittingFiles, isOfOtherProjection } from "./gradient_rows.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { PATHS, choiceIn, pathsOf } from "./saliency.js";
 import { targetName } from "./saliency_view.js";
@@ -14,13 +14,15 @@ import { count, number, plural } from "./words.js";
 
 const MAX_THUMBNAILS = 48;
 const GRADIENT = /^gradient\.(\d+)$/;
-const GRADIENT_CHOICES = { "gradient-target": "target", "gradient-step": "at", "gradient-path": "path" };
+const GRADIENT_CHOICES = {
+  "gradient-file": "saliency", "gradient-target": "target", "gradient-step": "at", "gradient-path": "path",
+};
 const ENDS = ["high", "middle", "low"];
 const element = (id) => document.getElementById(id);
 
 /**
  * Reads and writes `filter` (text), `scope` ("anywhere" or nothing) and `extreme` ("ica.3.high") in
- * `view`, and, for conditions on the gradient of a target, `target`, `at` and `path`.
+ * `view`, and, for conditions on the gradient of a target, `saliency` (file), `target`, `at` and `path`.
  *
  * `entryOf({source, episodeId})` is the rollout of a row, `onMatches(map)` hears which rollouts
  * match, as a map from entry to step, or null when there is no condition;
@@ -34,7 +36,7 @@ export class FilterView {
     this.onMatches = onMatches;
     this.gallery = new Gallery(element("filter-gallery"), onOpen);
     this.rows = null;
-    this.gradients = null;
+    this.gradients = [];
     this.turn = 0;
     for (const [id, name] of Object.entries(GRADIENT_CHOICES)) {
       element(id).addEventListener("change", ({ target }) => this.view.update({ [name]: target.value }));
@@ -70,13 +72,13 @@ export class FilterView {
   /** Filters the rows of another analysis, null when there is none; the rest are lists of files. */
   async setRows(rows, { saliency = [], trust = [] } = {}) {
     this.rows = rows;
-    const file = rows && gradientFile(saliency, rows.analysis);
-    this.gradients = file ? new GradientRows(rows, file) : null;
+    const files = rows ? fittingFiles(saliency, rows.analysis) : [];
+    this.gradients = files.map((file) => new GradientRows(rows, file));
     const why = rows && isOfOtherProjection(saliency, rows.analysis)
       ? "Gradients here are of the components of another projection than this analysis has"
       : "Gradients of components are not known for these rollouts";
     showMissing([
-      ...(file ? [] : [[`${why}: compute them with`, COMMANDS.saliency]]),
+      ...(files.length ? [] : [[`${why}: compute them with`, COMMANDS.saliency]]),
       ...(trust.length ? [] : [["Trust in samples is not known: measure it with", COMMANDS.trust]]),
     ]);
     if (!rows) {
@@ -88,7 +90,7 @@ export class FilterView {
     }
     const columns = columnChoices(rows.analysis);
     const axes = axisChoices(rows.analysis);
-    const gradients = Array.from({ length: file?.num_components ?? 0 }, (_, component) => ({
+    const gradients = Array.from({ length: files[0]?.num_components ?? 0 }, (_, component) => ({
       key: `gradient.${component}`, label: `gradient, component ${component}`, group: "gradient",
     }));
     this.variables = [...axes, ...columns, ...gradients].map(({ key }) => key);
@@ -125,9 +127,15 @@ export class FilterView {
     this.#report(matches, extreme, items);
   }
 
+  /** Of the file that the address names where it fits the analysis, or else of the first that does. */
+  get #chosenGradients() {
+    const asked = this.view.get("saliency");
+    return this.gradients.find(({ file }) => file.id === asked) ?? this.gradients[0];
+  }
+
   /** Which gradient conditions are about: as in the address, of the first target where it names none. */
   get #gradientChoice() {
-    const { file } = this.gradients;
+    const { file } = this.#chosenGradients;
     const choice = choiceIn(file, this.view);
     return { ...choice, target: choice.target ?? file.targets[0] };
   }
@@ -138,11 +146,13 @@ export class FilterView {
       ...(this.conditions ?? []).map(({ variable }) => variable), this.#extreme()?.variable,
       element("condition-variable").value, element("extreme-variable").value,
     ];
-    const isNeeded = this.gradients !== null && asked.some((variable) => GRADIENT.test(variable ?? ""));
+    const isNeeded = this.gradients.length > 0 && asked.some((variable) => GRADIENT.test(variable ?? ""));
     element("gradient-choice").hidden = !isNeeded;
     if (!isNeeded) return;
-    const { targets, target_steps: steps, environment_gradients: labels } = this.gradients.file;
+    const { file } = this.#chosenGradients;
+    const { targets, target_steps: steps, environment_gradients: labels } = file;
     const { target, at, path } = this.#gradientChoice;
+    offerFiles("gradient-file", this.gradients.map((one) => one.file), file);
     fillSelect("gradient-target", targets.map((name) => [name, targetName(name)]), target);
     fillSelect("gradient-step", steps.map((step) => [step, step]), at);
     fillSelect("gradient-path", pathsOf(labels).map((name) => [name, PATHS[name]]), path);
@@ -151,7 +161,7 @@ export class FilterView {
   #column(key) {
     const [, component] = GRADIENT.exec(key) ?? [];
     return component === undefined
-      ? this.rows.column(key) : this.gradients.column(Number(component), this.#gradientChoice);
+      ? this.rows.column(key) : this.#chosenGradients.column(Number(component), this.#gradientChoice);
   }
 
   #parse(text) {

@@ -8,13 +8,13 @@ const gradientFiles = (files, analysis) =>
   files.filter(({ dataset, num_components: count }) =>
     count > 0 && dataset !== null && Object.values(analysis.source_datasets).includes(dataset));
 
-/** One of them whose components are those of the analysis, or none: others have the same numbers only. */
-export const gradientFile = (files, analysis) =>
-  gradientFiles(files, analysis).find(({ projection_hash: hash }) => hash === analysis.projection_hash);
+/** Those of them whose components are those of the analysis: others have the same numbers only. */
+export const fittingFiles = (files, analysis) =>
+  gradientFiles(files, analysis).filter(({ projection_hash: hash }) => hash === analysis.projection_hash);
 
 /** Whether there is no such file, but one of the components of another projection. */
 export const isOfOtherProjection = (files, analysis) =>
-  !gradientFile(files, analysis) && gradientFiles(files, analysis).length > 0;
+  fittingFiles(files, analysis).length === 0 && gradientFiles(files, analysis).length > 0;
 
 /** Fetches the gradients of one choice of target, step and path only once. */
 export class GradientRows {

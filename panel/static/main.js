@@ -16,7 +16,7 @@ import { Gallery } from "./gallery.js";
 import { InterventionsView } from "./interventions_view.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
 import { Player, softmaxRows, toImage } from "./player.js";
-import { allowPlotly, loadPlotly } from "./plotting.js";
+import { allowPlotly, fetchPlotlyAhead, isPlotlyRunning, loadPlotly } from "./plotting.js";
 import { ProbeTable } from "./probe_table.js";
 import { RolloutList, describeRollout, rolloutEntries } from "./rollout_list.js";
 import { SaliencyView } from "./saliency_view.js";
@@ -152,7 +152,6 @@ class Page {
       .flatMap((dataset) => rolloutEntries(dataset, tables.get(dataset.id)));
     this.entryByName = new Map(
       this.entries.map((entry) => [`${entry.dataset.id} ${entry.episodeId}`, entry]));
-    this.adoptTrust(await trust);
     this.list.fill(datasets, this.entries);
     this.saliency.files = this.catalogue.saliency;
     for (const view of [...this.results, this.files]) view.setCatalogue(this.catalogue);
@@ -160,9 +159,11 @@ class Page {
     const opened = this.entries.length > 0 && this.guard(() => this.openFromAddress());
     // A browser asks for six things at once: columns of a million points would hold up the frame.
     if (opened) await Promise.race([opened, this.player.firstFrame]);
+    this.adoptTrust(await trust);
     const embedding = this.guard(() => this.setUpEmbedding());
     Promise.race([embedding, this.scatter.firstPoints]).then(allowPlotly);
-    // Even where nothing is to be plotted yet: the browser has fetched it ahead.
+    fetchPlotlyAhead();
+    // Even where nothing is to be plotted yet: the next view may ask for it.
     this.guard(loadPlotly);
     const results = this.guard(() => Promise.all(this.results.map((view) => view.redraw())));
     await Promise.all([opened, embedding, results]);
@@ -265,30 +266,33 @@ class Page {
   async open(entry) {
     const turn = ++this.opening;
     this.player.pause();
-    this.list.select(entry);
     const frames = framesOf(entry);
+    const step = this.askedStep(entry);
     // What fails here fails again when the player asks, which tells the reader.
-    const firstFrame = frames.load(this.askedStep(entry)).catch(() => {});
-    const steps = await fetchArrays(`${episodePath(entry)}/steps`);
+    const firstFrame = frames.load(step).catch(() => {});
+    const asked = fetchArrays(`${episodePath(entry)}/steps`);
+    // The list is laid out while the answers are on their way.
+    this.list.select(entry);
+    const steps = await asked;
     if (turn !== this.opening) return;
     steps.probabilities = softmaxRows(steps.action_logits);
     this.current = entry;
     this.player.open(entry, steps, frames);
     this.showStep();
+    const openRest = () => [
+      () => this.saliency.open(entry), () => this.showComponents(), () => this.traces.open(entry, steps),
+    ].map((open) => this.guard(open));
+    // That takes about as long as the frame is on its way; the first of all and one that is here already
+    // are shown before it.
+    const rest = isPlotlyRunning() && !frames.peek(step) ? openRest() : null;
     await firstFrame;
     if (turn !== this.opening) return;
     element("announcement").textContent = `Opened: ${describeRollout(entry)}`;
     this.showSample();
-    const related = [
-      this.guard(() => this.saliency.open(entry)),
-      this.guard(() => this.showComponents()),
-    ];
-    // Drawing the plots takes longer than the frame took to arrive: the reader sees it meanwhile.
-    await nextPaint();
+    if (!rest) await nextPaint();
     if (turn !== this.opening) return;
     await Promise.all([
-      ...related,
-      this.traces.open(entry, steps),
+      ...rest ?? openRest(),
       this.guard(() => this.comparison.open(entry, steps, this.entries)),
     ]);
     if (turn === this.opening) this.showStep();
@@ -322,6 +326,7 @@ class Page {
     const set = ["ica", "nmf"].find((name) => name in analysis.coordinate_sets);
     const path = `api/analyses/${analysis.id}/episodes/${sample.source}/${sample.episodeId}`;
     const arrays = await fetchArrays(path);
+    if (arrays.step.data.length === 0) return null;
     return {
       steps: arrays.step.data, activation: arrays[set], gradient: null, length: this.current.length,
       names: Array.from({ length: arrays[set].shape[1] }, (_, component) => `${component}`), of: "",

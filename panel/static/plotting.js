@@ -3,6 +3,7 @@
 import { divergingScale, themeColours } from "./colours.js";
 import { scaled, textScale } from "./words.js";
 
+const ADDRESS = "vendor/plotly.min.js";
 let running = null;
 let allow;
 const allowed = new Promise((resolve) => { allow = resolve; });
@@ -10,18 +11,27 @@ const allowed = new Promise((resolve) => { allow = resolve; });
 /** Lets Plotly run, which keeps the page from doing anything else for a second or two. */
 export const allowPlotly = () => allow();
 
+/** Has the browser fetch the script without running it; what is asked for before comes first. */
+export function fetchPlotlyAhead() {
+  document.head.append(Object.assign(document.createElement("link"), {
+    rel: "preload", as: "script", href: ADDRESS, fetchPriority: "low",
+  }));
+}
+
 /** Resolves to Plotly, whose script runs the first time it is asked for, once it is allowed to. */
 export function loadPlotly() {
   running ??= allowed.then(runPlotly);
   return running;
 }
 
+/** Whether plots can be drawn at once. */
+export const isPlotlyRunning = () => window.Plotly !== undefined;
+
 function runPlotly() {
   return new Promise((resolve, reject) => {
     const fail = () => reject(new Error("the plotting script could not be loaded; reload the page"));
     const script = document.createElement("script");
-    // The address that index.html has the browser fetch ahead.
-    script.src = document.getElementById("plotly").href;
+    script.src = ADDRESS;
     script.addEventListener("load", () => (window.Plotly ? resolve(window.Plotly) : fail()));
     script.addEventListener("error", fail);
     document.head.append(script);

@@ -195,7 +195,7 @@ export class Scatter {
     const label = (key) => axisChoices(this.analysis).find((choice) => choice.key === key).label;
     const axis = (key, values) => ({
       title: { text: label(key), standoff: 4 }, range: paddedRange(values), showgrid: false,
-      zeroline: false, ticks: "", automargin: false, nticks: 7, showline: false,
+      zeroline: false, ticks: "", automargin: false, nticks: 7, showline: false, type: "linear", tickangle: 0,
     });
     return {
       width: this.box.clientWidth, height: this.box.clientHeight,

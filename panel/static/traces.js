@@ -155,9 +155,9 @@ export class Traces {
     const left = names.length - rows.length;
     const axis = {
       gridcolor: colours.grid, linecolor: colours.line, zerolinecolor: colours.line,
-      fixedrange: true, automargin: false, ticks: "", zeroline: false,
-      // Plotly would else measure every label anew; those here have room.
-      ticklabeloverflow: "allow",
+      fixedrange: true, automargin: false, ticks: "", zeroline: false, type: "linear",
+      // Plotly would else measure every label anew, to turn or to hide it; those here have room.
+      ticklabeloverflow: "allow", tickangle: 0,
     };
     const shown = this.#shownRows();
     const domains = rowDomains(shown);

@@ -20,7 +20,7 @@ from panel import security
 from panel.access import TokenAccess, make_token, query_without_token
 from panel.security import MAX_HEADER_BYTES, ReadOnlyGuard
 
-ROUTES = ("/", "/static/main.js", "/vendor/plotly.min.js", "/api/catalogue", "/openapi.json")
+ROUTES = ("/", "/static/panel.js", "/vendor/plotly.min.js", "/api/catalogue", "/openapi.json")
 PROJECT = Path(__file__).parents[2]
 
 

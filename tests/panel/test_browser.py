@@ -526,6 +526,26 @@ def test_bars_of_a_real_rollout_show_the_analysis(
     assert "with saliency only" in page.inner_text("#components-note")
 
 
+def test_a_rollout_that_the_analysis_leaves_out_is_no_error(
+    panel_data: Any, open_page: Callable[..., Page], serve: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "partly"
+    shutil.copytree(panel_data.folder, folder)
+    path = folder / "analysis" / "hidden_analysis.nc"
+    with xr.open_dataset(path, engine="h5netcdf") as stored:
+        content = stored.load()
+    content = content.isel(row=(content["episode_id"] != 3).to_numpy()).drop_encoding()
+    content.to_netcdf(path, engine="h5netcdf")
+    real = item_id(folder / "data" / "dataset.json")
+    for base in serve(folder):
+        for episode, is_held in ((3, False), (1, True), (3, False)):
+            page = open_page(f"#data={real}&episode={episode}&view=components", base=base)
+            assert page.is_visible("#components") == is_held
+            assert ("holds this rollout" in page.inner_text("#components-note")) != is_held
+            assert page.locator("#errors p").count() == 0
+        page.close()
+
+
 @pytest.fixture(scope="module")
 def related_address(serve: Any, related_data: Path) -> Iterator[str]:
     yield from serve(related_data)

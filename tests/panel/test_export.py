@@ -14,7 +14,7 @@ import pytest
 
 from experiment.errors import UserError
 from panel.binary import decode_arrays
-from panel.bundle import BundleError, bundle_modules, imported_modules
+from panel.bundle import BundleError, bundle_modules
 from panel.export import ExportConfig, export, parse_sample
 from panel.page_files import STATIC_FOLDER
 
@@ -73,18 +73,6 @@ def test_bundle_refuses_what_it_does_not_understand(text: str, tmp_path: Path) -
     folder = write_modules(tmp_path, main=f"{text}\n", a="export const a = 1;\n")
     with pytest.raises(BundleError, match=r"main\.js: .* cannot be joined"):
         bundle_modules(folder, ["main.js"])
-
-
-def test_imported_modules_are_found_through_others_and_once(tmp_path: Path) -> None:
-    folder = write_modules(
-        tmp_path,
-        main='import { b } from "./b.js";\nimport {\n  a,\n} from "./a.js";\n',
-        b='export { a as b } from "./a.js";\nimport { c } from "./c.js";\n',
-        a="export const a = 1;\n",
-        c='import { main } from "./main.js";\nexport const c = 1;\n',
-        alone="export const d = 1;\n",
-    )
-    assert imported_modules(folder, "main.js") == ["a.js", "b.js", "c.js"]
 
 
 def test_bundle_refuses_a_circle(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import xarray as xr
 from playwright.sync_api import Page
 
 from analysis.cross_correlation import clip_coordinates, correlate, group_series
+from panel.catalogue import item_id
 
 pytestmark = pytest.mark.medium
 
@@ -411,6 +412,37 @@ def test_filter_on_the_gradient_of_the_chosen_target(
     assert page.is_hidden("#gradient-choice")
     page.select_option("#extreme-variable", "gradient.1")
     assert page.is_visible("#gradient-choice")
+
+
+def test_filter_looks_at_the_gradients_of_the_file_chosen_in_the_player(
+    panel_data: Any, open_page: Callable[..., Page], serve: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "several"
+    shutil.copytree(panel_data.folder, folder)
+    files = {"saliency": 1, "negated": -1}
+    content = results_of(folder, "saliency/saliency.nc")
+    content["gradient_component"] = -content["gradient_component"]
+    (folder / "negated").mkdir()
+    content.drop_encoding().to_netcdf(folder / "negated" / "saliency.nc", engine="h5netcdf")
+    view = {"target": "value", "target_step": 6, "environment_gradient": "cut"}
+    gradient = -content["gradient_component"].sel(view).to_numpy()[0, :, 2]
+    steps = {name: int((sign * gradient).argmax()) for name, sign in files.items()}
+    assert steps["saliency"] != steps["negated"]
+    address = {"view": "filter", "extreme": "gradient.2.high", "at": 6, "path": "agent"}
+    shown = "#filter-gallery .thumbnail > :nth-child(2)"
+    for base in serve(folder):
+        for name, step in steps.items():
+            chosen = {"saliency": item_id(folder / name / "saliency.nc"), "target": "value"}
+            page = open_page(f"#{urlencode(address | chosen)}", base=base)
+            assert page.input_value("#gradient-file") == chosen["saliency"]
+            assert page.locator(shown).all_inner_texts() == [f"sim. 1, step {step}"]
+        page.select_option("#gradient-file", item_id(folder / "saliency" / "saliency.nc"))
+        settle(page)
+        assert page.locator(shown).all_inner_texts() == [f"sim. 1, step {steps['saliency']}"]
+        page.close()
+    page = open_page(f"#{urlencode(address)}")
+    assert page.is_visible("#gradient-target")
+    assert page.is_hidden("#gradient-file-field")
 
 
 def test_gradients_of_another_projection_are_not_taken_for_those_of_the_analysis(
