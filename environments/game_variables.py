@@ -36,7 +36,7 @@ KINDS: dict[str, dict[str, Kind]] = {
     "bigfish": {"fish": Kind((2,), moves=True)},
     "bossfight": {
         "boss": Kind((2,), moves=True),
-        "shield": Kind((3,), moves=True),
+        "shield": Kind((3,)),
         "bullet": Kind((4,), moves=True),
         "reflected_bullet": Kind((6,), moves=True),
         "barrier": Kind((7,)),
@@ -50,12 +50,11 @@ KINDS: dict[str, dict[str, Kind]] = {
     },
     "chaser": {
         "large_orb": Kind((2,)),
-        "weak_enemy": Kind((3,), moves=True),
         "egg": Kind((4,)),
-        "enemy": Kind((6, 7, 8), moves=True),
+        "enemy": Kind((6,), moves=True),
         "orb": Kind((1002,), is_cell=True),
     },
-    "climber": {"coin": Kind((1,)), "enemy": Kind((5, 6, 7), moves=True)},
+    "climber": {"coin": Kind((1,)), "enemy": Kind((5,), moves=True)},
     "dodgeball": {
         "wall": Kind((1,)),
         "ball": Kind((3,), moves=True),
