@@ -1,14 +1,19 @@
 """Agents of the user's own code go through every command, found again by what datasets record."""
 
+import io
+import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import agents.__main__
 import plot_value_and_action_weights
@@ -18,16 +23,26 @@ import render
 import saliency_experiments
 import train
 import train_gen_model
+import xcorr_and_xcaus_plots
 from agents.checkpoint import load_agent
 from agents.images import to_float_observations
 from analysis import (
+    combined_agent_env_hx_analysis_precompute,
+    dynamics_grads_consistency_plots,
     hidden_analysis_precompute,
+    intervention_effects_precompute,
     jacobian_analysis_precompute,
+    probe_analysis_precompute,
+    saliency_trust_precompute,
     sample_trust_precompute,
     simulator_fidelity_precompute,
+    statement_effects_precompute,
+    target_functions_precompute,
 )
+from analysis.results import read_results
 from environments.fake import fake_spec
 from experiment.errors import UserError
+from projections.hidden import load_fitting_projection
 from rollouts.store import RolloutDataset
 
 pytestmark = pytest.mark.medium
@@ -68,8 +83,30 @@ def workplace(tmp_path, monkeypatch) -> Iterator[Path]:
     (tmp_path / "my_agents.py").write_text(code + GLANCE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    save_recurrent_ppo(tmp_path / "lstm.zip")
     yield tmp_path
     sys.modules.pop("my_agents", None)
+
+
+def save_recurrent_ppo(file: Path) -> None:
+    """An archive of sb3-contrib; `tests/agents/test_sb3.py` has a trained one."""
+    with redirect_stderr(io.StringIO()):  # sb3 imports gym, which prints an appeal
+        from sb3_contrib import RecurrentPPO
+    sizes = {"features_extractor_kwargs": {"features_dim": 8}, "lstm_hidden_size": 8}
+    RecurrentPPO(
+        "CnnLstmPolicy",
+        FakeSpaces(),
+        policy_kwargs={**sizes, "net_arch": [8]},
+        device="cpu",
+        seed=0,
+    ).save(file)
+
+
+class FakeSpaces(gymnasium.Env):
+    """What the fake world shows and takes."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, fake_spec().obs_shape, np.uint8)
+    action_space = gymnasium.spaces.Discrete(fake_spec().num_actions)
 
 
 @pytest.fixture
@@ -83,8 +120,12 @@ def run(monkeypatch):
 
 @pytest.mark.parametrize(
     ("reference", "state_dim", "hidden"),
-    [("my_agents:make_agent?width=8", 16, (0, 8)), ("my_agents:make_glance", 16, (0, 15))],
-    ids=["lstm", "without memory"],
+    [
+        ("my_agents:make_agent?width=8", 16, (0, 8)),
+        ("my_agents:make_glance", 16, (0, 15)),
+        ("sb3:lstm.zip", 32, (0, 8)),
+    ],
+    ids=["lstm", "without memory", "sb3"],
 )
 def test_commands_take_the_agent(workplace, run, reference, state_dim, hidden):
     run(record, "--model_file", reference, "--env_name", "fake", *CPU)
@@ -102,7 +143,15 @@ def test_commands_take_the_agent(workplace, run, reference, state_dim, hidden):
     run(hidden_analysis_precompute, *samples, "--output_dir", "hidden", *TINY)
     projection = ("--projection", "hidden/projection")
     run(saliency_experiments, *simulator, *samples, *projection, *CPU)
-    run(jacobian_analysis_precompute, *simulator, *samples, *projection, *CPU)
+    run(
+        jacobian_analysis_precompute,
+        *simulator,
+        *samples,
+        *projection,
+        "--output_dir",
+        "jacobians",
+        *CPU,
+    )
     run(sample_trust_precompute, *samples, "--data_dir", "data", "--device", "cpu")
     run(plot_value_and_action_weights, *projection, "--data_dir", "data", "--device", "cpu")
     points = ("--branch_from", "data", "--episode", 0, 1, "--step", 1, "--branches", 2)
@@ -113,6 +162,131 @@ def test_commands_take_the_agent(workplace, run, reference, state_dim, hidden):
     video = ("--num_eps", 1, "--env_name", "fake", "--device", "cpu")
     run(render, "--model_file", reference, *video)
     assert Path("logs/rendered/episode_00000.mp4").exists()
+    explain_dynamics(run)
+    check_statements(run, reference)
+    hold_a_component(run, hidden)
+    climb_and_judge(run, reference)
+
+
+SAMPLES = ("--generated_data_dir", "samples")
+PROJECTION = ("--projection", "hidden/projection")
+BOTH = ("--model_file", "simulator", "--data_dir", "data", *PROJECTION)
+
+
+def explain_dynamics(run) -> None:
+    """Behaviours, cross-dynamics and consistency, from samples and Jacobians."""
+    run(combined_agent_env_hx_analysis_precompute, *SAMPLES, "--output_dir", "behaviour", *TINY)
+    with results_of_agent("behaviour/behaviour_clusters.nc") as found:
+        assert found.attrs["action_names"].split() == list(fake_spec().action_names)
+        assert found.sizes["sample"] == RolloutDataset("samples").num_episodes
+    analysed = ("--jacobians", "jacobians", "--behaviour", "behaviour", "--dpi", 20)
+    run(
+        *(xcorr_and_xcaus_plots, *SAMPLES, *PROJECTION, *analysed, *TINY),
+        *("--drawn_lags", 1, "--output_dir", "cross"),
+    )
+    run(
+        *(dynamics_grads_consistency_plots, "--cross", "cross", *analysed, *TINY),
+        *("--num_drawn_statements", 1, "--output_dir", "consistency"),
+    )
+    with (
+        results_of_agent("cross/xcorr_and_xcaus.nc") as cross,
+        results_of_agent("jacobians/jacobians.nc") as jacobians,
+        results_of_agent("consistency/consistency.nc") as consistency,
+    ):
+        np.testing.assert_allclose(np.diagonal(cross["correlation"].sel(group="all", lag=0)), 1)
+        passed = jacobians["jacobian"].sel(environment_gradient="passed")
+        # A component's derivative by itself at the same step; at the first, nothing is before.
+        same_step = passed.isel(target_step=1, source_step=1)
+        np.testing.assert_allclose(same_step, np.tile(np.eye(3), (len(same_step), 1, 1)), atol=1e-4)
+        one_later = passed.isel(target_step=[1, 2, 3], source_step=[0, 1, 2])
+        assert np.abs(one_later).sum() > 0
+        pairs = consistency[["statement_source", "statement_target"]].to_dataframe()
+        assert pairs.isin(range(3)).all(axis=None)
+
+
+def check_statements(run, reference) -> None:
+    """A push, a swap and a collapse, each in both worlds."""
+    found = ("--cross", "cross", "--consistency", "consistency")
+    run(statement_effects_precompute, *BOTH, *found, "--output_dir", "effects", *CPU)
+    with results_of_agent("effects/statement_effects.nc") as effects:
+        assert effects["world"].values.tolist() == ["simulated", "real"]
+        assert np.isfinite(effects["effect"]).all()
+    (push,) = Path("effects").glob("push_*")
+    for world in ("simulated", "real"):
+        assert_replays(RolloutDataset(push / world / "twin"), reference)
+
+
+def hold_a_component(run, hidden) -> None:
+    clamp = ("--clamp_directions", 0, "--clamp_values", 1)
+    run(intervention_effects_precompute, *BOTH, *clamp, "--output_dir", "held", *CPU)
+    projection = load_fitting_projection("hidden/projection", slice(*hidden))
+    for world in ("simulated", "real"):
+        held, twin = (
+            projection.transform(
+                RolloutDataset(folder).read_field("agent_hidden")[:, slice(*hidden)]
+            )
+            for folder in (f"held/{world}/tested", f"held/{world}/twin")
+        )
+        np.testing.assert_allclose(held[:, 0], 1, atol=1e-4)
+        assert np.abs(twin[:, 0] - 1).max() > 0.1
+    with results_of_agent("held/intervention_effects.nc") as effects:
+        actions = [name for name in effects["row_measure"].values if name.startswith("action:")]
+        # Actions 9 to 14 do what the null action does, and count as it.
+        moves = list(fake_spec().action_names[:9])
+        assert [name.removeprefix("action:") for name in actions] == moves
+        assert np.isfinite(effects["predicted"].sel(prediction="gradient_simulated")).all()
+
+
+def climb_and_judge(run, reference) -> None:
+    """Latents that drive the agent; and whether its saliency is right."""
+    run(target_functions_precompute, *BOTH, "--output_dir", "targets", *CPU)
+    with results_of_agent("targets/target_functions.nc") as targets:
+        assert (targets["best_score"] >= targets["score"].isel(iteration=0)).all()
+    (simulated,) = Path("targets/increase_value").glob("samples-*")
+    assert_replays(RolloutDataset(simulated), reference)
+    few = ("--sample_ids", 0, 1, "--saliency_batch_size", 3, "--num_directions", 2)
+    trusted = ("--model_file", "simulator", *SAMPLES, *few, "--target_step", 2)
+    run(saliency_trust_precompute, *trusted, "--output_dir", "trust", "--device", "cpu")
+    with results_of_agent("trust/saliency_trust.nc") as trust:
+        assert np.isfinite(trust["area"]).all()
+        smallest = trust.isel(step_size=0)
+        np.testing.assert_allclose(
+            smallest["frozen_change"], smallest["predicted_change"], rtol=0.2
+        )
+
+
+@contextmanager
+def results_of_agent(path: str) -> Iterator[xr.Dataset]:
+    """A result file, which must name the agent that recorded the data."""
+    with read_results(Path(path)) as results:
+        agent = json.loads(results.attrs["input_hashes"])["agent"]
+        assert agent == RolloutDataset("data").metadata.agent_hash
+        yield results
+
+
+def test_probes_take_the_agent(workplace, run):
+    """They ask what the game itself knows, so that it has to be a game that tells."""
+    run(
+        *(record, "--model_file", "my_agents:make_agent?width=8", "--env_name", "fruitbot", *CPU),
+        *("--max_episodes", 8),
+    )
+    run(train_gen_model, "--run_dir", "run", "--export_dir", "simulator", *CPU)
+    follow = ("--recorded_actions", "--max_samples", 24, "--num_sim_steps", 3)
+    simulator = ("--model_file", "simulator")
+    run(record_gen_samples, *simulator, *follow, "--data_save_dir", "samples", *CPU)
+    run(hidden_analysis_precompute, *SAMPLES, "--output_dir", "hidden", *TINY)
+    run(probe_analysis_precompute, *SAMPLES, *PROJECTION, "--output_dir", "probes", *CPU)
+    data = RolloutDataset("data")
+    assert data.metadata.game is not None
+    with results_of_agent("probes/probe_analysis.nc") as probes:
+        assert probes["variable"].values.tolist() == list(data.metadata.game.variables)
+        assert probes["representation"].values.tolist() == ["hidden", "components", "pixels"]
+        step = probes.sel(variable="step")
+        assert step["num_rows"] == data.episodes["length"].sum()
+        assert step["num_levels"] == 8
+        # The partial correlation holds nothing fixed but what the other components say.
+        assert np.abs(probes["partial_correlation"]).max() <= 1
+        assert np.isfinite(step["simulator_score"]).all()
 
 
 def assert_replays(dataset: RolloutDataset, reference: str) -> None:
