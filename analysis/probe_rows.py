@@ -184,7 +184,9 @@ def require_fitting_block(obs_shape: Sequence[int], block: int) -> None:
 
 @torch.no_grad()
 def untrained_states(
-    execution: Execution, obs: NDArray[np.uint8], before: NDArray[np.float32] | None = None
+    execution: Execution,
+    obs: NDArray[np.uint8 | np.float32],
+    before: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """(T, H, W, C) consecutive frames → (T, num_features) hidden states.
 

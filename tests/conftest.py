@@ -81,7 +81,7 @@ def pixel_world() -> str:
         observation_space = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
         action_space = gymnasium.spaces.Discrete(3)
 
-        def __init__(self, render_mode: str | None = None) -> None:
+        def __init__(self, render_mode: str | None = None, **_: object) -> None:
             self.render_mode = render_mode
 
         def reset(self, *, seed=None, options=None):

@@ -73,6 +73,7 @@ def make_glance(environment):
 '''
 TINY = ("--interpreting_params_name", "tiny")
 CPU = (*TINY, "--device", "cpu")
+SEEDED = ("--seed", 0)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def save_recurrent_ppo(file: Path) -> None:
     RecurrentPPO(
         "CnnLstmPolicy",
         FakeSpaces(),
-        policy_kwargs={**sizes, "net_arch": [8]},
+        policy_kwargs=sizes,
         device="cpu",
         seed=0,
     ).save(file)
@@ -130,11 +131,13 @@ def run(monkeypatch):
 def test_commands_take_the_agent(workplace, run, reference, state_dim, hidden):
     run(record, "--model_file", reference, "--env_name", "fake", *CPU)
     metadata = RolloutDataset("data").metadata
+    if reference.startswith("sb3:"):  # Datasets name files by their place.
+        reference = str(workplace / reference.removeprefix("sb3:"))
     assert (metadata.agent_file, metadata.state_dim) == (reference, state_dim)
     assert metadata.hidden_slice == hidden
     assert_replays(RolloutDataset("data"), reference)
 
-    run(train_gen_model, "--run_dir", "run", "--export_dir", "simulator", *CPU)
+    run(train_gen_model, *SEEDED, "--run_dir", "run", "--export_dir", "simulator", *CPU)
     simulator = ("--model_file", "simulator")
     run(record_gen_samples, *simulator, "--data_save_dir", "samples", *CPU)
     assert RolloutDataset("samples").metadata.agent_file == reference
@@ -249,10 +252,11 @@ def climb_and_judge(run, reference) -> None:
     run(saliency_trust_precompute, *trusted, "--output_dir", "trust", "--device", "cpu")
     with results_of_agent("trust/saliency_trust.nc") as trust:
         assert np.isfinite(trust["area"]).all()
-        smallest = trust.isel(step_size=0)
-        np.testing.assert_allclose(
-            smallest["frozen_change"], smallest["predicted_change"], rtol=0.2
-        )
+        # At smaller steps the rounding of a value hides its change; at larger ones it bends.
+        step = trust.sel(step_size=0.3)
+        frozen, predicted = step["frozen_change"], step["predicted_change"]
+        np.testing.assert_allclose(frozen, predicted, rtol=0.2, atol=1e-6)
+        assert np.abs(predicted).max() > 2e-6
 
 
 @contextmanager
@@ -270,7 +274,7 @@ def test_probes_take_the_agent(workplace, run):
         *(record, "--model_file", "my_agents:make_agent?width=8", "--env_name", "fruitbot", *CPU),
         *("--max_episodes", 8),
     )
-    run(train_gen_model, "--run_dir", "run", "--export_dir", "simulator", *CPU)
+    run(train_gen_model, *SEEDED, "--run_dir", "run", "--export_dir", "simulator", *CPU)
     follow = ("--recorded_actions", "--max_samples", 24, "--num_sim_steps", 3)
     simulator = ("--model_file", "simulator")
     run(record_gen_samples, *simulator, *follow, "--data_save_dir", "samples", *CPU)
@@ -279,7 +283,9 @@ def test_probes_take_the_agent(workplace, run):
     data = RolloutDataset("data")
     assert data.metadata.game is not None
     with results_of_agent("probes/probe_analysis.nc") as probes:
-        assert probes["variable"].values.tolist() == list(data.metadata.game.variables)
+        own, in_sight = np.split(probes["variable"].values, [len(data.metadata.game.variables)])
+        assert own.tolist() == list(data.metadata.game.variables)
+        assert all(name.endswith("_in_sight") for name in in_sight)
         assert probes["representation"].values.tolist() == ["hidden", "components", "pixels"]
         step = probes.sel(variable="step")
         assert step["num_rows"] == data.episodes["length"].sum()
@@ -319,7 +325,7 @@ def test_another_agent_is_refused_by_dataset_and_simulator(workplace, run):
         UserError, match=r"--data_dir data: recorded by agent .* but my_agents:make"
     ):
         run(train_gen_model, "--agent_file", other, "--run_dir", "run", *CPU)
-    run(train_gen_model, "--run_dir", "run", "--export_dir", "simulator", *CPU)
+    run(train_gen_model, *SEEDED, "--run_dir", "run", "--export_dir", "simulator", *CPU)
     simulator = ("--model_file", "simulator", "--data_save_dir", "samples")
     with pytest.raises(UserError, match="this simulator belongs to agent"):
         run(record_gen_samples, *simulator, "--agent_file", other, *CPU)

@@ -8,7 +8,7 @@ import torch
 
 from agents.checkpoint import load_agent, save_agent
 from agents.identity import hash_weights
-from agents.networks import NetworkConfig, make_policy
+from agents.networks import NetworkConfig, RecurrentPolicy, make_policy
 from analysis.imitation_rows import read_imitations
 from analysis.probe_analysis import ProbeAnalysisConfig, RowSettings, analyse_by_probes
 from analysis.probe_figures import ProbePlottingConfig, draw_states, plot_probes
@@ -255,11 +255,12 @@ def test_every_state_of_the_simulator_has_pixels_and_an_untrained_agent_beside_i
 def imitations(planted):
     """The followed rows as representations, and what read them."""
     real, simulated = (RolloutDataset(planted / name) for name in ("real", "followed"))
-    agent = load_agent(planted / "agent")
+    policy = load_agent(planted / "agent").policy
+    assert isinstance(policy, RecurrentPolicy)
     readers = Readers(
         HiddenProjection.load(planted / "projection"),
         8,
-        untrained_agent(agent.policy.config, 0, torch.device("cpu")),
+        untrained_agent(policy.config, 0, torch.device("cpu")),
     )
     followed = follow(simulated, real, "--generated_data_dir")
     return read_imitations(real, simulated, followed, readers, 6.5), followed, readers

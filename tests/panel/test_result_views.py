@@ -430,13 +430,15 @@ def test_filter_looks_at_the_gradients_of_the_file_chosen_in_the_player(
     assert steps["saliency"] != steps["negated"]
     address = {"view": "filter", "extreme": "gradient.2.high", "at": 6, "path": "agent"}
     shown = "#filter-gallery .thumbnail > :nth-child(2)"
+    ids = {name: item_id(folder / name / "saliency.nc") for name in files}
     for base in serve(folder):
         for name, step in steps.items():
-            chosen = {"saliency": item_id(folder / name / "saliency.nc"), "target": "value"}
+            chosen = {"saliency": ids[name], "target": "value"}
             page = open_page(f"#{urlencode(address | chosen)}", base=base)
-            assert page.input_value("#gradient-file") == chosen["saliency"]
+            assert page.input_value("#gradient-file") == ids[name]
             assert page.locator(shown).all_inner_texts() == [f"sim. 1, step {step}"]
-        page.select_option("#gradient-file", item_id(folder / "saliency" / "saliency.nc"))
+        page = open_page(f"#{urlencode(address | {'saliency': ids['negated']})}", base=base)
+        page.select_option("#gradient-file", ids["saliency"])
         settle(page)
         assert page.locator(shown).all_inner_texts() == [f"sim. 1, step {steps['saliency']}"]
         page.close()
