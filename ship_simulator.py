@@ -89,15 +89,17 @@ def make_card(config: ShipConfig, folder: Path) -> SimulatorCard:
     fidelity = read_results(config.fidelity_dir / FIDELITY_FILE)
     measured = json.loads(fidelity.attrs["provenance"])
     trainings = _trainings(folder)
-    folders = [description["provenance"]["config"][key] for key in ("data_dir", "heldout_data_dir")]
-    datasets = dict.fromkeys([*folders, measured["config"]["data_dir"]])
-    recorded = [RolloutDataset(data).metadata.provenance["command"] for data in datasets]
+    training = description["provenance"]["config"]
+    folders = (training["data_dir"], training["heldout_data_dir"], measured["config"]["data_dir"])
+    datasets = {folder: RolloutDataset(folder) for folder in folders}
+    recorded = [dataset.metadata.provenance["command"] for dataset in datasets.values()]
     options = ", ".join(f"{key} {value}" for key, value in environment.options.items())
     begun = [read_json(training.parent / PROVENANCE_FILE)[0]["command"] for training in trainings]
     return SimulatorCard(
         commands=tuple(
             shlex.join(["python", *command]) for command in (*recorded, *begun, measured["command"])
         ),
+        num_episodes={folder: dataset.num_episodes for folder, dataset in datasets.items()},
         training_steps=sum(read_description(training)["step"] for training in trainings),
         seed=description["provenance"]["seed"],
         wall_hours=round(sum(map(_seconds, trainings)) / 3600, 2),

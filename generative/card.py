@@ -54,6 +54,9 @@ class SimulatorCard:
 
     commands: tuple[str, ...]
     """That recorded the data, trained, and measured."""
+    num_episodes: dict[str, int]
+    """Episodes by folder of a dataset: a recording may have gone on under the same command with
+    another limit, and its provenance tells how it began."""
     training_steps: int
     seed: int
     wall_hours: float
@@ -112,6 +115,10 @@ def _rounded(values: xr.DataArray) -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in values.to_numpy())
 
 
+def _counts(num_episodes: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} in `{folder}`" for folder, number in num_episodes.items())
+
+
 def render_card(name: str, card: SimulatorCard) -> str:
     """The card as Markdown; beside it lie the curves and the figures of its fidelity."""
     horizons = range(1, 1 + len(card.advantages[0].mean))
@@ -128,6 +135,7 @@ def render_card(name: str, card: SimulatorCard) -> str:
             "| | |",
             "| --- | --- |",
             *(f"| command | `{command}` |" for command in card.commands),
+            f"| episodes in the end | {_counts(card.num_episodes)} |",
             f"| training steps | {card.training_steps:,} |",
             f"| seed | {card.seed} |",
             f"| wall time | {card.wall_hours:.1f} h{card.machine and f', {card.machine}'} |",

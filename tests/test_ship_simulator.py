@@ -13,6 +13,7 @@ from experiment.errors import UserError
 from generative.card import read_advantages
 from generative.checkpoint import load_simulator
 from generative.fidelity import BASELINES
+from rollouts.store import RolloutDataset
 from ship_simulator import ShipConfig, ship
 
 
@@ -43,6 +44,10 @@ def test_an_asset_is_the_simulator_its_card_its_curve_and_its_fidelity(
         "train_gen_model.py",
         "simulator_fidelity_precompute.py",
     ]
+    assert card["num_episodes"] == {
+        f"results/{name}": RolloutDataset(results / name).num_episodes
+        for name in ("rollouts", "heldout_rollouts")
+    }
     fidelity = xr.load_dataset(results / "fidelity" / "simulator_fidelity.nc")
     found = {(a["measure"], a["baseline"]): a for a in card["advantages"]}
     assert len(found) == 2 * len(BASELINES)
