@@ -268,7 +268,7 @@ def _pairs_sentence(probes: xr.Dataset) -> str:
     found = q_value < rate
     strong = found & (np.abs(probes["partial_correlation"].values) >= 0.5)
     return (
-        f"Of {tested} pairs of component and variable, {share(int(found.sum()), tested)} pass the "
+        f"Of pairs of component and variable {share(int(found.sum()), tested)} pass the "
         f"control of false discoveries at {rate:.0%}; {int(strong.sum())} have a partial "
         "correlation of at least 0.5 in size."
     )
