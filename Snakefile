@@ -10,6 +10,7 @@
 
 import hashlib
 import json
+import os
 import shlex
 import sys
 
@@ -19,6 +20,10 @@ from experiment.files import read_json
 from experiment.report import stage_report
 from experiment.runs import export_folder
 from experiment.summary import write_summary
+
+# Whoever runs the chain in a task of a job array wants all of it: record.py would keep a part.
+for variable in ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"):
+    os.environ.pop(variable, None)
 
 OUT = config.get("out", "demo")
 CHAIN = load_preset("chains.yml", config.get("preset", "demo"))

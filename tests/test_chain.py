@@ -16,6 +16,7 @@ from experiment.command_line import load_preset
 from rollouts.store import RolloutDataset
 
 ChainCommand = Callable[..., list[str]]
+ROOT = Path(__file__).parents[1]
 STAGES = {
     "train_agent",
     "record_rollouts",
@@ -122,6 +123,21 @@ def test_an_agent_that_is_there_already_takes_the_place_of_the_trained_one(
     taken = load_agent(tmp_path / "results" / "agent")
     assert taken.hash == load_agent(trained).hash
     assert not list((tmp_path / "results").glob("runs/train_agent*"))
+
+
+@pytest.mark.medium
+def test_a_task_of_a_job_array_records_all_episodes(
+    tmp_path: Path, chain_command: ChainCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """record.py by itself would keep every third of them."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    agent = ROOT / load_preset("chains.yml", "demo")["agent"]
+    command = [*chain_command(tmp_path), f"agent={agent}", "--until", "record_rollouts"]
+    result = run(command)
+    assert result.returncode == 0, result.stdout + result.stderr
+    episodes = load_preset("recording.yml", "tiny")["recording"]["max_episodes"]
+    assert RolloutDataset(tmp_path / "results" / "rollouts").num_episodes == episodes
 
 
 @pytest.mark.medium
