@@ -292,7 +292,9 @@ def _link(described: dict[str, list[dict[str, Any]]], sources: Mapping[str, Sour
     for entry, source in opened(SALIENCY_NAME, SaliencySource):
         entry["dataset"] = match_dataset("simulated", source.hash_of_input.values(), datasets)
     for entry, source in opened(SAMPLE_TRUST_NAME, TrustSource):
-        entry["dataset"] = match_samples(source.samples_identity, kinships, datasets)
+        entry["dataset"] = match_samples(
+            source.samples_identity, entry["num_samples"], kinships, datasets
+        )
     for entry in described[INTERVENTION_EFFECTS_NAME]:
         entry["recordings"] = find_recordings(entry, datasets)
 

@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from analysis.effect_names import TESTED, TWIN
 from analysis.effect_verdict import find, main_measures, meaning, random_controls, strength_lines
 from panel.result_source import ResultSource
-from panel.rollout_source import UnknownItemError
 
 ROW_DIMS = ("world", "variant", "step")
+_Numbers = dict[tuple[str, str], float]
 
 
 class EffectsSource(ResultSource):
@@ -52,13 +53,22 @@ class EffectsSource(ResultSource):
     def findings(self) -> dict[str, Any]:
         """Plain values: what each measure says in each world, and how large the changes were.
 
-        A number that there is none of is None. Looking all of them up takes a second, once.
+        A number that there is none of is None.
         """
         if self._findings is None:
             with self._lock:
                 results = self._results.load()
             measures, worlds = self.describe()["measures"], self._texts("world")
-            rows = [self._finding(world, measure) for measure in measures for world in worlds]
+            predicted = results["predicted"].sel(variant=TESTED)
+            randoms = results["effect"].sel(variant=random_controls(results))
+            known = (
+                _by_labels(predicted, "prediction", "row_measure"),
+                _by_labels(randoms.min("variant"), "world", "measure"),
+                _by_labels(randoms.max("variant"), "world", "measure"),
+            )
+            rows = [
+                self._finding(world, measure, *known) for measure in measures for world in worlds
+            ]
             self._findings = {"findings": rows, "strengths": strength_lines(results)}
         return self._findings
 
@@ -79,35 +89,26 @@ class EffectsSource(ResultSource):
             by_prediction = predicted.transpose("prediction", "step").to_numpy()
         return {"effect": effect, "lower": lower, "upper": upper, "predicted": by_prediction}
 
-    def _finding(self, world: str, measure: str) -> dict[str, Any]:
-        results = self._results
-        finding = find(results, world, measure)
-        controls = results["effect"].sel(
-            world=world, measure=measure, variant=random_controls(results)
-        )
-        lowest, highest = float(controls.min()), float(controls.max())
+    def _finding(
+        self, world: str, measure: str, predicted: _Numbers, lowest: _Numbers, highest: _Numbers
+    ) -> dict[str, Any]:
+        finding = find(self._results, world, measure)
         numbers = {
             **asdict(finding),
-            "predicted_by_readout": self._predicted(f"readout_{world}", measure),
-            "predicted_by_gradient": self._predicted(f"gradient_{world}", measure),
-            "lowest_control": lowest,
-            "highest_control": highest,
+            "predicted_by_readout": predicted.get((f"readout_{world}", measure), np.nan),
+            "predicted_by_gradient": predicted.get((f"gradient_{world}", measure), np.nan),
+            "lowest_control": lowest[world, measure],
+            "highest_control": highest[world, measure],
         }
         plain = {name: _plain(value) for name, value in numbers.items()}
         words = {"meaning": meaning(measure), "verdict": finding.words}
         flags = {"is_seen": finding.is_seen, "is_beyond_controls": finding.is_beyond_controls}
         return {**plain, **words, **flags}
 
-    def _predicted(self, prediction: str, measure: str) -> float:
-        try:
-            where = {
-                "prediction": self._position("prediction", prediction),
-                "row_measure": self._position("row_measure", measure),
-                "variant": self._position("variant", TESTED),
-            }
-        except UnknownItemError:
-            return np.nan
-        return float(self._read("predicted", **where))
+
+def _by_labels(numbers: xr.DataArray, *dims: str) -> _Numbers:
+    """Numbers by the labels of two dims; looking them up in xarray takes a second."""
+    return numbers.transpose(*dims).to_series().to_dict()
 
 
 def _plain(value: Any) -> Any:

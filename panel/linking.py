@@ -26,13 +26,23 @@ def match_dataset(
 
 
 def match_samples(
-    identity: str, kinships: Mapping[str, Kinship], datasets: Iterable[dict[str, Any]]
+    identity: str,
+    num_samples: int,
+    kinships: Mapping[str, Kinship],
+    datasets: Iterable[dict[str, Any]],
 ) -> str | None:
-    """Id of the simulated dataset of this identity; None when it is not among `datasets`."""
-    for entry in datasets:
-        if entry["kind"] == "simulated" and kinships[entry["id"]].identity == identity:
-            return entry["id"]
-    return None
+    """Id of the simulated dataset of this identity; None when it is not among `datasets`.
+
+    A recording and a shorter one, such as the twin of an intervention, share their identity: the
+    one of `num_samples` episodes is meant, or else the longest.
+    """
+    fitting = [
+        entry
+        for entry in datasets
+        if entry["kind"] == "simulated" and kinships[entry["id"]].identity == identity
+    ]
+    lengths = {entry["id"]: entry["num_episodes"] for entry in fitting}
+    return max(lengths, key=lambda id_: (lengths[id_] == num_samples, lengths[id_]), default=None)
 
 
 def find_recordings(

@@ -3,7 +3,7 @@
 import { QUALITATIVE, themeColours } from "./colours.js";
 import { baseLayout, drawPlot, fixedAxis } from "./plotting.js";
 
-const MARGIN = { l: 52, r: 14, t: 8, b: 40 };
+const MARGIN = { l: 66, r: 14, t: 8, b: 40 };
 const SIGNIFICANT = 0.05;
 const NAMES = { passed: "with the environment", cut: "environment cut" };
 const DASHES = ["solid", "dash"];
@@ -46,6 +46,9 @@ export function agreementCurves({ file, arrays, dynamics, measure }) {
 export function drawAgreement(box, traces, title) {
   return drawPlot(box, traces, {
     ...baseLayout(box, MARGIN), showlegend: true, legend: { orientation: "h", y: -0.26, yanchor: "top" },
-    xaxis: { ...fixedAxis("lag (steps)"), dtick: 1 }, yaxis: fixedAxis(title),
+    xaxis: { ...fixedAxis("lag (steps)"), dtick: 1 }, yaxis: fixedAxis(inLines(title)),
   });
 }
+
+// In one line the longest title of a measure is longer than the axis.
+const inLines = (title) => title.replace(/^(.{14,}?) /, "$1<br>");

@@ -63,10 +63,10 @@ export class InterventionsView {
     const turn = ++this.turn;
     const { file, measure } = this;
     offerFiles("effects-file", this.files, file);
+    element("effects-note").textContent = describe(file);
     if (!this.findings.has(file.id)) this.findings.set(file.id, await fetchJson(`api/effects/${file.id}/findings`));
     if (turn !== this.turn) return;
     const { findings, strengths } = this.findings.get(file.id);
-    element("effects-note").textContent = describe(file);
     element("strengths").replaceChildren(...strengths.map(strengthLine));
     this.#showFindings(findings);
     this.#offerPairs();

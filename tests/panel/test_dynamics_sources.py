@@ -9,6 +9,9 @@ import xarray as xr
 
 from analysis.effect_verdict import find
 from analysis.jacobian_means import lag_means
+from analysis.results import write_results
+from experiment.provenance import collect_provenance
+from generative.recording_identity import recording_identity
 
 pytestmark = pytest.mark.medium
 
@@ -180,6 +183,30 @@ def test_trust_and_probes_equal_the_file(dynamics_data: Any, catalogue: Any, cli
     np.testing.assert_allclose(table["correlation"], stored["partial_correlation"], rtol=1e-6)
     np.testing.assert_allclose(table["upper"], stored["partial_correlation_interval"][1], rtol=1e-6)
     np.testing.assert_allclose(table["score"], stored["score"][0], rtol=1e-6)
+
+
+def test_trust_belongs_to_the_samples_and_not_to_the_twin_of_an_intervention(
+    tmp_path: Path, client_maker: Any, dataset_writer: Any
+) -> None:
+    # The twin is the beginning of the samples, by the same identity, and may be found first.
+    ids = {}
+    for name, num_samples in (("effects/twin", 2), ("samples", 3), ("shorter", 1)):
+        config = {"seed": 1, "max_samples": num_samples}
+        written = dataset_writer(
+            tmp_path / name, (5,) * num_samples, True, provenance={"config": config}
+        )
+        ids[name] = recording_identity(written.metadata)
+    assert len(set(ids.values())) == 1
+    for num_samples, owner in ((3, "samples"), (2, "effects/twin"), (4, "samples")):
+        content = xr.Dataset(
+            {"trust": ("sample", np.ones(num_samples))}, {"sample": range(num_samples)}
+        )
+        path = tmp_path / f"trust_{num_samples}" / "sample_trust.nc"
+        write_results(path, content, collect_provenance({}, 0, {"samples": ids["samples"]}))
+        described = client_maker(tmp_path).json("/api/catalogue")
+        id_of = {entry["label"]: entry["id"] for entry in described["datasets"]}
+        [trust] = [one for one in described["trust"] if one["num_samples"] == num_samples]
+        assert trust["dataset"] == id_of[f"{tmp_path.name}/{owner}"]
 
 
 def test_findings_are_the_verdicts_of_the_analysis(effects_data: Path, client_maker: Any) -> None:

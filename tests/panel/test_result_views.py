@@ -313,7 +313,14 @@ def test_agreement_over_lags_stands_beside_chance(
         np.testing.assert_allclose(lines[2 * place + 1][1], null, rtol=1e-5)
     page = open_dynamics(view="behaviours", agreement="sign")
     title = page.evaluate("document.getElementById('agreement-plot').layout.yaxis.title.text")
-    assert title == "share of entries with the same sign"
+    assert title == "share of entries<br>with the same sign"
+    plot, label = (
+        page.locator(f"#agreement-plot{part}").bounding_box() for part in ("", " .ytitle")
+    )
+    assert plot is not None
+    assert label is not None
+    assert label["x"] >= plot["x"]
+    assert label["y"] >= plot["y"]
 
 
 def test_probes_are_shown_beside_the_components(
