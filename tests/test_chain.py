@@ -177,7 +177,8 @@ def descendants(pid: int) -> list[int]:
 
 def kill_stage(chain: "subprocess.Popen[bytes]", script: str, sign: Path, pattern: str) -> None:
     """Wait until `pattern` exists below `sign`, then SIGKILL the process that runs `script`."""
-    deadline = time.monotonic() + 240
+    # The stages before it take minutes on a machine that is busy otherwise.
+    deadline = time.monotonic() + 1200
     while time.monotonic() < deadline and chain.poll() is None:
         if list(sign.rglob(pattern)):
             for pid in descendants(chain.pid):
