@@ -152,8 +152,8 @@ def test_killed_run_ends_bitwise_like_one_never_killed(tmp_path, killed_after, n
     killed_after(100)
     resumed = train_tiny(tmp_path / "killed", *flags)
     assert torch.equal(weights(resumed), weights(expected))
-    logs = [log_without_time(tmp_path / run) for run in ("killed", "whole")]
-    pd.testing.assert_frame_equal(*logs, check_exact=True)
+    log, whole = (log_without_time(tmp_path / run) for run in ("killed", "whole"))
+    pd.testing.assert_frame_equal(log, whole, check_exact=True)
     names = [sorted(p.name for p in (tmp_path / r).glob("model_*")) for r in ("whole", "killed")]
     assert names[0] == names[1]
 
