@@ -29,7 +29,9 @@ OPERATIONAL = (
     "compile",
     "environment.num_threads",
 )
-"""Settings that may differ between the processes of one run: they do not change its result."""
+"""Settings that may differ between the processes of one run: they do not change what it does.
+`device` and `compile` change the rounding, and from a CPU to CUDA `--precision auto` becomes bf16:
+a run that goes on under others of these is not the same to the bit."""
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,10 @@ OPERATIONAL = (
     "num_video_windows",
     "unused",
 )
-"""Settings that may differ between the processes of one run: they do not change its result. Of
-files the content must stay the same, which their hashes tell, not the path."""
+"""Settings that may differ between the processes of one run: they do not change what it does.
+`device` and `compile` change the rounding: a run that goes on under others of these is not the same
+to the bit. Of rollouts and agent the content must stay the same, which their hashes tell, not the
+path. `model_file` is read only until a state has been saved."""
 
 
 @dataclass(frozen=True)
