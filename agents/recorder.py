@@ -296,7 +296,8 @@ class _Budget:
         return [cls(steps + (index < more), end) for index in range(num_halves)]
 
     def is_spent(self, half: EpisodeSlots) -> bool:
-        if time.monotonic() >= self.end:
+        # Not before the first step, however short the time: a dataset has at least one episode.
+        if half.num_steps > 0 and time.monotonic() >= self.end:
             return True
         return self.max_steps is not None and half.num_steps >= self.max_steps
 

@@ -38,7 +38,7 @@ class RecordingConfig:
     Of several shards each counts the rows of its own episodes, up to its equal part of the total.
     """
     max_hours: float | None = None
-    """Stop after this time; running episodes are cut and kept."""
+    """Stop after this time, but not before the first step; running episodes are cut and kept."""
     seed: int = 0
     """Decides levels and actions."""
     num_threads: int = DEFAULT_NUM_THREADS

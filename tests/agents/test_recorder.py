@@ -36,7 +36,7 @@ from environments.factory import EnvironmentConfig, environment_spec, make_envir
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
 from rollouts.description import read_metadata
-from rollouts.store import RolloutDataset
+from rollouts.store import RolloutDataset, verify_dataset
 from rollouts.types import Rollout
 
 FAKE = environment_spec(EnvironmentConfig(env_name="fake"))
@@ -220,6 +220,18 @@ def test_whoever_stops_early_stops_the_threads_before_the_environments_close(mon
     finally:
         torch.set_num_threads(threads_before)
     assert players_when_closed == [[], []]
+
+
+def test_time_that_is_over_at_once_leaves_one_step_of_each_episode(tmp_path) -> None:
+    """There is never a dataset without an episode."""
+    config = replace(SMALL, max_hours=1e-9)
+    summary = record_episodes(make_agent(FAKE), FAKE, tmp_path, config)
+    begun = read_episodes(tmp_path)
+    assert summary.episodes == summary.rows == len(begun) == SMALL.num_envs
+    assert {len(rollout) for rollout in begun.values()} == {1}
+    assert verify_dataset(tmp_path) == []
+    record_episodes(make_agent(FAKE), FAKE, tmp_path, SMALL)
+    assert sorted(read_episodes(tmp_path)) == list(range(SMALL.max_episodes))
 
 
 def test_step_budget_is_that_of_the_dataset_in_all(tmp_path) -> None:
