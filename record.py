@@ -133,6 +133,18 @@ def _require_same_environment(who: AgentFlags, recorded: EnvironmentSpec, source
             raise UserError(f"--{flag} {asked}: --branch_from {source} was recorded with {found}")
 
 
+def _with_shard_of_array(recording: RecordingConfig, source: Path | None) -> RecordingConfig:
+    """A task of a job array records its part of the episodes, but all branches it is asked for."""
+    if source is None:
+        return apply_slurm_defaults(recording, os.environ)
+    if "SLURM_ARRAY_TASK_ID" in os.environ and recording.num_shards is None:
+        print(
+            "in a task of a job array: recording all these branches; "
+            "--shard_index and --num_shards would divide them among the tasks"
+        )
+    return recording
+
+
 def main() -> None:
     """Record until the dataset has what was asked for, and its unmodified twin where it has one."""
     config = parse_command_line(
@@ -143,13 +155,13 @@ def main() -> None:
         preset_flag="interpreting_params_name",
         preset_file="recording.yml",
     )
-    recording = apply_slurm_defaults(config.recording, os.environ)
-    share, source = recording.share, config.branch.branch_from
+    source = config.branch.branch_from
+    recording = _with_shard_of_array(config.recording, source)
+    share, folder = recording.share, config.output_folder
     if source is None:
         task = make_episode_task(config, recording)
     else:
         task = make_branch_task(config, recording, source)
-    folder = config.output_folder
     recordings = {folder: UNTOUCHED}
     intervention = load_intervention(config.intervention, task.agent, task.device)
     if intervention is not None:

@@ -115,7 +115,7 @@ def check_recording(
     intervening: Intervening = UNTOUCHED,
 ) -> None:
     """Raise `UserError` where `record_episodes` would refuse these arguments."""
-    _ = config.share
+    config.require_something_to_share()
     require_levels(environment, config.start_level, config.num_levels)
     metadata = _metadata_of_recording(agent, environment, config, intervening)
     require_same_settings(folder, metadata, SETTINGS_OF_A_DATASET)

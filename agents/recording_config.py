@@ -47,10 +47,11 @@ class RecordingConfig:
     """Which part of the dataset this process records, 0 to num_shards − 1: the episodes whose
     number leaves this remainder when divided by num_shards. Any number of processes may record
     their parts into one folder at the same time. Default: SLURM_ARRAY_TASK_ID where it is set,
-    otherwise 0."""
+    otherwise 0; with --branch_from 0."""
     num_shards: int | None = None
-    """Number of parts. Default: SLURM_ARRAY_TASK_COUNT where it is set, otherwise 1. Submit arrays
-    that count from 0, and name this number when only some of the tasks are submitted again."""
+    """Number of parts. Default: SLURM_ARRAY_TASK_COUNT where it is set, otherwise 1; with
+    --branch_from 1. Submit arrays that count from 0, and name this number when only some of the
+    tasks are submitted again."""
     with_state: bool = True
     """Keep what the game itself knows at each step: where everything is and how it moves, and a
     table of named variables (docs/game_state.md). Procgen's games tell it, others do not."""
@@ -95,7 +96,7 @@ class RecordingConfig:
         """The part of the dataset to record; all of it where no flag says otherwise.
 
         Raises:
-            UserError: there is no such part, or nothing would be left for it to record.
+            UserError: there is no such part.
         """
         share = Share(self.shard_index or 0, self.num_shards or 1)
         if share.index >= share.count:
@@ -103,11 +104,18 @@ class RecordingConfig:
                 f"--shard_index {share.index}: expected 0 to {share.count - 1}, since --num_shards "
                 f"is {share.count} (an array of N tasks counts from 0 to N-1)"
             )
+        return share
+
+    def require_something_to_share(self) -> None:
+        """Raise `UserError` for a part that is not there, or for more parts than episodes or rows.
+
+        The totals are those of new episodes; branches have others.
+        """
+        count = self.share.count
         for name in ("max_episodes", "max_steps"):
             total = getattr(self, name)
-            if total is not None and total < share.count:
-                raise UserError(f"--num_shards {share.count}: more than --{name} {total}")
-        return share
+            if total is not None and total < count:
+                raise UserError(f"--num_shards {count}: more than --{name} {total}")
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def apply_slurm_defaults(config: RecordingConfig, environ: Mapping[str, str]) ->
         environ: environment variables.
 
     Raises:
-        UserError: a variable that is needed is not a number.
+        UserError: a variable that is needed is not a number, or there is no such shard.
     """
     names = {"shard_index": "SLURM_ARRAY_TASK_ID", "num_shards": "SLURM_ARRAY_TASK_COUNT"}
     found = {
@@ -145,7 +153,18 @@ def apply_slurm_defaults(config: RecordingConfig, environ: Mapping[str, str]) ->
     for flag, text in found.items():
         if not text.isdecimal():
             raise UserError(f"{names[flag]}={text}: expected a number; give --{flag} instead")
-    return replace(config, **{flag: int(text) for flag, text in found.items()})
+    try:
+        config = replace(config, **{flag: int(text) for flag, text in found.items()})
+        config.require_something_to_share()
+    except UserError as error:
+        if not found:
+            raise
+        # Nobody typed the flags that the complaint is about.
+        named = ", ".join(f"--{flag} from {names[flag]}={text}" for flag, text in found.items())
+        raise UserError(
+            f"{error}; took {named}: give --shard_index 0 --num_shards 1 to record all of it here"
+        ) from error
+    return config
 
 
 def level_seeds(config: RecordingConfig, episode_ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -80,6 +80,25 @@ def test_one_row_of_many_episodes_and_many_rows_of_one(workplace, monkeypatch) -
         assert set(zip(table["source_episode_id"], table["source_row"], strict=True)) == expected
 
 
+def test_a_task_of_a_job_array_records_all_its_branches(workplace, monkeypatch, capsys) -> None:
+    """A part of the episodes is what an array is for; branches are each task's own."""
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "8")
+    command = "--branch_from data --episode 1 --step 2 --branches 3"
+    assert type_command(monkeypatch, command) == 0
+    assert "recording all these branches" in capsys.readouterr().out
+    assert sorted(read_episodes("branches")) == [0, 1, 2]
+    shard = f"{command} --shard_index 1 --num_shards 2 --logdir shard"
+    assert type_command(monkeypatch, shard) == 0
+    assert sorted(read_episodes("shard/branches")) == [1]
+
+
+def test_time_that_is_over_at_once_leaves_one_step_of_each_branch(workplace, monkeypatch) -> None:
+    command = "--branch_from data --episode 1 --step 2 --branches 3 --max_hours 1e-9"
+    assert type_command(monkeypatch, command) == 0
+    assert [len(branch) for branch in read_episodes("branches").values()] == [1, 1, 1]
+
+
 def assert_swapped(intervened: Rollout, twin: Rollout, policy: RecurrentPolicy) -> None:
     """The description, applied by hand to what the agent proposes, gives the recorded states."""
     swap = interventions_from_descriptions(intervened.info.interventions)

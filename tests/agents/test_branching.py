@@ -315,7 +315,8 @@ def test_shards_record_the_branches_of_one_process(fake_folder: Path, tmp_path: 
     points: dict[str, Any] = {"episode": (1, 2), "step": (1, 0), "branches": 3}
     whole = branch(make_plan(fake_folder, **points), tmp_path / "whole")
     for index in range(2):
-        shard = replace(ONE_BY_ONE, shard_index=index, num_shards=2)
+        # The totals of new episodes, which presets set, are none of branches.
+        shard = replace(ONE_BY_ONE, shard_index=index, num_shards=2, max_episodes=1, max_steps=1)
         record_branches(make_plan(fake_folder, recording=shard, **points), tmp_path / "parts")
     parts = read_episodes(tmp_path / "parts")
     assert sorted(parts) == sorted(whole)

@@ -328,6 +328,28 @@ def test_job_array_names_the_shard_where_no_flag_does() -> None:
         apply_slurm_defaults(SMALL, {"SLURM_ARRAY_TASK_ID": "x"})
 
 
+@pytest.mark.parametrize(
+    ("array", "complaint"),
+    [
+        (("8", "8"), "--shard_index 8: expected 0 to 7"),
+        (("1", "9"), "--num_shards 9: more than --max_episodes 8"),
+        (("0", "0"), "--num_shards 0: at least 1"),
+    ],
+)
+def test_a_job_array_that_does_not_fit_is_named(array: tuple[str, str], complaint: str) -> None:
+    """Nobody typed the flags that the error is about."""
+    task, count = array
+    environ = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": count}
+    with pytest.raises(UserError) as error:
+        apply_slurm_defaults(SMALL, environ)
+    assert str(error.value).startswith(complaint)
+    for part in (f"SLURM_ARRAY_TASK_ID={task}", f"SLURM_ARRAY_TASK_COUNT={count}", "record all"):
+        assert part in str(error.value)
+    with pytest.raises(UserError) as typed:
+        apply_slurm_defaults(replace(SMALL, shard_index=9, num_shards=2), environ)
+    assert "SLURM" not in str(typed.value)
+
+
 def leave_free(monkeypatch: pytest.MonkeyPatch, num_bytes: int) -> None:
     usage = shutil.disk_usage("/")._replace(free=num_bytes)
     monkeypatch.setattr("experiment.files.shutil.disk_usage", lambda path: usage)
