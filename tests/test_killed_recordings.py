@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from agents.checkpoint import save_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from environments.factory import EnvironmentConfig, environment_spec
+from environments.game_trace import GameTrace
 from rollouts.description import METADATA_FILE
 from rollouts.sealing import list_shards
 from rollouts.store import RolloutDataset, verify_dataset
@@ -33,6 +35,12 @@ LONGEST_DELAY = 0.1
 SHARD_BYTES = 10**6
 LOST_ROWS = SHARD_BYTES / 12_000 + 24
 """Rows of a shard, and of an episode that goes beyond its size."""
+NUM_COINRUN_KILLS = 5
+STATE_EVERY = 20
+"""Rows of CoinRun between two saved states: several in an episode."""
+COINRUN_AGENT = Path(__file__).parents[1] / "assets" / "agents" / "coinrun-easy-half"
+COINRUN = ("--model_file", COINRUN_AGENT, "--with_state", "--shard_size", 4)
+"""A shard is sealed after about 5 episodes."""
 
 
 class Recorders:
@@ -61,9 +69,14 @@ class Recorders:
     def wait(self, recorder: "Recorder") -> int:
         return self._ask("wait", recorder.process_id)
 
-    def kill_at_random(self, recorder: "Recorder", rng: np.random.Generator) -> None:
+    def kill_at_random(
+        self,
+        recorder: "Recorder",
+        rng: np.random.Generator,
+        most_episodes: int = MOST_EPISODES_BEFORE_A_KILL,
+    ) -> None:
         """Kill after a random number of episodes and seconds: how fast it is does not matter."""
-        num_episodes, delay = rng.integers(MOST_EPISODES_BEFORE_A_KILL), rng.random()
+        num_episodes, delay = rng.integers(most_episodes), rng.random()
         while recorder.num_lines() < num_episodes:
             time.sleep(0.001)
         time.sleep(delay * LONGEST_DELAY)
@@ -169,6 +182,10 @@ def assert_same_rollout(left: Rollout, right: Rollout) -> None:
     for name in ("agent_hidden", "action_logits", "value", "behaviour_log_prob"):
         np.testing.assert_allclose(getattr(left, name), getattr(right, name), atol=1e-5)
     assert (left.info.level_seed, left.info.cut) == (right.info.level_seed, right.info.cut)
+    assert (left.game is None) == (right.game is None)
+    for field in fields(GameTrace) if left.game else ():
+        one, other = getattr(left.game, field.name), getattr(right.game, field.name)
+        np.testing.assert_array_equal(one, other, err_msg=field.name)
 
 
 def verify_command(data: Path) -> "subprocess.CompletedProcess[str]":
@@ -224,3 +241,60 @@ def test_two_shards_survive_kills_while_the_other_goes_on(recorders: Recorders) 
 
 def shard(index: int, num_episodes: int) -> tuple[object, ...]:
     return ("--max_episodes", num_episodes, "--num_shards", 2, "--shard_index", index)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_game_and_saved_states_of_coinrun_survive_kills_and_can_be_branched(
+    recorders: Recorders,
+) -> None:
+    rng = np.random.default_rng(2)
+    saving = (*COINRUN, "--save_state_every", STATE_EVERY)
+    losses = Losses(recorders.data)
+    for _ in range(NUM_COINRUN_KILLS):
+        recorder = recorders.start(*saving, "--max_episodes", FAR_MORE_EPISODES)
+        recorders.kill_at_random(recorder, rng, most_episodes=12)
+        losses.check(recorder)
+        assert len(list(recorders.data.glob("*.partial"))) <= 1
+    losses.report()
+    survivors = sealed_episodes(recorders.data)
+    assert survivors
+    all_episodes = (*saving, "--max_episodes", max(survivors) + 4)
+    assert recorders.wait(recorders.start(*all_episodes)) == 0
+    assert verify_command(recorders.data).returncode == 0
+    assert not list(recorders.data.glob("*.partial"))
+    never_killed = recorders.start(*all_episodes, "--num_envs", 16, data="never_killed")
+    assert recorders.wait(never_killed) == 0
+    assert_same_episodes(recorders.data, recorders.folder / "never_killed")
+    assert_saved_states_lead_on(recorders, survivors)
+
+
+def assert_saved_states_lead_on(recorders: Recorders, survivors: set[int]) -> None:
+    """The longest episode that a kill spared and the one that was recorded last happen again."""
+    dataset = RolloutDataset(recorders.data)
+    table = dataset.episodes[["episode_id", "length"]].to_numpy().tolist()
+    lengths = dict(table)
+    spared, last = max(survivors, key=lengths.__getitem__), table[-1][0]
+    points = {episode_id: lengths[episode_id] // 2 for episode_id in (spared, last)}
+    assert points[spared] > STATE_EVERY, "it is branched without a saved state"
+    flags = ("--branch_from", recorders.data, "--branch_actions", "recorded")
+    where = ("--episode", *points, "--step", *points.values())
+    assert recorders.wait(recorders.start(*COINRUN, *flags, *where, data="branches")) == 0
+    branches = RolloutDataset(recorders.folder / "branches")
+    assert branches.num_episodes == len(points) == 2
+    for index in range(branches.num_episodes):
+        branch = branches.read_episode(index)
+        source = dataset.read_episode(dataset.index_of(branch.info.source_episode_id))
+        assert branch.info.source_row == points[branch.info.source_episode_id]
+        assert_continues(branch, source)
+
+
+def assert_continues(branch: Rollout, source: Rollout) -> None:
+    """Every row of the branch is the source's, bit for bit, and none is missing."""
+    row = branch.info.source_row
+    for name in ("obs", "action", "reward", "done", "behaviour_log_prob"):
+        expected = getattr(source, name)[row:]
+        np.testing.assert_array_equal(getattr(branch, name), expected, err_msg=name)
+    assert branch.game is not None
+    assert source.game is not None
+    np.testing.assert_array_equal(branch.game.variables, source.game.variables[row:])
