@@ -20,8 +20,8 @@ from analysis.consistency import (
     deal_labels,
     permute_components,
 )
-from analysis.cross_correlation import false_discovery_q
 from analysis.cross_dynamics import ALL
+from analysis.false_discovery import false_discovery_q
 from analysis.jacobian_means import lag_means
 from analysis.results import (
     BEHAVIOUR_NAME,

@@ -23,13 +23,12 @@ from analysis.cross_correlation import (
     clip_coordinates,
     component_deviations,
     correlate,
-    false_discovery_q,
     group_series,
-    hypothesis_mask,
     lagged_correlation,
     regress,
 )
 from analysis.episode_stacks import CoordinateStack, stack_coordinates
+from analysis.false_discovery import false_discovery_q, lagged_families
 from analysis.jacobian_means import lag_means, step_means
 from analysis.results import (
     BEHAVIOUR_NAME,
@@ -276,6 +275,10 @@ def compute_cross_dynamics(
 
 
 MATRIX = ("source", "target")
+EFFECTS = {"causation": "mean Jacobian", "push": "mean effect of a finite push"}
+ADJUSTED = (
+    "adjusted over all groups and lags, for pairs of components and for each with itself apart"
+)
 Labelled = tuple[tuple[str, ...], NDArray, dict[str, str]]
 
 
@@ -297,8 +300,8 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
     ]
     p_values = np.stack([_stacked_p_values(found, name) for name in NULLS])
     size = plan.stack.values.shape[2]
-    is_hypothesis = hypothesis_mask(plan.lags, size)
-    q_values = np.stack([false_discovery_q(np.where(is_hypothesis, p, np.nan)) for p in p_values])
+    families = lagged_families(plan.lags, size)
+    q_values = np.stack([false_discovery_q(p, families) for p in p_values])
     by_group = ("group", "lag", *MATRIX)
     halves = _halves(plan.stack.unit)
     variables = {
@@ -313,9 +316,7 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
             "95% interval of the correlation, bootstrap over source episodes",
         ),
         "correlation_p": _labelled(("null", *by_group), p_values, "p-value under each null"),
-        "correlation_q": _labelled(
-            ("null", *by_group), q_values, "the same, adjusted over all groups, lags and pairs"
-        ),
+        "correlation_q": _labelled(("null", *by_group), q_values, f"the same, {ADJUSTED}"),
         "correlation_half": _labelled(
             ("half", *by_group),
             np.stack([_half_correlations(plan, half) for half in halves]),
@@ -402,7 +403,7 @@ def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
         [lag_means(table.jacobian[:, v], table.length, plan.lags) for v in variants]
     )
     variables = {
-        **_effect_variables("causation", per_sample, table.unit, members, "mean Jacobian"),
+        **_effect_variables("causation", per_sample, table.unit, members, plan.lags),
         "causation_half": _labelled(
             ("half", "environment_gradient", "group", "lag", *MATRIX),
             np.stack(
@@ -436,8 +437,7 @@ def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
     }
     if table.push_effect is not None:
         pushed = _pushes_by_lag(table, plan.lags)
-        what = "mean effect of a finite push"
-        variables |= _effect_variables("push", pushed, table.unit, members, what)
+        variables |= _effect_variables("push", pushed, table.unit, members, plan.lags)
     steps = np.arange(table.jacobian.shape[2])
     coordinates = {
         "environment_gradient": list(table.variants),
@@ -470,16 +470,20 @@ def _effect_variables(
     per_sample: NDArray[np.float64],
     unit: NDArray[np.int64],
     members: Sequence[NDArray[np.int64]],
-    what: str,
+    lags: Sequence[int],
 ) -> dict[str, Labelled]:
     """Mean, interval, tests of (V, N, L, D, D) values, by variant and group."""
+    what = EFFECTS[name]
     found = [[summarise_effects(values[m], unit[m]) for m in members] for values in per_sample]
     dims = ("environment_gradient", "group", "lag", *MATRIX)
 
     def stacked(field_name: str) -> NDArray[np.float64]:
         return np.stack([[getattr(one, field_name) for one in row] for row in found])
 
-    p_values = stacked("p_value")
+    # At lag 0 a Jacobian is the identity, and the effect of a push the push itself.
+    has_passed = np.array(lags)[:, None, None] > 0
+    p_values = np.where(has_passed, stacked("p_value"), np.nan)
+    families = lagged_families(lags, per_sample.shape[-1])
     meaning = f"{what}: d target at t + lag / d source at t, both in standard deviations"
     return {
         name: _labelled(dims, stacked("mean"), meaning),
@@ -489,8 +493,8 @@ def _effect_variables(
         f"{name}_p": _labelled(dims, p_values, f"p-value of a {what} of zero"),
         f"{name}_q": _labelled(
             dims,
-            np.stack([false_discovery_q(p) for p in p_values]),
-            "the same, adjusted over all groups, lags and pairs",
+            np.stack([false_discovery_q(p, families) for p in p_values]),
+            f"the same, {ADJUSTED}",
         ),
         f"{name}_positive_share": _labelled(
             dims, stacked("positive_share"), "share of samples above zero"

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from agents.protocol import Agent
 from analysis.clustering import Clustering
-from analysis.cross_correlation import false_discovery_q
 from analysis.effect_names import (
     INTERVENTION_ATTRIBUTE,
     TESTED,
@@ -25,6 +24,7 @@ from analysis.effect_names import (
 )
 from analysis.effect_predictions import differentiate, gradient_effects, predict_by_readout
 from analysis.effect_recording import WorldRecordings
+from analysis.false_discovery import false_discovery_q
 from analysis.fidelity_file import BOUNDS, with_interval
 from analysis.paired_rows import (
     MeasureNames,

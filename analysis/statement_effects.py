@@ -24,10 +24,10 @@ from scipy.stats import norm
 
 from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import MEASURES, compare_with_null, permute_components
-from analysis.cross_correlation import false_discovery_q
 from analysis.cross_dynamics import ALL
 from analysis.effect_recording import TESTED, EffectRecordingConfig
 from analysis.effect_verdict import random_controls
+from analysis.false_discovery import false_discovery_q
 from analysis.fidelity_file import BOUNDS
 from analysis.intervention_effects_precompute import InterventionEffectsCommand, measure_effects
 from analysis.matched_statements import MatchSettings, match_statements

@@ -32,6 +32,7 @@ from analysis.cross_dynamics import (
 from analysis.cross_dynamics import make_plan as make_cross_plan
 from analysis.cross_figures import CrossDrawing, plot_cross_dynamics
 from analysis.episode_stacks import CoordinateStack
+from analysis.false_discovery import false_discovery_q
 from analysis.results import BEHAVIOUR_NAME, read_results, write_results
 from analysis.rollout_rows import RolloutRows
 from experiment.errors import UserError
@@ -224,6 +225,22 @@ def test_lags_beyond_the_jacobians_are_no_statements(cross):
     assert cross["causation"].sel(lag=9).isnull().all()
     table = rank_statements(cross, StatementSettings(num_statements=10_000))
     assert set(table["lag"]) == {1, 2}
+
+
+def test_statements_are_adjusted_among_themselves(cross):
+    """Neither what a component has of its own past nor lag 0 is among the statements."""
+    is_pair = (cross["source"] != cross["target"]) & (cross["lag"] > 0)
+    for name in ("correlation", "causation", "push"):
+        p_values, found = (
+            cross[f"{name}_{what}"].isel(
+                {"null": 0, "environment_gradient": 0}, missing_dims="ignore"
+            )
+            for what in ("p", "q")
+        )
+        among_themselves = false_discovery_q(p_values.where(is_pair).values)
+        np.testing.assert_allclose(found.where(is_pair).values, among_themselves)
+    for name in ("causation_p", "causation_q", "push_p", "push_q"):
+        assert cross[name].sel(lag=0).isnull().all()
 
 
 def test_extremes_name_their_samples(cross):
