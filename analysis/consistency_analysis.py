@@ -105,16 +105,23 @@ def make_plan(inputs: ConsistencyInputs, settings: ConsistencySettings) -> Consi
             f"{PRODUCERS['jacobians']}, then {PRODUCERS['xcorr_and_xcaus']}"
         )
     size = cross.sizes["source"]
+    if "jacobian_unit" not in cross:
+        raise _unknown_units(path)
     with read_results(inputs.jacobians / JACOBIAN_NAME) as results:
         _require_same_data(inputs.jacobians / JACOBIAN_NAME, results, cross)
-        leading = results.isel(source=slice(size), target=slice(size)).load()
+        chosen = np.isin(results["sample_id"].values, cross["jacobian_sample"].values)
+        leading = results.isel(
+            source=slice(size), target=slice(size), sample=np.flatnonzero(chosen)
+        ).load()
+    if not np.array_equal(leading["sample_id"], cross["jacobian_sample"]):
+        raise _unknown_units(path)
     deviation = cross["component_deviation"].values
     ratio = (deviation / deviation[:, None]).astype(np.float32)
     return ConsistencyPlan(
         cross=cross,
         jacobian=leading["jacobian"].values * ratio[:, None],
         length=leading["length"].values,
-        unit=_units(path, cross, leading["sample_id"].values),
+        unit=cross["jacobian_unit"].values,
         members=_read_members(inputs, cross, leading["sample_id"].values),
         settings=settings,
     )
@@ -130,14 +137,11 @@ def _require_same_data(path: Path, results: xr.Dataset, cross: xr.Dataset) -> No
         )
 
 
-def _units(path: Path, cross: xr.Dataset, sample_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) units of the samples, as the cross-causation knows them."""
-    if "jacobian_unit" not in cross or not np.array_equal(cross["jacobian_sample"], sample_id):
-        raise UserError(
-            f"--cross: {path} does not tell which of these Jacobians are independent; make it anew "
-            f"with: {PRODUCERS['xcorr_and_xcaus']}"
-        )
-    return cross["jacobian_unit"].values
+def _unknown_units(path: Path) -> UserError:
+    return UserError(
+        f"--cross: {path} does not tell which of these Jacobians are independent; make it anew "
+        f"with: {PRODUCERS['xcorr_and_xcaus']}"
+    )
 
 
 def _read_members(

@@ -142,16 +142,19 @@ def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
     source = f"--generated_data_dir {inputs.generated_data_dir}"
     rows = select_episodes(dataset, settings.num_samples, source, "--num_samples")
     projection = load_fitting_projection(inputs.projection, slice(*dataset.metadata.hidden_slice))
-    stack = _leading(
+    wanted = _leading(
         stack_coordinates(rows, projection, settings.heed_ends), settings.num_components
     )
+    jacobians = _read_jacobians(inputs, dataset, projection, wanted)
+    known = wanted.values.shape[2] if jacobians is None else jacobians.component.shape[2]
+    stack = replace(wanted, values=wanted.values[:, :, :known])
     return CrossPlan(
         settings=settings,
         stack=clip_coordinates(stack, settings.clip),
         deviation=component_deviations(stack),
         groups=_read_groups(inputs, dataset, stack.episode_id),
         lags=_possible_lags(settings.max_lag, stack),
-        jacobians=_read_jacobians(inputs, dataset, projection, stack.values.shape[2]),
+        jacobians=jacobians,
         inputs={
             "agent": dataset.metadata.agent_hash,
             "dataset": dataset.hash,
@@ -214,8 +217,12 @@ def _require_same_data(path: Path, results: xr.Dataset, dataset: RolloutDataset,
 
 
 def _read_jacobians(
-    inputs: CrossInputs, dataset: RolloutDataset, projection: HiddenProjection, size: int
+    inputs: CrossInputs,
+    dataset: RolloutDataset,
+    projection: HiddenProjection,
+    stack: CoordinateStack,
 ) -> JacobianTable | None:
+    """Those of the episodes and components in `stack`, as far as the file has them."""
     path = inputs.jacobians / JACOBIAN_NAME
     if inputs.jacobians == CrossInputs.jacobians and not path.exists():
         print(f"no Jacobians in {inputs.jacobians}: there is no cross-causation")
@@ -227,12 +234,13 @@ def _read_jacobians(
                 f"--jacobians: {path} was made with another projection than --projection "
                 f"{inputs.projection}"
             )
-        if results.sizes["source"] < size:
-            raise UserError(
-                f"--jacobians: {path} has {results.sizes['source']} components, "
-                f"--num_components asks for {size}"
-            )
-        leading = results.isel(source=slice(size), target=slice(size)).load()
+        size, available = stack.values.shape[2], results.sizes["source"]
+        if available < size:
+            print(f"--num_components {size}: {path} has {available}, all of them are used")
+        chosen = np.isin(results["sample_id"].values, stack.episode_id)
+        leading = results.isel(
+            source=slice(size), target=slice(size), sample=np.flatnonzero(chosen)
+        ).load()
         return JacobianTable(
             sample_id=leading["sample_id"].values,
             unit=units_of_episodes(dataset, leading["sample_id"].values),
@@ -520,7 +528,10 @@ def _extrema_variables(
     plan: CrossPlan, table: JacobianTable, per_sample: NDArray[np.float64]
 ) -> dict[str, Labelled]:
     """Mean Jacobians of the samples in which a component is lowest and highest."""
-    step = min(plan.settings.extrema_step, table.component.shape[1] - 1)
+    wanted, last = plan.settings.extrema_step, table.component.shape[1] - 1
+    if wanted > last:
+        print(f"--extrema_step {wanted}: Jacobians end with step {last}, which is taken")
+    step = min(wanted, last)
     reaches = np.flatnonzero(table.length > step)
     means, ids = [], []
     for component in range(table.component.shape[2]):

@@ -215,8 +215,12 @@ def run(config, **changes):
 
 @pytest.mark.medium
 def test_the_result_file_holds_every_pair_of_steps(config, capsys):
-    results = run(config)
-    assert "--num_components 9: the projection has 3" in capsys.readouterr().out
+    clusters = replace(config.clusters, num_pca=99, num_clusters=99)
+    results = run(config, clusters=clusters)
+    printed = capsys.readouterr().out
+    assert "--num_components 9: only 3 exist" in printed
+    assert "--num_pca 99: only 3 exist" in printed
+    assert "--num_clusters 99: only 3 exist" in printed
     assert results.sizes == {
         **results.sizes,
         **{"sample": 3, "environment_gradient": 2, "target_step": 5, "source": 3},
