@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from analysis import cross_causation, cross_correlation
 from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import (
     MEASURES,
@@ -200,7 +201,8 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
                 for (null, dynamics), one in found.items():
                     place = list(NULLS).index(null), DYNAMICS.index(dynamics), v, g, k
                     observed[place], null_mean[place] = one.observed, one.null_mean
-                    p_value[place] = one.p_value
+                    if _has_enough_units(cross.sel(group=group)):
+                        p_value[place] = one.p_value
             progress.update()
     progress.close()
     dims = ("dynamics", "environment_gradient", "group", "lag", "measure")
@@ -231,6 +233,17 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
             "num_components": cross.sizes["source"],
             "false_discovery_rate": settings.statements.false_discovery_rate,
         },
+    )
+
+
+def _has_enough_units(group: xr.Dataset) -> bool:
+    """Whether a group's correlations and mean Jacobians are tested themselves.
+
+    What agrees in one or two episodes, however well, says nothing of a behaviour.
+    """
+    return bool(
+        group["num_units"] >= cross_correlation.MIN_UNITS
+        and group["num_jacobian_units"] >= cross_causation.MIN_UNITS
     )
 
 

@@ -358,6 +358,18 @@ def test_episodes_and_components_of_the_jacobians_are_used_as_far_as_both_files_
     assert len(consistency.jacobian) == len(consistency.unit) == 5
 
 
+def test_a_behaviour_of_few_episodes_agrees_by_no_test(cross, tmp_path):
+    """Its numbers are kept; three source episodes are as few as have no correlation tested."""
+    few = cross["num_units"].where(cross["group"] != "1", 3)
+    plan = consistency_plan(cross.assign(num_units=few))
+    path = analyse_consistency(plan, {}, tmp_path, StageReport("few"))
+    with read_results(path) as results:
+        at = {"lag": 1, "null": "components"}
+        assert results["agreement"].sel(group="1", lag=1).notnull().all()
+        assert results["agreement_p"].sel(group="1", **at).isnull().all()
+        assert results["agreement_p"].sel(group="0", **at).notnull().all()
+
+
 def consistency_plan(cross):
     plan = planted_plan()
     assert plan.jacobians is not None
