@@ -247,7 +247,8 @@ def test_the_layout_is_judged_where_there_are_neighbourhoods(config, tmp_path):
 def test_the_batch_size_changes_nothing(config, tmp_path):
     one, three = (run(config, batch_size=size, output_dir=tmp_path / str(size)) for size in (1, 3))
     for name in ("jacobian", "push_effect", "component"):
-        np.testing.assert_allclose(one[name], three[name], atol=1e-5)
+        # In float32 the order of summation depends on the size of the batch.
+        np.testing.assert_allclose(one[name], three[name], atol=5e-5)
 
 
 @pytest.mark.parametrize(
