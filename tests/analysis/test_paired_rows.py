@@ -38,18 +38,15 @@ def test_real_rollouts_are_read_to_their_last_row(planted_datasets) -> None:
 def test_pairs_are_sorted_by_id_in_whatever_order_they_were_recorded(
     planted_datasets, tmp_path
 ) -> None:
-    planted = RolloutDataset(planted_datasets.real)
-    order = [2, 0, 1]
-    ends = {0: True, 1: False, 2: True}
+    planted = RolloutDataset(planted_datasets.simulated)
+    ends = {2: 9, 0: 3, 1: 10}
     with RolloutWriter(tmp_path, planted.metadata) as writer:
-        for index in order:
-            rollout = planted.read_episode(index)
-            reward = np.full(len(rollout), index, np.float32)
-            done = (np.arange(len(rollout)) == len(rollout) - 1) & ends[index]
-            writer.write(replace(rollout, reward=reward, done=done))
-    rows = read_pair_rows(RolloutDataset(tmp_path), num_rows=4)
-    rollouts = [planted.read_episode(index) for index in range(3)]
+        for index, end in ends.items():
+            done, reward = np.arange(10) >= end, np.full(10, index, np.float32)
+            writer.write(replace(planted.read_episode(index), done=done, reward=reward))
+    rows = read_pair_rows(RolloutDataset(tmp_path), num_rows=3)
+    recorded = [planted.read_episode(index) for index in range(3)]
     assert rows.is_done.tolist() == [1, 0, 1]
-    np.testing.assert_allclose(rows.episode_return, [i * len(r) for i, r in enumerate(rollouts)])
-    np.testing.assert_allclose(rows.outputs.value, [r.value[:4] for r in rollouts])
-    np.testing.assert_array_equal(rows.state, [r.agent_hidden[:4] for r in rollouts])
+    assert rows.episode_return.tolist() == [0, 10, 20]
+    np.testing.assert_allclose(rows.outputs.value, [one.value[:3] for one in recorded])
+    np.testing.assert_array_equal(rows.state, [one.agent_hidden[:3] for one in recorded])
