@@ -29,6 +29,7 @@ from analysis.episode_stacks import lengths_until_done, stack_rows
 from analysis.results import BEHAVIOUR_NAME, write_results
 from analysis.rollout_rows import RolloutRows, select_episodes
 from analysis.sample_source import open_simulated_rollouts
+from experiment.counts import at_most_available
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
@@ -163,11 +164,14 @@ def _read_states(rows: RolloutRows, config: BehaviourConfig) -> JointStates:
             f"{length.max()} steps at most"
         )
     deter = stack_rows(rows, rows.read("env_deter", 0, rows.num_rows))
+    num_env_components = at_most_available(
+        config.features.num_env_components,
+        min(deter.shape[-1], int(length.sum())),
+        "--num_env_components",
+    )
     return JointStates(
         agent_hidden=stack_rows(rows, rows.read_hidden(0, rows.num_rows)),
-        env_components=environment_components(
-            deter, length, config.features.num_env_components, config.seed
-        ),
+        env_components=environment_components(deter, length, num_env_components, config.seed),
         length=length,
     )
 
@@ -178,7 +182,8 @@ def _find_behaviours(
     """`units` (N,) tell which samples depend on each other."""
     groups, num_samples = config.groups, len(states.length)
     features = joint_features(states, config.features.feature_lags)
-    points = compress(features.values, config.features.num_pca, config.seed)
+    num_pca = at_most_available(config.features.num_pca, min(features.values.shape), "--num_pca")
+    points = compress(features.values, num_pca, config.seed)
     chosen = _rows_of_some_samples(features, groups.max_cluster_rows, config.seed)
     clustering = _cluster(points[chosen], groups)
     origin = RowOrigin(features.sample[chosen], units[features.sample[chosen]])
@@ -207,9 +212,8 @@ def _rows_of_some_samples(features: JointFeatures, max_rows: int, seed: int) -> 
 
 
 def _cluster(points: NDArray[np.float32], groups: BehaviourGroups) -> Clustering:
-    if groups.num_clusters > len(points):
-        print(f"--num_clusters {groups.num_clusters}: there are only {len(points)} steps to group")
-    return fit_clusters(points, groups.num_clusters, groups.num_cluster_neighbours)
+    num_clusters = at_most_available(groups.num_clusters, len(points), "--num_clusters")
+    return fit_clusters(points, num_clusters, groups.num_cluster_neighbours)
 
 
 def _agreement(

@@ -87,7 +87,8 @@ def draw_overview(results: xr.Dataset) -> Figure:
     num_steps = int((results["cluster"].values >= 0).sum())
     figure.suptitle(
         f"Joint dynamics of agent and environment: {num_steps:,} steps of "
-        f"{results.sizes['sample']:,} samples{words} (adjusted Rand index, halves of the samples)"
+        f"{results.sizes['sample']:,} samples{words}\n"
+        "(adjusted Rand index, halves of the source episodes)"
     )
     return figure
 

@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from analysis import cross_causation, cross_correlation
 from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import (
     MEASURES,
@@ -20,8 +21,8 @@ from analysis.consistency import (
     deal_labels,
     permute_components,
 )
-from analysis.cross_correlation import false_discovery_q
 from analysis.cross_dynamics import ALL
+from analysis.false_discovery import false_discovery_q
 from analysis.jacobian_means import lag_means
 from analysis.results import (
     BEHAVIOUR_NAME,
@@ -105,16 +106,23 @@ def make_plan(inputs: ConsistencyInputs, settings: ConsistencySettings) -> Consi
             f"{PRODUCERS['jacobians']}, then {PRODUCERS['xcorr_and_xcaus']}"
         )
     size = cross.sizes["source"]
+    if "jacobian_unit" not in cross:
+        raise _unknown_units(path)
     with read_results(inputs.jacobians / JACOBIAN_NAME) as results:
         _require_same_data(inputs.jacobians / JACOBIAN_NAME, results, cross)
-        leading = results.isel(source=slice(size), target=slice(size)).load()
+        chosen = np.isin(results["sample_id"].values, cross["jacobian_sample"].values)
+        leading = results.isel(
+            source=slice(size), target=slice(size), sample=np.flatnonzero(chosen)
+        ).load()
+    if not np.array_equal(leading["sample_id"], cross["jacobian_sample"]):
+        raise _unknown_units(path)
     deviation = cross["component_deviation"].values
     ratio = (deviation / deviation[:, None]).astype(np.float32)
     return ConsistencyPlan(
         cross=cross,
         jacobian=leading["jacobian"].values * ratio[:, None],
         length=leading["length"].values,
-        unit=_units(path, cross, leading["sample_id"].values),
+        unit=cross["jacobian_unit"].values,
         members=_read_members(inputs, cross, leading["sample_id"].values),
         settings=settings,
     )
@@ -130,14 +138,11 @@ def _require_same_data(path: Path, results: xr.Dataset, cross: xr.Dataset) -> No
         )
 
 
-def _units(path: Path, cross: xr.Dataset, sample_id: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) units of the samples, as the cross-causation knows them."""
-    if "jacobian_unit" not in cross or not np.array_equal(cross["jacobian_sample"], sample_id):
-        raise UserError(
-            f"--cross: {path} does not tell which of these Jacobians are independent; make it anew "
-            f"with: {PRODUCERS['xcorr_and_xcaus']}"
-        )
-    return cross["jacobian_unit"].values
+def _unknown_units(path: Path) -> UserError:
+    return UserError(
+        f"--cross: {path} does not tell which of these Jacobians are independent; make it anew "
+        f"with: {PRODUCERS['xcorr_and_xcaus']}"
+    )
 
 
 def _read_members(
@@ -196,7 +201,8 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
                 for (null, dynamics), one in found.items():
                     place = list(NULLS).index(null), DYNAMICS.index(dynamics), v, g, k
                     observed[place], null_mean[place] = one.observed, one.null_mean
-                    p_value[place] = one.p_value
+                    if _has_enough_units(cross.sel(group=group)):
+                        p_value[place] = one.p_value
             progress.update()
     progress.close()
     dims = ("dynamics", "environment_gradient", "group", "lag", "measure")
@@ -227,6 +233,17 @@ def _comparisons(plan: ConsistencyPlan) -> xr.Dataset:
             "num_components": cross.sizes["source"],
             "false_discovery_rate": settings.statements.false_discovery_rate,
         },
+    )
+
+
+def _has_enough_units(group: xr.Dataset) -> bool:
+    """Whether a group's correlations and mean Jacobians are tested themselves.
+
+    What agrees in one or two episodes, however well, says nothing of a behaviour.
+    """
+    return bool(
+        group["num_units"] >= cross_correlation.MIN_UNITS
+        and group["num_jacobian_units"] >= cross_causation.MIN_UNITS
     )
 
 

@@ -170,6 +170,6 @@ def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
     total, rate = results.sizes["statement"], results.attrs["false_discovery_rate"]
     figure.suptitle(
         f"Candidate statements “component i drives j after k steps”: the best {count} of {total} "
-        f"kept;\nbrackets are 95% intervals over samples; evidence counts at q < {rate}"
+        f"kept;\nbrackets are 95% intervals over source episodes; evidence counts at q < {rate}"
     )
     return figure

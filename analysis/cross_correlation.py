@@ -19,7 +19,7 @@ Episodes of one unit, such as samples that began in one real episode, depend on 
 The p-value of an entry compares its z-score, by the mean and deviation of its own null, with the
 z-scores of all entries of the matrix in all permutations (pooled as in significance analysis of
 microarrays, Tusher, Tibshirani and Chu, 2001): a few hundred permutations then resolve p-values
-far below their reciprocal. False discoveries are controlled after Benjamini and Hochberg (1995).
+far below their reciprocal.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
 from analysis.episode_stacks import CoordinateStack
 from experiment.resampling import INTERVAL_PERCENTILES
@@ -291,25 +290,3 @@ def _bootstrap(
         drawn = np.divide(top, scale, out=np.zeros_like(top), where=scale > 0)
         bounds[:, index] = np.percentile(drawn, INTERVAL_PERCENTILES, axis=0)
     return bounds
-
-
-def false_discovery_q(p_values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Benjamini-Hochberg adjusted p-values over all entries that are not NaN, of any shape."""
-    flat = np.asarray(p_values, np.float64).ravel()
-    known = np.isfinite(flat)
-    adjusted = np.full(flat.shape, np.nan)
-    if known.any():
-        adjusted[known] = false_discovery_control(flat[known])
-    return adjusted.reshape(p_values.shape)
-
-
-def hypothesis_mask(lags: Sequence[int], size: int) -> NDArray[np.bool_]:
-    """(L, D, D) entries that are hypotheses of their own.
-
-    At lag 0 the matrix is symmetric, and 1 on its diagonal: only what is above it counts.
-    """
-    mask = np.ones((len(lags), size, size), np.bool_)
-    for index, lag in enumerate(lags):
-        if lag == 0:
-            mask[index] = np.triu(mask[index], 1)
-    return mask

@@ -23,13 +23,12 @@ from analysis.cross_correlation import (
     clip_coordinates,
     component_deviations,
     correlate,
-    false_discovery_q,
     group_series,
-    hypothesis_mask,
     lagged_correlation,
     regress,
 )
 from analysis.episode_stacks import CoordinateStack, stack_coordinates
+from analysis.false_discovery import false_discovery_q, lagged_families
 from analysis.jacobian_means import lag_means, step_means
 from analysis.results import (
     BEHAVIOUR_NAME,
@@ -143,16 +142,19 @@ def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
     source = f"--generated_data_dir {inputs.generated_data_dir}"
     rows = select_episodes(dataset, settings.num_samples, source, "--num_samples")
     projection = load_fitting_projection(inputs.projection, slice(*dataset.metadata.hidden_slice))
-    stack = _leading(
+    wanted = _leading(
         stack_coordinates(rows, projection, settings.heed_ends), settings.num_components
     )
+    jacobians = _read_jacobians(inputs, dataset, projection, wanted)
+    known = wanted.values.shape[2] if jacobians is None else jacobians.component.shape[2]
+    stack = replace(wanted, values=wanted.values[:, :, :known])
     return CrossPlan(
         settings=settings,
         stack=clip_coordinates(stack, settings.clip),
         deviation=component_deviations(stack),
         groups=_read_groups(inputs, dataset, stack.episode_id),
         lags=_possible_lags(settings.max_lag, stack),
-        jacobians=_read_jacobians(inputs, dataset, projection, stack.values.shape[2]),
+        jacobians=jacobians,
         inputs={
             "agent": dataset.metadata.agent_hash,
             "dataset": dataset.hash,
@@ -215,8 +217,12 @@ def _require_same_data(path: Path, results: xr.Dataset, dataset: RolloutDataset,
 
 
 def _read_jacobians(
-    inputs: CrossInputs, dataset: RolloutDataset, projection: HiddenProjection, size: int
+    inputs: CrossInputs,
+    dataset: RolloutDataset,
+    projection: HiddenProjection,
+    stack: CoordinateStack,
 ) -> JacobianTable | None:
+    """Those of the episodes and components in `stack`, as far as the file has them."""
     path = inputs.jacobians / JACOBIAN_NAME
     if inputs.jacobians == CrossInputs.jacobians and not path.exists():
         print(f"no Jacobians in {inputs.jacobians}: there is no cross-causation")
@@ -228,12 +234,13 @@ def _read_jacobians(
                 f"--jacobians: {path} was made with another projection than --projection "
                 f"{inputs.projection}"
             )
-        if results.sizes["source"] < size:
-            raise UserError(
-                f"--jacobians: {path} has {results.sizes['source']} components, "
-                f"--num_components asks for {size}"
-            )
-        leading = results.isel(source=slice(size), target=slice(size)).load()
+        size, available = stack.values.shape[2], results.sizes["source"]
+        if available < size:
+            print(f"--num_components {size}: {path} has {available}, all of them are used")
+        chosen = np.isin(results["sample_id"].values, stack.episode_id)
+        leading = results.isel(
+            source=slice(size), target=slice(size), sample=np.flatnonzero(chosen)
+        ).load()
         return JacobianTable(
             sample_id=leading["sample_id"].values,
             unit=units_of_episodes(dataset, leading["sample_id"].values),
@@ -276,6 +283,10 @@ def compute_cross_dynamics(
 
 
 MATRIX = ("source", "target")
+EFFECTS = {"causation": "mean Jacobian", "push": "mean effect of a finite push"}
+ADJUSTED = (
+    "adjusted over all groups and lags, for pairs of components and for each with itself apart"
+)
 Labelled = tuple[tuple[str, ...], NDArray, dict[str, str]]
 
 
@@ -297,8 +308,8 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
     ]
     p_values = np.stack([_stacked_p_values(found, name) for name in NULLS])
     size = plan.stack.values.shape[2]
-    is_hypothesis = hypothesis_mask(plan.lags, size)
-    q_values = np.stack([false_discovery_q(np.where(is_hypothesis, p, np.nan)) for p in p_values])
+    families = lagged_families(plan.lags, size)
+    q_values = np.stack([false_discovery_q(p, families) for p in p_values])
     by_group = ("group", "lag", *MATRIX)
     halves = _halves(plan.stack.unit)
     variables = {
@@ -313,9 +324,7 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
             "95% interval of the correlation, bootstrap over source episodes",
         ),
         "correlation_p": _labelled(("null", *by_group), p_values, "p-value under each null"),
-        "correlation_q": _labelled(
-            ("null", *by_group), q_values, "the same, adjusted over all groups, lags and pairs"
-        ),
+        "correlation_q": _labelled(("null", *by_group), q_values, f"the same, {ADJUSTED}"),
         "correlation_half": _labelled(
             ("half", *by_group),
             np.stack([_half_correlations(plan, half) for half in halves]),
@@ -402,7 +411,7 @@ def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
         [lag_means(table.jacobian[:, v], table.length, plan.lags) for v in variants]
     )
     variables = {
-        **_effect_variables("causation", per_sample, table.unit, members, "mean Jacobian"),
+        **_effect_variables("causation", per_sample, table.unit, members, plan.lags),
         "causation_half": _labelled(
             ("half", "environment_gradient", "group", "lag", *MATRIX),
             np.stack(
@@ -436,8 +445,7 @@ def _causations(plan: CrossPlan, table: JacobianTable) -> xr.Dataset:
     }
     if table.push_effect is not None:
         pushed = _pushes_by_lag(table, plan.lags)
-        what = "mean effect of a finite push"
-        variables |= _effect_variables("push", pushed, table.unit, members, what)
+        variables |= _effect_variables("push", pushed, table.unit, members, plan.lags)
     steps = np.arange(table.jacobian.shape[2])
     coordinates = {
         "environment_gradient": list(table.variants),
@@ -470,16 +478,20 @@ def _effect_variables(
     per_sample: NDArray[np.float64],
     unit: NDArray[np.int64],
     members: Sequence[NDArray[np.int64]],
-    what: str,
+    lags: Sequence[int],
 ) -> dict[str, Labelled]:
     """Mean, interval, tests of (V, N, L, D, D) values, by variant and group."""
+    what = EFFECTS[name]
     found = [[summarise_effects(values[m], unit[m]) for m in members] for values in per_sample]
     dims = ("environment_gradient", "group", "lag", *MATRIX)
 
     def stacked(field_name: str) -> NDArray[np.float64]:
         return np.stack([[getattr(one, field_name) for one in row] for row in found])
 
-    p_values = stacked("p_value")
+    # At lag 0 a Jacobian is the identity, and the effect of a push the push itself.
+    has_passed = np.array(lags)[:, None, None] > 0
+    p_values = np.where(has_passed, stacked("p_value"), np.nan)
+    families = lagged_families(lags, per_sample.shape[-1])
     meaning = f"{what}: d target at t + lag / d source at t, both in standard deviations"
     return {
         name: _labelled(dims, stacked("mean"), meaning),
@@ -489,8 +501,8 @@ def _effect_variables(
         f"{name}_p": _labelled(dims, p_values, f"p-value of a {what} of zero"),
         f"{name}_q": _labelled(
             dims,
-            np.stack([false_discovery_q(p) for p in p_values]),
-            "the same, adjusted over all groups, lags and pairs",
+            np.stack([false_discovery_q(p, families) for p in p_values]),
+            f"the same, {ADJUSTED}",
         ),
         f"{name}_positive_share": _labelled(
             dims, stacked("positive_share"), "share of samples above zero"
@@ -516,7 +528,10 @@ def _extrema_variables(
     plan: CrossPlan, table: JacobianTable, per_sample: NDArray[np.float64]
 ) -> dict[str, Labelled]:
     """Mean Jacobians of the samples in which a component is lowest and highest."""
-    step = min(plan.settings.extrema_step, table.component.shape[1] - 1)
+    wanted, last = plan.settings.extrema_step, table.component.shape[1] - 1
+    if wanted > last:
+        print(f"--extrema_step {wanted}: Jacobians end with step {last}, which is taken")
+    step = min(wanted, last)
     reaches = np.flatnonzero(table.length > step)
     means, ids = [], []
     for component in range(table.component.shape[2]):

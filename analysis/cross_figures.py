@@ -105,7 +105,7 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
     figure.colorbar(axes[0, -1].images[0], ax=axes[0, -1], pad=0.02, label="correlation")
     for row, variant in enumerate(variants, start=1):
         means = chosen["causation"].sel(environment_gradient=variant, lag=lags).values
-        limit = _limit(means[[lag > 0 for lag in lags]])
+        limit = colour_limit(means[[lag > 0 for lag in lags]])
         for column, lag in enumerate(lags):
             axis = axes[row, column]
             q_mean = chosen["causation_q"].sel(environment_gradient=variant, lag=lag).values
@@ -113,7 +113,7 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
             mark(axis, q_mean < SIGNIFICANT, order)
             axis.set_title(f"lag {lag}: {VARIANTS[variant]}")
         figure.colorbar(
-            axes[row, -1].images[0], ax=axes[row, -1], pad=0.02, extend=_extend(means, limit),
+            axes[row, -1].images[0], ax=axes[row, -1], pad=0.02, extend=bar_ends(means, limit),
             label="s.d. of the target\nper s.d. of the source",
         )  # fmt: skip
     for axis in axes[:, 0]:
@@ -136,13 +136,13 @@ def _order(chosen: xr.Dataset, is_seriated: bool) -> NDArray[np.int64]:
     return chosen["component_order"].values if is_seriated else np.arange(size)
 
 
-def _limit(values: NDArray[np.floating]) -> float:
+def colour_limit(values: NDArray[np.floating]) -> float:
     """Colour limit that one extreme entry does not decide."""
     known = np.abs(values[np.isfinite(values)])
     return max(float(np.quantile(known, 0.99)), 1e-6) if known.size else 1.0
 
 
-def _extend(values: NDArray[np.floating], limit: float) -> Literal["both", "neither"]:
+def bar_ends(values: NDArray[np.floating], limit: float) -> Literal["both", "neither"]:
     """Whether the colour bar has to say that entries lie beyond its ends."""
     return "both" if np.nanmax(np.abs(values), initial=0.0) > limit else "neither"
 
@@ -203,14 +203,14 @@ def draw_extremes(results: xr.Dataset) -> Figure:
     axes = figure.subplots(1, 3)
     chosen = results["extrema_causation"].sel(environment_gradient="passed", lag=lag)
     low, high = (chosen.sel(extreme=end).values[own, own] for end in ("low", "high"))
-    limit = _limit(np.concatenate([low, high])[~np.isclose(np.concatenate([low, high]), 1.0)])
+    limit = colour_limit(np.concatenate([low, high])[~np.isclose(np.concatenate([low, high]), 1.0)])
     panels = {"lowest": low, "highest": high, "highest − lowest": high - low}
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         draw_matrix(axis, values, limit, own)
         axis.set(title=f"component is {title}", xlabel="component one step later")
     axes[0].set_ylabel("component that is extreme")
     shown = np.stack(list(panels.values()))
-    figure.colorbar(axes[-1].images[0], ax=axes, pad=0.02, extend=_extend(shown, limit))
+    figure.colorbar(axes[-1].images[0], ax=axes, pad=0.02, extend=bar_ends(shown, limit))
     few = "; so few that the difference shows their spread" if count < 10 else ""
     figure.suptitle(f"Mean Jacobian at lag {lag} of the {count} most extreme samples{few}")
     return figure

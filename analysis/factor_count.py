@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GroupKFold, KFold
 from tqdm import tqdm
 
+from experiment.counts import at_most_available
 from experiment.errors import UserError
 
 NUM_ROW_FOLDS = 3
@@ -49,12 +50,12 @@ def choose_factor_count(
     Args:
         hidden: (N, H) hidden states.
         unit: (N,) of each row: what is held out as a whole, its level or episode.
-        candidates: numbers of factors.
+        candidates: numbers of factors; one above the number of hidden units stands for that.
         max_iter: limit on the iterations of each factorisation.
         seed: shuffles levels and hidden units, and starts the factorisations.
 
     Raises:
-        UserError: too few levels or hidden units, or more factors than hidden units.
+        UserError: too few levels or hidden units.
     """
     num_units = hidden.shape[1]
     if len(np.unique(unit)) < NUM_ROW_FOLDS or num_units < NUM_UNIT_FOLDS:
@@ -62,10 +63,8 @@ def choose_factor_count(
             f"--nmf_candidates: choosing needs {NUM_ROW_FOLDS} levels and {NUM_UNIT_FOLDS} "
             f"hidden units, found {len(np.unique(unit))} and {num_units}"
         )
-    if max(candidates) > num_units:
-        raise UserError(
-            f"--nmf_candidates {max(candidates)}: the agent has only {num_units} hidden units"
-        )
+    existing = (at_most_available(c, num_units, "--nmf_candidates") for c in candidates)
+    candidates = tuple(dict.fromkeys(existing))
     rows = list(
         GroupKFold(NUM_ROW_FOLDS, shuffle=True, random_state=seed).split(hidden, groups=unit)
     )
@@ -82,7 +81,7 @@ def choose_factor_count(
                 told = _coefficients(data[testing][:, shown], factors[:, shown], max_iter)
                 predicted = told @ factors[:, hidden_units]
                 error[number] += ((data[testing][:, hidden_units] - predicted) ** 2).sum()
-    return FactorChoice(tuple(candidates), error / total)
+    return FactorChoice(candidates, error / total)
 
 
 def _fit_factors(

@@ -41,6 +41,7 @@ from analysis.results import (
 )
 from analysis.rollout_rows import RolloutRows, select_episodes
 from environments.coinrun_variables import SIGHT
+from experiment.counts import at_most_available
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.progress import Progress
@@ -315,13 +316,6 @@ def choose_rows(
     if len(rows) <= at_most:
         return rows
     return np.sort(rng.choice(rows, at_most, replace=False))
-
-
-def at_most_available(wanted: int, available: int, flag: str) -> int:
-    """The smaller of both numbers; where it is not the wanted one, a line says so."""
-    if wanted > available:
-        print(f"{flag} {wanted}: only {available} exist, all of them are used")
-    return min(wanted, available)
 
 
 def _choose_factors(

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from agents.protocol import Agent
 from analysis.clustering import Clustering
-from analysis.cross_correlation import false_discovery_q
 from analysis.effect_names import (
     INTERVENTION_ATTRIBUTE,
     TESTED,
     TWIN,
+    UNSIGNED,
     World,
     intervention_in_words,
 )
 from analysis.effect_predictions import differentiate, gradient_effects, predict_by_readout
 from analysis.effect_recording import WorldRecordings
+from analysis.false_discovery import false_discovery_q
 from analysis.fidelity_file import BOUNDS, with_interval
 from analysis.paired_rows import (
     MeasureNames,
@@ -97,11 +98,15 @@ class WorldEffects:
     num_levels: int
     """How many were resampled."""
 
-    @property
-    def q_value(self) -> NDArray[np.float64]:
-        """(P,) of the tested effects by pair: see `false_discovery`."""
-        mean, resampled = self.by_pair.mean[0], self.by_pair.resampled[:, 0]
-        return false_discovery(mean, resampled, self.num_levels)
+    def q_value(self, names: MeasureNames) -> NDArray[np.float64]:
+        """(P,) of the tested effects by pair: see `false_discovery`.
+
+        What cannot be negative is never zero. That is no discovery, and would make room for others:
+        NaN.
+        """
+        is_tested = ~np.isin(names.by_pair, UNSIGNED)
+        mean = np.where(is_tested, self.by_pair.mean[0], np.nan)
+        return false_discovery(mean, self.by_pair.resampled[:, 0], self.num_levels)
 
 
 def false_discovery(
@@ -232,7 +237,7 @@ def to_dataset(
     """Label everything."""
     worlds = list(effects)
     variants = list(recordings[worlds[0]].interventions)
-    labelled = xr.concat([_world_dataset(effects[world]) for world in worlds], dim="world")
+    labelled = xr.concat([_world_dataset(effects[world], names) for world in worlds], dim="world")
     strengths = [[recordings[w].strengths[v] for v in variants] for w in worlds]
 
     def strength(name: str, meaning: str) -> Any:
@@ -290,7 +295,7 @@ def excess_in_size(by_pair: ResampledMeans) -> ResampledMeans:
     return ResampledMeans(mean[:1] - mean[1:], resampled[:, :1] - resampled[:, 1:])
 
 
-def _world_dataset(effects: WorldEffects) -> xr.Dataset:
+def _world_dataset(effects: WorldEffects, names: MeasureNames) -> xr.Dataset:
     pair, excess = effects.by_pair, excess_in_size(effects.by_pair)
     row_dims, what = ("variant", "row_measure", "step"), "mean over pairs, less the twin's"
     return xr.Dataset(
@@ -308,8 +313,8 @@ def _world_dataset(effects: WorldEffects) -> xr.Dataset:
             ),
             "q_value": (
                 "measure",
-                effects.q_value,
-                {"long_name": "q of the tested effect being 0"},
+                effects.q_value(names),
+                {"long_name": "q of the tested effect being 0; NaN for what is never negative"},
             ),
             "twin": ("measure", effects.twin, {"long_name": "mean over the unmodified twins"}),
         }

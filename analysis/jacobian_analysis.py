@@ -33,6 +33,7 @@ from analysis.sample_source import (
     load_sample_source,
     sample_batches,
 )
+from experiment.counts import at_most_available
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_free_space, require_writable_folder
 from experiment.progress import Progress
@@ -159,15 +160,14 @@ def make_plan(config: JacobianConfig) -> JacobianPlan:
         source.dataset, config.num_samples, f"--generated_data_dir {folder}", "--num_samples"
     )
     projection = load_fitting_projection(config.projection, source.hidden_slice)
-    available = projection.n_components_
-    if available < config.num_components:
-        print(f"--num_components {config.num_components}: the projection has {available}")
     return JacobianPlan(
         config=config,
         source=source,
         projection=projection,
         torch_projection=TorchProjection(projection).to(source.device),
-        num_components=min(config.num_components, available),
+        num_components=at_most_available(
+            config.num_components, projection.n_components_, "--num_components"
+        ),
         sample_ids=rows.episode_ids,
         interventions=load_interventions(source.dataset, folder, rows.episode_ids, source.device),
     )
@@ -364,14 +364,14 @@ def _cluster(
     settings = config.clusters
     deviation = one_step.std(axis=0)
     standardised = (one_step - one_step.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
-    points = compress(standardised, settings.num_pca, config.seed)
-    if settings.num_clusters > len(points):
-        print(f"--num_clusters {settings.num_clusters}: there are only {len(points)} samples")
+    num_pca = at_most_available(settings.num_pca, min(standardised.shape), "--num_pca")
+    points = compress(standardised, num_pca, config.seed)
+    num_clusters = at_most_available(settings.num_clusters, len(points), "--num_clusters")
     # A single sample has no neighbour.
     if len(points) == 1:
         clustering = Clustering(points, np.zeros(1, np.int32))
     else:
-        clustering = fit_clusters(points, settings.num_clusters, settings.num_cluster_neighbours)
+        clustering = fit_clusters(points, num_clusters, settings.num_cluster_neighbours)
     variables: dict[str, NDArray] = {"cluster": clustering.labels}
     attributes = {"num_clusters": clustering.num_clusters, **_stability(clustering, units, config)}
     if settings.embedding != "none":

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.cross_causation import summarise_effects
-from analysis.cross_figures import draw_matrix
+from analysis.cross_figures import bar_ends, colour_limit, draw_matrix
 from analysis.figure_style import OKABE_ITO, PANEL_TITLE_LETTERS, figure_text, save_figures
 from analysis.hidden_figures import category_colours
 from analysis.jacobian_means import lag_means
@@ -170,14 +170,17 @@ def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:
     figure = Figure(figsize=(2.8 * columns + 0.8, 2.7 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     means = [one_step[cluster == c].mean(axis=0) for c in range(count)]
-    limit = float(np.quantile(np.abs(np.stack(means)), 0.99))
+    limit = colour_limit(np.stack(means))
     order = np.arange(one_step.shape[1])
     for axis in axes.flat[count:]:
         axis.set_axis_off()
     for c, axis in zip(range(count), axes.flat, strict=False):
-        draw_matrix(axis, means[c], max(limit, 1e-6), order)
+        draw_matrix(axis, means[c], limit, order)
         axis.set_title(f"cluster {c} (n = {int(np.sum(cluster == c))})")
-    figure.colorbar(axes[0, 0].images[0], ax=axes, pad=0.02)
+    figure.colorbar(
+        axes[0, 0].images[0], ax=axes, pad=0.02, extend=bar_ends(np.stack(means), limit),
+        label="∂ component / ∂ component",
+    )  # fmt: skip
     figure.supxlabel(f"component at step {step + 1}")
     figure.supylabel(f"component at step {step}")
     figure.suptitle(f"Mean Jacobian from step {step} to {step + 1}, by cluster")

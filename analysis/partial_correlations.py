@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
+from analysis.false_discovery import false_discovery_q
 from analysis.probe_scores import summarise
 from experiment.resampling import bootstrap_p_values, resample_weights
 
@@ -75,7 +75,7 @@ def correlate(
         summary = summarise(resampled)
         partial[:, column], interval[:, :, column] = summary.mean, summary.interval
         p_value[:, column] = _p_values(resampled, len(weights[0]))
-    return CorrelationTable(plain, partial, interval, p_value, false_discovery_rates(p_value))
+    return CorrelationTable(plain, partial, interval, p_value, false_discovery_q(p_value))
 
 
 def partial_correlations(correlations: NDArray[np.float64], num_given: int) -> NDArray[np.float64]:
@@ -94,14 +94,6 @@ def partial_correlations(correlations: NDArray[np.float64], num_given: int) -> N
     inverse = np.linalg.inv(correlations[..., given, given] + noise)
     explained = correlations[..., rest, given] @ inverse @ correlations[..., given, rest]
     return _to_correlations(correlations[..., rest, rest] - explained)
-
-
-def false_discovery_rates(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Benjamini and Hochberg's adjusted p-values over all entries that are not NaN."""
-    q_values, tested = np.full(p_values.shape, np.nan), np.isfinite(p_values)
-    if tested.any():
-        q_values[tested] = false_discovery_control(p_values[tested], method="bh")
-    return q_values
 
 
 def _resampled_correlations(

@@ -24,10 +24,10 @@ from scipy.stats import norm
 
 from analysis.causal_statements import EVIDENCE, StatementSettings, rank_statements
 from analysis.consistency import MEASURES, compare_with_null, permute_components
-from analysis.cross_correlation import false_discovery_q
 from analysis.cross_dynamics import ALL
 from analysis.effect_recording import TESTED, EffectRecordingConfig
 from analysis.effect_verdict import random_controls
+from analysis.false_discovery import false_discovery_q
 from analysis.fidelity_file import BOUNDS
 from analysis.intervention_effects_precompute import InterventionEffectsCommand, measure_effects
 from analysis.matched_statements import MatchSettings, match_statements
@@ -42,6 +42,7 @@ from analysis.results import (
     write_results,
 )
 from analysis.statement_outcomes import summarise
+from experiment.counts import at_most_available
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
@@ -168,7 +169,11 @@ def make_plan(config: StatementEffectsConfig) -> StatementPlan:
         config,
         cross,
         statements,
-        components_to_push(statements, cross.sizes["source"], config.num_pushed),
+        components_to_push(
+            statements,
+            cross.sizes["source"],
+            at_most_available(config.num_pushed, cross.sizes["source"], "--num_pushed"),
+        ),
         best_pairs(statements, config.num_pairs),
         len(candidates),
     )
@@ -195,7 +200,7 @@ def best_pairs(statements: pd.DataFrame, wanted: int) -> list[ComponentPair]:
     pairs: dict[int, ComponentPair] = {}
     for source, target in statements[["source", "target"]].to_numpy().tolist():
         pairs.setdefault(source, ComponentPair(source, target))
-    return list(pairs.values())[:wanted]
+    return list(pairs.values())[: at_most_available(wanted, len(pairs), "--num_pairs")]
 
 
 def measure_statements(plan: StatementPlan, report: StageReport) -> Path:

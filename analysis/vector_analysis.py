@@ -23,7 +23,6 @@ from analysis.hidden_states import (
     CUMULATIVE_SHARE,
     ClusterSettings,
     EmbeddingSettings,
-    at_most_available,
     choose_rows,
     cluster_features,
     components_for_share,
@@ -37,6 +36,7 @@ from analysis.hidden_states import (
 from analysis.results import write_results
 from analysis.rollout_rows import RolloutRows, select_episodes
 from analysis.sample_source import open_simulated_rollouts
+from experiment.counts import at_most_available
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance

@@ -130,7 +130,7 @@ def tell_stability(attributes: Mapping[str, Any]) -> str:
     ]
     if not found:
         return ""
-    return f"stability (adjusted Rand index of halves of the samples): {'; '.join(found)}"
+    return f"stability (adjusted Rand index of halves of the source episodes): {'; '.join(found)}"
 
 
 def tell_trustworthiness(attributes: Mapping[str, Any]) -> str:

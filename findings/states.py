@@ -156,7 +156,7 @@ def dynamics_section(chain: ChainFolder) -> Section:
     sentences = [
         *_stability_sentence("behaviours of agent and environment", behaviour),
         *_stability_sentence("one-step Jacobians", jacobians),
-        _discovery_sentence(cross),
+        discovery_sentence(cross),
     ]
     captions = {
         "behaviour_figures/behaviour_clusters.png": "Behaviours: where their steps lie, how many "
@@ -190,8 +190,11 @@ def _stability_sentence(what: str, results: xr.Dataset) -> list[str]:
     ]
 
 
-def _discovery_sentence(cross: xr.Dataset) -> str:
-    q = cross["correlation_q"].sel(group="all")
+def discovery_sentence(cross: xr.Dataset) -> str:
+    """How many correlations between different components are found, by null."""
+    # A component goes with its own past; that is no finding.
+    is_pair = cross["source"] != cross["target"]
+    q = cross["correlation_q"].sel(group="all").where(is_pair)
     told = []
     for null, meaning in (
         ("pairing", "other samples"), ("time_shift", "shifts in time"),

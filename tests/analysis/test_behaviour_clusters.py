@@ -175,6 +175,15 @@ def config(planted_datasets, tmp_path):
     )
 
 
+def test_counts_beyond_what_exists_take_what_exists_and_say_so(config, capsys):
+    features = replace(config.features, num_env_components=9999, num_pca=9999)
+    groups = replace(config.groups, num_clusters=9999, num_stability_repeats=0)
+    analyse_behaviour(replace(config, features=features, groups=groups), StageReport("behaviour"))
+    printed = capsys.readouterr().out
+    for flag in ("num_env_components", "num_pca", "num_clusters"):
+        assert f"--{flag} 9999: only " in printed
+
+
 def test_the_result_file_names_samples_and_holds_their_frames(config, capsys):
     report = StageReport("behaviour")
     path = analyse_behaviour(config, report)

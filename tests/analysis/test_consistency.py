@@ -32,7 +32,8 @@ from analysis.cross_dynamics import (
 from analysis.cross_dynamics import make_plan as make_cross_plan
 from analysis.cross_figures import CrossDrawing, plot_cross_dynamics
 from analysis.episode_stacks import CoordinateStack
-from analysis.results import BEHAVIOUR_NAME, read_results, write_results
+from analysis.false_discovery import false_discovery_q
+from analysis.results import BEHAVIOUR_NAME, JACOBIAN_NAME, read_results, write_results
 from analysis.rollout_rows import RolloutRows
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
@@ -226,6 +227,22 @@ def test_lags_beyond_the_jacobians_are_no_statements(cross):
     assert set(table["lag"]) == {1, 2}
 
 
+def test_statements_are_adjusted_among_themselves(cross):
+    """Neither what a component has of its own past nor lag 0 is among the statements."""
+    is_pair = (cross["source"] != cross["target"]) & (cross["lag"] > 0)
+    for name in ("correlation", "causation", "push"):
+        p_values, found = (
+            cross[f"{name}_{what}"].isel(
+                {"null": 0, "environment_gradient": 0}, missing_dims="ignore"
+            )
+            for what in ("p", "q")
+        )
+        among_themselves = false_discovery_q(p_values.where(is_pair).values)
+        np.testing.assert_allclose(found.where(is_pair).values, among_themselves)
+    for name in ("causation_p", "causation_q", "push_p", "push_q"):
+        assert cross[name].sel(lag=0).isnull().all()
+
+
 def test_extremes_name_their_samples(cross):
     plan = planted_plan()
     assert plan.jacobians is not None
@@ -234,6 +251,21 @@ def test_extremes_name_their_samples(cross):
     assert ids.sizes["rank"] == 6
     assert values[ids.sel(extreme="low")].max() <= np.sort(values)[5]
     assert values[ids.sel(extreme="high")].min() >= np.sort(values)[-6]
+
+
+def test_samples_are_extreme_at_the_last_step_where_none_is_as_late_as_asked(tmp_path, capsys):
+    plan = planted_plan(10)
+    found = []
+    for step in (STEPS - 1, 99):
+        settings = replace(plan.settings, extrema_step=step)
+        path = compute_cross_dynamics(
+            replace(plan, settings=settings), {}, tmp_path / str(step), StageReport("cross")
+        )
+        with read_results(path) as results:
+            found.append(results["extrema_sample"].values)
+    np.testing.assert_array_equal(*found)
+    said = f"--extrema_step 99: Jacobians end with step {STEPS - 1}"
+    assert capsys.readouterr().out.count(said) == 1
 
 
 def test_what_holds_in_a_behaviour_changes_when_labels_are_permuted(cross, tmp_path):
@@ -280,6 +312,62 @@ def test_members_of_a_behaviour_are_those_that_its_file_names(
     assert [group.name for group in groups] == [ALL, "0", "1"]
     for group in groups[1:]:
         assert group.members.tolist() == np.flatnonzero(label == int(group.name)).tolist()
+
+
+def write_jacobians(folder, dataset, projection, num_components=2, num_steps=3):
+    """Jacobians of nothing but noise, of all episodes of a dataset."""
+    ids = dataset.episodes["episode_id"].to_numpy(np.int64)
+    rng = np.random.default_rng(0)
+    steps = (len(ids), num_steps, num_components)
+    pairs = (len(ids), 2, num_steps, num_components, num_steps, num_components)
+    of_pairs = ("target_step", "target", "source_step", "source")
+    jacobians = xr.Dataset(
+        {
+            "sample_id": ("sample", ids),
+            "component": (("sample", "target_step", "target"), rng.normal(size=steps)),
+            "length": ("sample", np.full(len(ids), num_steps)),
+            "jacobian": (("sample", "environment_gradient", *of_pairs), rng.normal(size=pairs)),
+        },
+        {"environment_gradient": ["passed", "cut"]},
+        {"grad_timestep": 0, "projection_data_hash": projection.data_hash},
+    )
+    provenance = collect_provenance({}, 0, {"generated_dataset": dataset.hash})
+    write_results(folder / JACOBIAN_NAME, jacobians, provenance)
+
+
+def test_episodes_and_components_of_the_jacobians_are_used_as_far_as_both_files_have_them(
+    planted_datasets, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    dataset = RolloutDataset(planted_datasets.simulated)
+    rows = RolloutRows(dataset, dataset.num_episodes)
+    projection = HiddenProjection("pca", 3).fit(rows.read_hidden(0, rows.num_rows))
+    projection.save(tmp_path / "projection")
+    write_jacobians(tmp_path, dataset, projection)
+    inputs = CrossInputs(dataset.folder, tmp_path / "projection", jacobians=tmp_path)
+    settings = CrossSettings(5, max_lag=1, nulls=NullSettings(10, 10))
+    plan = make_cross_plan(inputs, settings)
+    assert f"--num_components 3: {tmp_path / JACOBIAN_NAME} has 2" in capsys.readouterr().out
+    assert plan.stack.values.shape[2] == len(plan.deviation) == 2
+    assert plan.jacobians is not None
+    assert plan.jacobians.sample_id.tolist() == rows.episode_ids[:5].tolist()
+    path = compute_cross_dynamics(plan, {}, tmp_path, StageReport("cross"))
+    consistency = make_consistency_plan(
+        ConsistencyInputs(cross=path.parent, jacobians=tmp_path), ConsistencySettings()
+    )
+    assert len(consistency.jacobian) == len(consistency.unit) == 5
+
+
+def test_a_behaviour_of_few_episodes_agrees_by_no_test(cross, tmp_path):
+    """Its numbers are kept; three source episodes are as few as have no correlation tested."""
+    few = cross["num_units"].where(cross["group"] != "1", 3)
+    plan = consistency_plan(cross.assign(num_units=few))
+    path = analyse_consistency(plan, {}, tmp_path, StageReport("few"))
+    with read_results(path) as results:
+        at = {"lag": 1, "null": "components"}
+        assert results["agreement"].sel(group="1", lag=1).notnull().all()
+        assert results["agreement_p"].sel(group="1", **at).isnull().all()
+        assert results["agreement_p"].sel(group="0", **at).notnull().all()
 
 
 def consistency_plan(cross):

@@ -27,9 +27,13 @@ def test_the_planted_number_of_factors_predicts_best(num_factors):
     assert choice.error[-1] > 1.5 * choice.error.min()
 
 
-def test_senseless_candidates_are_refused():
+def test_candidates_beyond_the_hidden_units_stand_for_all_of_them(capsys):
+    choice = choose_factor_count(plant(2, 0.1), EPISODE, (2, 30, 40), 10, 0)
+    assert choice.candidates == (2, NUM_UNITS)
+    assert "--nmf_candidates 30: only 24 exist" in capsys.readouterr().out
+
+
+def test_too_few_levels_are_refused():
     data = plant(2, 0.1)
-    with pytest.raises(UserError, match=r"--nmf_candidates 30: .* only 24 hidden units"):
-        choose_factor_count(data, EPISODE, (2, 30), 10, 0)
     with pytest.raises(UserError, match="choosing needs 3 levels"):
         choose_factor_count(data, np.zeros(len(data), np.int64), (2,), 10, 0)

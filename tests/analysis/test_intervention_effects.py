@@ -15,7 +15,7 @@ from agents.networks import NetworkConfig, make_policy
 from agents.recorder import record_episodes
 from agents.recording_config import RecordingConfig
 from analysis.effect_figures import EffectPlottingConfig, draw_effects, plot_effects
-from analysis.effect_names import World, intervention_in_words
+from analysis.effect_names import POLICY_KL, World, intervention_in_words
 from analysis.effect_predictions import differentiate
 from analysis.effect_recording import (
     EffectInputs,
@@ -212,6 +212,21 @@ def test_pairs_without_a_difference_are_not_significant_and_noise_rarely_is() ->
     assert q_value[0] < 1e-6
     assert q_value[1:].min() > 0.05
     assert false_discovery(np.zeros(3), np.zeros((10, 3)), 5).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_a_divergence_is_no_discovery_that_makes_room_for_others() -> None:
+    """Value, divergence, return and share of ends, of which only the divergence differs from 0."""
+    names = MeasureNames(ActionGroups((), np.zeros((0, 0))), num_components=0, num_clusters=0)
+    mean = np.array([2.2, 9.0, 0.5, 0.5])
+    resampled = mean + np.array([[1.0], [-1.0]])
+    means = ResampledMeans(mean[None], resampled[:, None])
+    found = WorldEffects(means, means, {}, {}, np.zeros(4), num_levels=100).q_value(names)
+    assert np.isnan(found[names.by_pair.index(POLICY_KL)])
+    others = [0, 2, 3]
+    alone = false_discovery(mean[others], resampled[:, others], 100)
+    np.testing.assert_allclose(found[others], alone)
+    assert alone[0] > 0.05
+    assert false_discovery(mean, resampled, 100)[0] < alone[0]
 
 
 def test_a_control_that_points_the_other_way_is_compared_by_its_size() -> None:

@@ -215,8 +215,12 @@ def run(config, **changes):
 
 @pytest.mark.medium
 def test_the_result_file_holds_every_pair_of_steps(config, capsys):
-    results = run(config)
-    assert "--num_components 9: the projection has 3" in capsys.readouterr().out
+    clusters = replace(config.clusters, num_pca=99, num_clusters=99)
+    results = run(config, clusters=clusters)
+    printed = capsys.readouterr().out
+    assert "--num_components 9: only 3 exist" in printed
+    assert "--num_pca 99: only 3 exist" in printed
+    assert "--num_clusters 99: only 3 exist" in printed
     assert results.sizes == {
         **results.sizes,
         **{"sample": 3, "environment_gradient": 2, "target_step": 5, "source": 3},
@@ -243,7 +247,8 @@ def test_the_layout_is_judged_where_there_are_neighbourhoods(config, tmp_path):
 def test_the_batch_size_changes_nothing(config, tmp_path):
     one, three = (run(config, batch_size=size, output_dir=tmp_path / str(size)) for size in (1, 3))
     for name in ("jacobian", "push_effect", "component"):
-        np.testing.assert_allclose(one[name], three[name], atol=1e-5)
+        # In float32 the order of summation depends on the size of the batch.
+        np.testing.assert_allclose(one[name], three[name], atol=5e-5)
 
 
 @pytest.mark.parametrize(

@@ -33,3 +33,20 @@ def test_real_rollouts_are_read_to_their_last_row(planted_datasets) -> None:
     rows = read_pair_rows(real, num_rows=40)
     assert rows.is_row.sum(axis=1).tolist() == planted_datasets.lengths.tolist()
     assert rows.episode_return == pytest.approx(np.full(30, 10.0))
+
+
+def test_pairs_are_sorted_by_id_in_whatever_order_they_were_recorded(
+    planted_datasets, tmp_path
+) -> None:
+    planted = RolloutDataset(planted_datasets.simulated)
+    ends = {2: 9, 0: 3, 1: 10}
+    with RolloutWriter(tmp_path, planted.metadata) as writer:
+        for index, end in ends.items():
+            done, reward = np.arange(10) >= end, np.full(10, index, np.float32)
+            writer.write(replace(planted.read_episode(index), done=done, reward=reward))
+    rows = read_pair_rows(RolloutDataset(tmp_path), num_rows=3)
+    recorded = [planted.read_episode(index) for index in range(3)]
+    assert rows.is_done.tolist() == [1, 0, 1]
+    assert rows.episode_return.tolist() == [0, 10, 20]
+    np.testing.assert_allclose(rows.outputs.value, [one.value[:3] for one in recorded])
+    np.testing.assert_array_equal(rows.state, [one.agent_hidden[:3] for one in recorded])

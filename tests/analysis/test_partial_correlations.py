@@ -1,11 +1,10 @@
-"""Partial correlations, their tests by level, and the control of false discoveries."""
+"""Partial correlations and their tests by level."""
 
 import numpy as np
 import pytest
 
 from analysis.partial_correlations import (
     correlate,
-    false_discovery_rates,
     partial_correlations,
 )
 
@@ -79,20 +78,6 @@ def test_a_planted_pair_is_found_among_many():
     assert [3, 6] in found
     assert len(found) <= 2
     assert table.interval[0, 3, 6] < table.partial[3, 6] < table.interval[1, 3, 6]
-
-
-def test_false_discovery_rates_equal_a_slow_reference():
-    rng = np.random.default_rng(5)
-    p_values = rng.random((6, 7)) ** 3
-    p_values[2, 3] = np.nan
-    tested = np.sort(p_values[np.isfinite(p_values)])
-    expected = np.full(p_values.shape, np.nan)
-    for index, p in np.ndenumerate(p_values):
-        if np.isfinite(p):
-            ranks = range(1, len(tested) + 1)
-            rates = [tested[k - 1] * len(tested) / k for k in ranks if tested[k - 1] >= p]
-            expected[index] = min(1.0, *rates)
-    np.testing.assert_allclose(false_discovery_rates(p_values), expected)
 
 
 def test_variables_of_few_levels_are_not_tested():

@@ -46,8 +46,10 @@ def test_sources_of_the_best_statements_are_pushed_first() -> None:
     assert components_to_push(ranked, 8, 100) == list(range(8))
 
 
-def test_best_pairs_have_different_sources() -> None:
+def test_best_pairs_have_different_sources(capsys: pytest.CaptureFixture[str]) -> None:
     ranked = statements((5, 1), (5, 3), (2, 0))
+    assert len(best_pairs(ranked, 9)) == 2
+    assert "--num_pairs 9: only 2 exist" in capsys.readouterr().out
     assert best_pairs(ranked, 2) == [ComponentPair(5, 1), ComponentPair(2, 0)]
     assert best_pairs(ranked, 0) == []
 
