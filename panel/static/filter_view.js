@@ -8,7 +8,7 @@ import { fillSelect, offerFiles } from "./controls.js";
 import { Gallery } from "./gallery.js";
 import { GradientRows, fittingFiles, isOfOtherProjection } from "./gradient_rows.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
-import { PATHS, choiceIn, pathsOf } from "./saliency.js";
+import { choiceIn, pathOptions } from "./saliency.js";
 import { targetName } from "./saliency_view.js";
 import { count, number, plural } from "./words.js";
 
@@ -155,7 +155,7 @@ export class FilterView {
     offerFiles("gradient-file", this.gradients.map((one) => one.file), file);
     fillSelect("gradient-target", targets.map((name) => [name, targetName(name)]), target);
     fillSelect("gradient-step", steps.map((step) => [step, step]), at);
-    fillSelect("gradient-path", pathsOf(labels).map((name) => [name, PATHS[name]]), path);
+    fillSelect("gradient-path", pathOptions(labels), path);
   }
 
   #column(key) {

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +79,10 @@ def box_of(page: Page, selector: str) -> dict[str, float]:
         }""",
         selector,
     )
+
+
+def settle(page: Page) -> None:
+    page.wait_for_selector("body[data-ready]", state="attached")
 
 
 def wait_for_step(page: Page, step: int) -> None:
@@ -453,6 +458,107 @@ def test_paths_of_the_gradient_add_up(
         np.testing.assert_allclose(shown, values.ravel(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.fixture
+def open_saliency(
+    open_page: Callable[..., Page], saliency_data: Path, saliency_address: str
+) -> Callable[..., Page]:
+    """Opens the sample that has several files of saliency."""
+    samples = item_id(saliency_data / "samples" / "dataset.json")
+    start = {"data": samples, "episode": 1, "target": "ic_0", "at": 6}
+    return lambda **values: open_page(f"#{urlencode({**start, **values})}", base=saliency_address)
+
+
+@pytest.fixture(scope="module")
+def saliency_address(saliency_data: Path, serve: Any) -> Iterator[str]:
+    yield from serve(saliency_data)
+
+
+def test_file_of_the_default_method_is_opened_first(
+    open_saliency: Callable[..., Page], saliency_data: Path
+) -> None:
+    page = open_saliency()
+    names = page.locator("#saliency-file option").all_inner_texts()
+    assert [name.split("/")[1] for name in names] == ["plain", "split", "agent_only", "integrated"]
+    assert page.input_value("#saliency-file") == item_id(saliency_data / "plain" / "saliency.nc")
+    assert page.is_hidden("#baseline-field")
+    assert page.is_hidden("#method-note")
+
+
+def test_every_path_that_a_file_holds_is_drawn(
+    open_saliency: Callable[..., Page], saliency_data: Path
+) -> None:
+    file = saliency_data / "split" / "saliency.nc"
+    page = open_saliency(saliency=item_id(file))
+    with xr.open_dataset(file, engine="h5netcdf") as stored:
+        gradient = stored["gradient_frame"].sel(target="ic_0", target_step=6).isel(sample=0)
+        maps = {
+            str(label): gradient.sel(environment_gradient=label).mean("channel").to_numpy()
+            for label in stored["environment_gradient"].to_numpy()
+        }
+    expected = {
+        "agent and environment (passed)": maps["passed"],
+        "agent without environment (cut)": maps["cut"],
+        "what the environment adds (passed − cut)": maps["passed"] - maps["cut"],
+        "environment without agent (only)": maps["only"],
+        "neither of the two (neither)": maps["neither"],
+        "mixed (passed − cut − only)": maps["mixed"],
+    }
+    assert page.locator("#path option").all_inner_texts() == list(expected)
+    for name, signed in expected.items():
+        path = page.select_option("#path", label=name)[0]
+        wait_until(page, f"window.dreamscope.saliency.overlayPath === '{path}'")
+        shown = page.evaluate("Array.from(window.dreamscope.player.overlay.data)")
+        np.testing.assert_allclose(shown, signed.ravel(), rtol=1e-5, atol=1e-6)
+    # The components are coloured along the same path.
+    page.select_option("#path", "only")
+    settle(page)
+    of_components = page.evaluate("[...window.dreamscope.components.content.gradient.data]")
+    with xr.open_dataset(file, engine="h5netcdf") as stored:
+        view = {"target": "ic_0", "target_step": 6, "environment_gradient": "only"}
+        gradient = stored["gradient_component"].sel(view).isel(sample=0).to_numpy()
+    np.testing.assert_allclose(of_components, gradient.ravel(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["value", "ic_0"])
+def test_integrated_gradients_are_drawn_and_tell_what_they_sum_to(
+    target: str, open_saliency: Callable[..., Page], saliency_data: Path
+) -> None:
+    file = saliency_data / "integrated" / "saliency.nc"
+    page = open_saliency(saliency=item_id(file), step=3, target=target)
+    assert page.input_value("#baseline") == ""
+    assert page.locator("#baseline option").all_inner_texts() == [
+        "gradient",
+        "integrated gradient, from black frames",
+        "integrated gradient, from the mean frame",
+    ]
+    assert page.inner_text("#method-note") == (
+        "Integrated gradients over the latent, which this file has too, belong to no pixel: they "
+        "are not drawn."
+    )
+    page.select_option("#baseline", "black")
+    settle(page)
+    with xr.open_dataset(file, engine="h5netcdf") as stored:
+        chosen = stored.sel(target=target, target_step=6, baseline="black").isel(sample=0).load()
+    signed = chosen["integrated_frame"].sum("channel").to_numpy()
+    shown = page.evaluate("Array.from(window.dreamscope.player.overlay.data)")
+    np.testing.assert_allclose(shown, signed.ravel(), rtol=1e-5, atol=1e-6)
+    overlay = canvas_pixels(page, "overlay")
+    strong = overlay[..., 3] > 40
+    is_orange = overlay[..., 0] > overlay[..., 2]
+    np.testing.assert_array_equal(is_orange[strong], signed[3][strong] > 0)
+    note = page.inner_text("#method-note").replace("−", "-")
+    figures = [float(figure) for figure in re.findall(r"-?\d+\.?\d*", note)]
+    difference, delta = (
+        float(chosen[f"integrated_frame_{name}"]) for name in ("difference", "delta")
+    )
+    np.testing.assert_allclose(figures, [difference + delta, difference, delta], atol=6e-4)
+    assert ("more than the tolerance" in note) == (target == "value")
+    assert page.is_hidden("#path-field")
+    page.select_option("#baseline", "")
+    settle(page)
+    assert page.evaluate("window.dreamscope.player.overlay.data[0]") != pytest.approx(shown[0])
+
+
 def test_saliency_beside_the_frame_leaves_the_frame_as_it_is(
     open_page: Callable[..., Page], ids: dict[str, str], panel_data: Any
 ) -> None:
@@ -616,7 +722,7 @@ def test_of_several_files_of_saliency_one_is_chosen(
             assert page.input_value("#saliency-file") == chosen
             drawn[name] = page.evaluate(overlay)
         page.select_option("#saliency-file", item_id(folder / "saliency" / "saliency.nc"))
-        page.wait_for_selector("body[data-ready]", state="attached")
+        settle(page)
         assert page.evaluate(overlay) == drawn["saliency"] == -drawn["again"] != 0
         page.close()
     page = open_page(f"#data={item_id(panel_data.folder / 'samples' / 'dataset.json')}&episode=1")
