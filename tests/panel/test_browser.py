@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 import shutil
 import time
@@ -546,7 +547,8 @@ def test_integrated_gradients_are_drawn_and_tell_what_they_sum_to(
     strong = overlay[..., 3] > 40
     is_orange = overlay[..., 0] > overlay[..., 2]
     np.testing.assert_array_equal(is_orange[strong], signed[3][strong] > 0)
-    note = page.inner_text("#method-note").replace("−", "-")
+    name = target.replace("_", " ")
+    note = page.inner_text("#method-note").replace("−", "-").replace(name, "")
     figures = [float(figure) for figure in re.findall(r"-?\d+\.?\d*", note)]
     difference, delta = (
         float(chosen[f"integrated_frame_{name}"]) for name in ("difference", "delta")
@@ -1322,6 +1324,117 @@ def test_conditions_leave_what_a_direct_computation_leaves(
     wait_until(page, "document.getElementById('filter-text').value.endsWith('action = right')")
 
 
+COMPARE = {
+    "=": np.equal,
+    "!=": np.not_equal,
+    ">": np.greater,
+    "<": np.less,
+    ">=": np.greater_equal,
+    "<=": np.less_equal,
+}
+CODES = {
+    "source": {"real": 0, "simulated": 1},
+    "done": {"other steps": 0, "last step": 1},
+    "action": {"left": 0, "null": 1, "right": 2, "upleft": 3, "fire": 4},
+    "cluster": {"none": -1},
+}
+
+
+def offered_values(page: Page, variable: str) -> list[str]:
+    """What the form offers: names, or both ends of the range."""
+    box = page.locator("#condition-value")
+    box.evaluate("box => { box.placeholder = ''; }")
+    page.select_option("#condition-variable", variable)
+    wait_until(page, "document.getElementById('condition-value').placeholder !== ''")
+    names = page.locator("#condition-values option").evaluate_all("all => all.map(o => o.value)")
+    return names or str(box.get_attribute("placeholder")).split(" … ")
+
+
+def add_condition(page: Page, variable: str, operator: str, value: str) -> None:
+    """As the only one: by the form, then by its own text alone."""
+    page.click("#clear-filter")
+    settle(page)
+    page.select_option("#condition-operator", operator)
+    page.fill("#condition-value", value)
+    page.click("#condition-form button")
+    settle(page)
+    written = page.input_value("#filter-text")
+    assert written.startswith(f"{variable} {operator} ")
+    assert page.inner_text("#filter-error") == "", written
+    [shown] = page.locator("#conditions li").all_inner_texts()
+    assert shown.rstrip("×") == written
+    page.click("#clear-filter")
+    settle(page)
+    page.fill("#filter-text", written)
+    page.dispatch_event("#filter-text", "change")
+    settle(page)
+
+
+def values_of(page: Page, variable: str) -> np.ndarray:
+    read = f"window.dreamscope.filter.rows.column('{variable}').then(values => [...values])"
+    # JSON, which Playwright speaks, has no NaN.
+    return np.array(page.evaluate(read), np.float64)
+
+
+def test_conditions_of_the_form_are_read_back_from_their_text(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page("#view=filter", fresh=True)
+    options = page.locator("#condition-variable option")
+    variables = options.evaluate_all("all => all.map(option => option.value)")
+    assert {"done", "cluster", "trust", "pca.3", "embedding.1", "gradient.2"} <= set(variables)
+    groups = page.evaluate("window.dreamscope.filter.rows.groups().then(g => [...g.groupOf])")
+    operators = itertools.cycle(COMPARE)
+    for variable in variables:
+        for value in offered_values(page, variable)[:4]:
+            if value == "not known here":
+                continue
+            operator = next(operators)
+            add_condition(page, variable, operator, value)
+            if variable.startswith("gradient"):
+                continue
+            named = CODES.get(variable, {}).get(value)
+            bound = float(value.replace("−", "-")) if named is None else named
+            holds = COMPARE[operator](values_of(page, variable), np.float32(bound))
+            count = len(np.unique(np.array(groups)[holds]))
+            said = page.inner_text("#filter-count")
+            assert said.startswith(f"{count} of 5 analysed rollouts match."), (variable, value)
+
+
+@pytest.mark.parametrize(
+    "name", ["last step", "left and right", 'say "and"', "and", "a\\", "> 3", "= x", "7", "a  b"]
+)
+def test_names_of_actions_that_look_like_something_else_are_read_back(
+    name: str, open_page: Callable[..., Page]
+) -> None:
+    page = open_page("#view=filter", fresh=True)
+    page.evaluate("name => { window.dreamscope.filter.rows.actionNames[3] = name; }", name)
+    assert name in offered_values(page, "action")
+    add_condition(page, "action", "=", name)
+    assert page.inner_text("#filter-error") == ""
+    assert page.evaluate("window.dreamscope.filter.conditions[0].bound") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [
+        ("cluster = none", [-1]),
+        ("done = last", [1]),
+        ("done = last step AND cluster != 3", [1, 3]),
+        ("done = other and source=simulated", [0, 1]),
+        ("value > −1.5", [-1.5]),
+        ("action = action 9", [9]),
+    ],
+)
+def test_names_that_the_page_shows_are_values_of_conditions(
+    text: str, bounds: list[float], open_page: Callable[..., Page]
+) -> None:
+    page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
+    assert page.inner_text("#filter-error") == ""
+    read = "window.dreamscope.filter.conditions.map(({ bound }) => bound)"
+    assert page.evaluate(read) == bounds
+
+
 def test_a_match_opens_at_the_step_where_it_matches(
     open_page: Callable[..., Page], panel_data: Any
 ) -> None:
@@ -1355,7 +1468,20 @@ def test_extremes_are_those_of_a_direct_computation(
     assert "extreme=ica.1.high" in page.evaluate("window.dreamscope.view.address()")
 
 
-@pytest.mark.parametrize("text", ["value", "nothing > 3", "value > high", "action = sideways"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "value",
+        "nothing > 3",
+        "value > high",
+        "action = sideways",
+        "done = step",
+        "value > 3 and",
+        'value > ""',
+        'action = "left',
+        "cluster = last step",
+    ],
+)
 def test_text_that_is_no_condition_is_explained(text: str, open_page: Callable[..., Page]) -> None:
     page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
     assert page.inner_text("#filter-error")
