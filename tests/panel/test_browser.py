@@ -1361,7 +1361,7 @@ def add_condition(page: Page, variable: str, operator: str, value: str) -> None:
     written = page.input_value("#filter-text")
     assert written.startswith(f"{variable} {operator} ")
     assert page.inner_text("#filter-error") == "", written
-    [shown] = page.locator("#conditions li").all_inner_texts()
+    [shown] = page.locator("#conditions li").all_text_contents()
     assert shown.rstrip("×") == written
     page.click("#clear-filter")
     settle(page)
