@@ -70,8 +70,14 @@ def _gradient_view(
     return target, target_step, environment_gradient
 
 
+def _integrated_view(target: str, target_step: str, baseline: str) -> tuple[str, str, str]:
+    return target, target_step, baseline
+
+
 GradientView = Annotated[tuple[str, str, str], Depends(_gradient_view)]
 """Which gradient of a sample, as labels in the order of `panel.saliency_source.VIEW_DIMS`."""
+IntegratedView = Annotated[tuple[str, str, str], Depends(_integrated_view)]
+"""The same of an integrated gradient, in the order of `INTEGRATED_DIMS` there."""
 
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -387,6 +393,16 @@ def _add_results(application: FastAPI, catalogue: Catalogue) -> None:
         """Container with `activation` and `gradient`, (T, K) float32 of one sample and view."""
         return items.answer(
             request, item_id, SaliencySource, lambda source: source.components(sample_id, view)
+        )
+
+    @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}/integrated")
+    def integrated(
+        request: Request, item_id: ItemId, sample_id: EpisodeId, view: IntegratedView
+    ) -> Response:
+        """Container with `saliency`, (T, H, W) signed float32 of one sample by integrated
+        gradients, with what they have to sum to and what they miss of it."""
+        return items.answer(
+            request, item_id, SaliencySource, lambda source: source.integrated_map(sample_id, view)
         )
 
     @_arrays_route(application, "/api/saliency/{item_id}/samples/{sample_id}")

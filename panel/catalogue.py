@@ -291,12 +291,22 @@ def _link(described: dict[str, list[dict[str, Any]]], sources: Mapping[str, Sour
         }
     for entry, source in opened(SALIENCY_NAME, SaliencySource):
         entry["dataset"] = match_dataset("simulated", source.hash_of_input.values(), datasets)
+    described[SALIENCY_NAME].sort(key=_is_beside_the_default)
     for entry, source in opened(SAMPLE_TRUST_NAME, TrustSource):
         entry["dataset"] = match_samples(
             source.samples_identity, entry["num_samples"], kinships, datasets
         )
     for entry in described[INTERVENTION_EFFECTS_NAME]:
         entry["recordings"] = find_recordings(entry, datasets)
+
+
+def _is_beside_the_default(saliency: dict[str, Any]) -> tuple[bool, bool]:
+    """Sorts saliency as `saliency_experiments.py` computes it by default before other methods.
+
+    By default gradients are plain, and passed on by the environment. Readers take the first file.
+    """
+    is_integrated = bool(saliency["baselines"]) or saliency["has_integrated_latents"]
+    return is_integrated, "passed" not in saliency["environment_gradients"]
 
 
 def describe_damage(item: Item, error: BaseException) -> str:

@@ -10,9 +10,12 @@ from panel.result_source import ResultSource
 from panel.rollout_source import UnknownItemError
 
 GRADIENT = "gradient_frame"
+INTEGRATED, INTEGRATED_LATENT = "integrated_frame", "integrated_latent"
 ACTIVATION, COMPONENT_GRADIENT = "activation", "gradient_component"
 VIEW_DIMS = ("target", "target_step", "environment_gradient")
 """What tells the gradients of one sample apart: a *view* is one choice of all three."""
+INTEGRATED_DIMS = ("target", "target_step", "baseline")
+"""What tells the integrated gradients of one sample apart."""
 
 
 class SaliencySource(ResultSource):
@@ -38,6 +41,8 @@ class SaliencySource(ResultSource):
             "targets": targets,
             "target_steps": steps,
             "environment_gradients": gradients,
+            "baselines": self._texts("baseline") if INTEGRATED in self._results else [],
+            "has_integrated_latents": INTEGRATED_LATENT in self._results,
             "sample_ids": sorted(self._positions),
             "num_components": self._num_components,
         }
@@ -54,6 +59,30 @@ class SaliencySource(ResultSource):
         """
         gradient = self._read_view(GRADIENT, sample_id, view)
         return {"saliency": gradient.mean(axis=-1)}
+
+    def integrated_map(self, sample_id: int, view: tuple[str, str, str]) -> dict[str, NDArray]:
+        """`saliency` (T, H, W), integrated gradient of a target over the frames, sum over the
+        channels; the (1,) `difference` of the target between sample and baseline, which it has to
+        sum to; the (1,) `delta` that it misses; and `met`, (1,) int32, 1 where that is within the
+        tolerance of the computation and 0 where it is not.
+
+        Args:
+            sample_id: episode id of the simulated rollout.
+            view: labels of target, target step and baseline.
+
+        Raises:
+            UnknownItemError: as in `signed_map`, or nothing was integrated over frames.
+        """
+        if INTEGRATED not in self._results:
+            raise UnknownItemError("saliency was computed without --integrate frames")
+        attribution = self._read_view(INTEGRATED, sample_id, view, INTEGRATED_DIMS)
+        at = self._at(sample_id, view, INTEGRATED_DIMS)
+        told = {name: self._read(f"{INTEGRATED}_{name}", **at) for name in ("difference", "delta")}
+        return {
+            "saliency": attribution.sum(axis=-1),
+            **{name: np.reshape(value, 1) for name, value in told.items()},
+            "met": self._read(f"{INTEGRATED}_met", **at).reshape(1).astype(np.int32),
+        }
 
     def components(self, sample_id: int, view: tuple[str, str, str]) -> dict[str, NDArray]:
         """`activation` (T, K) of one sample, and `gradient` (T, K) of a target with respect to it.
@@ -108,17 +137,29 @@ class SaliencySource(ResultSource):
         return int(self._results.sizes["component"]) if has_both else 0
 
     def _read_view(
-        self, name: str, sample_id: int, view: tuple[str, str, str]
+        self,
+        name: str,
+        sample_id: int,
+        view: tuple[str, str, str],
+        dims: tuple[str, ...] = VIEW_DIMS,
     ) -> NDArray[np.float32]:
         """(T, ...) rows of one gradient of one sample."""
-        if sample_id not in self._positions:
-            raise UnknownItemError(f"no saliency was computed for sample {sample_id}")
-        indexers = {"sample": self._positions[sample_id], **self._indexers(view)}
+        indexers = self._at(sample_id, view, dims)
         with self._lock:
             gradient = self._results[name].isel(indexers).transpose("step", ...).to_numpy()
         if not np.isfinite(gradient).all():
             raise UnknownItemError(f"target {view[0]} is undefined at step {view[1]}")
         return gradient.astype(np.float32, copy=False)
 
-    def _indexers(self, view: tuple[str, str, str]) -> dict[str, int]:
-        return {dim: self._position(dim, label) for dim, label in zip(VIEW_DIMS, view, strict=True)}
+    def _at(
+        self, sample_id: int, view: tuple[str, str, str], dims: tuple[str, ...]
+    ) -> dict[str, int]:
+        """Where the values of one sample and view lie."""
+        if sample_id not in self._positions:
+            raise UnknownItemError(f"no saliency was computed for sample {sample_id}")
+        return {"sample": self._positions[sample_id], **self._indexers(view, dims)}
+
+    def _indexers(
+        self, view: tuple[str, str, str], dims: tuple[str, ...] = VIEW_DIMS
+    ) -> dict[str, int]:
+        return {dim: self._position(dim, label) for dim, label in zip(dims, view, strict=True)}

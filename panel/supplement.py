@@ -272,6 +272,12 @@ class _Content:
             if entry["num_components"]:
                 read = _later(source.components, sample, view)
                 yield Answer(f"{base}/components?{query}", entry["id"], read)
+        views = itertools.product(entry["targets"], entry["target_steps"], entry["baselines"])
+        for view, sample in itertools.product(views, entry["sample_ids"]):
+            target, step, baseline = view
+            query = f"target={target}&target_step={step}&baseline={baseline}"
+            address = f"api/saliency/{entry['id']}/samples/{sample}/integrated?{query}"
+            yield Answer(address, entry["id"], _later(source.integrated_map, sample, view))
 
     def _analysis_answers(self, entry: dict[str, Any]) -> Iterator[Answer]:
         source = self._catalogue.open_as(entry["id"], AnalysisSource)

@@ -2,6 +2,7 @@
 
 import { QUALITATIVE, themeColours } from "./colours.js";
 import { baseLayout, drawPlot, fixedAxis } from "./plotting.js";
+import { textScale } from "./words.js";
 
 const MARGIN = { l: 66, r: 14, t: 8, b: 40 };
 const SIGNIFICANT = 0.05;
@@ -29,14 +30,15 @@ export function agreementCurves({ file, arrays, dynamics, measure }) {
     });
     return [
       line(observed, NAMES[name] ?? name, {
-        line: { color: colour, width: 2, dash: DASHES[variant] },
+        line: { color: colour, width: 2 * textScale(), dash: DASHES[variant] },
         marker: {
-          size: 8, color: q.map((value) => (value < SIGNIFICANT ? colour : themeColours().surface)),
-          line: { color: colour, width: 2 },
+          size: 8 * textScale(),
+          color: q.map((value) => (value < SIGNIFICANT ? colour : themeColours().surface)),
+          line: { color: colour, width: 2 * textScale() },
         },
       }),
       line(expected, `by chance, ${NAMES[name] ?? name}`, {
-        mode: "lines", line: { color: colour, width: 1, dash: "dot" },
+        mode: "lines", line: { color: colour, width: textScale(), dash: "dot" },
       }),
     ];
   });

@@ -4,6 +4,9 @@ import { fetchArrays } from "./api.js";
 
 const AXIS_NAMES = { pca: "PC", ica: "IC", nmf: "NMF" };
 const EMBEDDING_NAMES = { tsne: "t-SNE", umap: "UMAP", pca: "PCA layout" };
+// By their codes, 0 and 1.
+const FLAG_NAMES = { done: ["other steps", "last step"], ever_done: ["does not end", "ends"] };
+const NO_CLUSTER = -1;
 const NOT_SHOWN = new Set(["episode_id"]);
 
 /** Variables whose values are codes of something that has a name. */
@@ -90,11 +93,29 @@ export class AnalysisRows {
 
   /** What a value of a categorical variable is called. */
   categoryName(variable, value) {
-    if (variable === "source") return this.analysis.source_names[value];
-    if (variable === "done") return value ? "last step" : "other steps";
-    if (variable === "ever_done") return value ? "ends" : "does not end";
-    if (variable.endsWith("action")) return this.actionNames[value] ?? `action ${value}`;
-    return value === -1 ? "none" : String(value);
+    const name = this.#namesByCode(variable)[value];
+    if (name !== undefined) return name;
+    if (variable.endsWith("action")) return `action ${value}`;
+    return value === NO_CLUSTER ? "none" : String(value);
+  }
+
+  /**
+   * The value of a categorical variable that is called so, by the first words of a name too where
+   * these are no other's ("last" for "last step"); undefined where none is.
+   */
+  categoryCode(variable, text) {
+    const names = this.#namesByCode(variable);
+    if (names.includes(text)) return names.indexOf(text);
+    const begun = names.flatMap((name, code) => (name.startsWith(`${text} `) ? [code] : []));
+    if (begun.length === 1) return begun[0];
+    if (variable.endsWith("action") && /^action \d+$/.test(text)) return Number(text.slice("action ".length));
+    return names.length === 0 && text === "none" ? NO_CLUSTER : undefined;
+  }
+
+  /** Names of the values 0, 1, ...; none of a variable whose values are numbers of clusters. */
+  #namesByCode(variable) {
+    if (variable === "source") return this.analysis.source_names;
+    return variable.endsWith("action") ? this.actionNames : FLAG_NAMES[variable] ?? [];
   }
 
   /**

@@ -225,7 +225,7 @@ export class BehavioursView {
     const rows = Object.entries(found).map(([name, arrays]) => {
       const [quantity, variant] = name.split(" ");
       const label = QUANTITIES[quantity] + (variant === "cut" ? ", environment cut" : "");
-      const interval = arrays.lower
+      const interval = Number.isFinite(arrays.lower?.data[place])
         ? `${number(arrays.lower.data[place])} to ${number(arrays.upper.data[place])}` : "–";
       const tests = arrays.q ? Array.from({ length: arrays.q.shape[0] }, (_, test) => {
         const q = number(arrays.q.data[test * plane + place]);

@@ -1,6 +1,7 @@
 // Conditions on the steps of rollouts, as text and as masks over rows.
 //
-// A text is a list such as "ica.3 > 2 and action = right and reward != 0".
+// A text is a list such as "ica.3 > 2 and action = right and done = last step". A value that holds the
+// word "and" or quotes stands in quotes itself: action = "left and right".
 
 import { CATEGORICAL } from "./analysis_rows.js";
 
@@ -13,7 +14,11 @@ const COMPARE = {
   "=": (value, bound) => value === bound,
 };
 export const OPERATORS = Object.keys(COMPARE);
-const CONDITION = /^\s*([a-z_]+(?:\.\d+)?)\s*(>=|<=|!=|>|<|=)\s*(\S+)\s*$/i;
+const CONDITION = /^\s*([^\s<>=!"]+)\s*(>=|<=|!=|>|<|=)\s*(\S.*?)\s*$/s;
+const QUOTED = /^"((?:[^"\\]|\\.)*)"$/s;
+const PIECE = /"(?:[^"\\]|\\.)*"|\s+and\s+|./gis;
+const SEPARATOR = /^\s+and\s+$/i;
+const NEEDS_QUOTES = /^$|^\s|\s$|["\\]|(^|\s)and(\s|$)/i;
 
 /** Why a text is not a list of conditions, in words. */
 export class ConditionError extends Error {}
@@ -26,16 +31,17 @@ export class ConditionError extends Error {}
  */
 export function parseConditions(text, variables, codeOf) {
   if (text.trim() === "") return [];
-  return text.split(/\s+and\s+/i).map((part) => {
-    const [, variable, operator, value] = CONDITION.exec(part) ?? [];
+  return partsOf(text).map((part) => {
+    const [, variable, operator, written] = CONDITION.exec(part) ?? [];
     if (!variable) {
       throw new ConditionError(`“${part.trim()}” is no condition; one looks like “value > 5”.`);
     }
     if (!variables.includes(variable)) {
       throw new ConditionError(`There is no variable “${variable}” here.`);
     }
+    const value = unquoted(written);
     const named = CATEGORICAL.has(variable) ? codeOf(variable, value) : undefined;
-    const bound = named ?? Number(value);
+    const bound = named ?? numberOf(value);
     if (!Number.isFinite(bound)) {
       throw new ConditionError(`“${value}” is no value of ${variable}.`);
     }
@@ -43,8 +49,27 @@ export function parseConditions(text, variables, codeOf) {
   });
 }
 
+/** Conditions as a text that `parseConditions` makes the same conditions of. */
 export const formatConditions = (conditions) =>
-  conditions.map(({ variable, operator, text }) => `${variable} ${operator} ${text}`).join(" and ");
+  conditions.map(({ variable, operator, text }) => `${variable} ${operator} ${quoted(text)}`).join(" and ");
+
+/** What stands between those "and" that are in no quotes. */
+function partsOf(text) {
+  const parts = [""];
+  for (const [piece] of text.matchAll(PIECE)) {
+    if (SEPARATOR.test(piece)) parts.push("");
+    else parts[parts.length - 1] += piece;
+  }
+  return parts;
+}
+
+const quoted = (text) =>
+  NEEDS_QUOTES.test(text) ? `"${text.replaceAll(/["\\]/g, "\\$&")}"` : text;
+
+const unquoted = (text) => QUOTED.exec(text)?.[1].replaceAll(/\\(.)/gs, "$1") ?? text;
+
+// The page writes numbers with a true minus sign.
+const numberOf = (text) => (text.trim() === "" ? NaN : Number(text.replaceAll("−", "-")));
 
 /** One byte per row: 1 where the condition holds. A value that is not a number meets none. */
 export function rowsMeeting({ operator, bound }, values) {

@@ -27,7 +27,8 @@ export class EffectCurves {
     return this.file.worlds.flatMap((world, w) => [
       this.#band(w), ...this.#controls(w), ...this.#predictions(world, w),
       this.#line(w, this.#row("effect", w, this.tested), "observed", {
-        mode: "lines+markers", marker: { size: 5 }, line: { color: QUALITATIVE[0], width: 2.5 },
+        mode: "lines+markers", marker: { size: 5 * textScale() },
+        line: { color: QUALITATIVE[0], width: 2.5 * textScale() },
       }),
     ]);
   }
@@ -99,7 +100,8 @@ export class EffectCurves {
       const isFlip = variant === SIGN_FLIP;
       const name = isFlip ? "sign flip" : "random direction";
       const line = isFlip
-        ? { color: QUALITATIVE[3], width: 2, dash: "dash" } : { color: themeColours().quiet, width: 1 };
+        ? { color: QUALITATIVE[3], width: 2 * textScale(), dash: "dash" }
+        : { color: themeColours().quiet, width: textScale() };
       const showlegend = w === 0 && !known.has(name);
       known.add(name);
       return [this.#line(w, this.#row("effect", w, v), name, { showlegend, line })];
@@ -109,7 +111,7 @@ export class EffectCurves {
   #predictions(world, w) {
     return this.file.predictions.flatMap((prediction, p) => {
       const { name, colour, dash } = PREDICTED[prediction.split("_")[0]] ?? PREDICTED.readout;
-      const line = { color: colour, width: 2, dash };
+      const line = { color: colour, width: 2 * textScale(), dash };
       return prediction.endsWith(`_${world}`) ? [this.#line(w, this.#predicted(p), name, { line })] : [];
     });
   }

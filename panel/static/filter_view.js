@@ -8,7 +8,7 @@ import { fillSelect, offerFiles } from "./controls.js";
 import { Gallery } from "./gallery.js";
 import { GradientRows, fittingFiles, isOfOtherProjection } from "./gradient_rows.js";
 import { COMMANDS, code, showEmpty } from "./notices.js";
-import { PATHS, choiceIn, pathsOf } from "./saliency.js";
+import { choiceIn, pathOptions } from "./saliency.js";
 import { targetName } from "./saliency_view.js";
 import { count, number, plural } from "./words.js";
 
@@ -155,7 +155,7 @@ export class FilterView {
     offerFiles("gradient-file", this.gradients.map((one) => one.file), file);
     fillSelect("gradient-target", targets.map((name) => [name, targetName(name)]), target);
     fillSelect("gradient-step", steps.map((step) => [step, step]), at);
-    fillSelect("gradient-path", pathsOf(labels).map((name) => [name, PATHS[name]]), path);
+    fillSelect("gradient-path", pathOptions(labels), path);
   }
 
   #column(key) {
@@ -168,7 +168,8 @@ export class FilterView {
     const message = element("filter-error");
     const box = element("filter-text");
     try {
-      const conditions = parseConditions(text, this.variables, (variable, name) => this.#codeOf(variable, name));
+      const conditions = parseConditions(
+        text, this.variables, (variable, name) => this.rows.categoryCode(variable, name));
       message.textContent = "";
       box.removeAttribute("aria-invalid");
       return conditions;
@@ -178,15 +179,6 @@ export class FilterView {
       box.setAttribute("aria-invalid", "true");
       return null;
     }
-  }
-
-  #codeOf(variable, name) {
-    const { actionNames } = this.rows;
-    const names = {
-      action: actionNames, greedy_action: actionNames, source: this.rows.analysis.source_names,
-    }[variable];
-    const code = names?.indexOf(name) ?? -1;
-    return code < 0 ? undefined : code;
   }
 
   async #matches(conditions) {
@@ -279,10 +271,10 @@ export class FilterView {
     const variable = element("condition-variable").value;
     const values = await this.#column(variable);
     if (rows !== this.rows || variable !== element("condition-variable").value) return;
-    const isNamed = variable.endsWith("action") || variable === "source";
+    const isNamed = CATEGORICAL.has(variable);
     const present = isNamed ? presentValues(values) : [];
     element("condition-values").replaceChildren(
-      ...present.map((value) => new Option(rows.categoryName(variable, value))));
+      ...present.map((value) => rows.categoryName(variable, value)).map((name) => new Option(name, name)));
     let [low, high] = [Infinity, -Infinity];
     for (const value of values) {
       if (value < low) low = value;
@@ -291,7 +283,7 @@ export class FilterView {
     element("condition-value").placeholder = isNamed
       ? rows.categoryName(variable, present[0])
       : low <= high ? `${number(low, 2)} … ${number(high, 2)}` : "not known here";
-    element("condition-operator").value = CATEGORICAL.has(variable) ? "=" : ">";
+    element("condition-operator").value = isNamed ? "=" : ">";
   }
 }
 

@@ -13,35 +13,50 @@ const KERNEL_REACH = 3;
 /** The gain is that of the sample; see `usualGain`. */
 export const DEFAULT_DRAWING = { gain: 0, blur: 0, threshold: 0, negative: "#1f5fa8", positive: "#e2690c" };
 
-/** Ways by which a gradient reaches a frame, where a file tells them apart. */
-export const PATHS = { both: "agent and environment", agent: "agent only", environment: "environment only" };
+/**
+ * Ways by which a gradient reaches a frame: what each is called, which label of `environment_gradient` it
+ * is, and `less`, the one that is taken off that. Names end in what `saliency_experiments.py` calls them.
+ */
+const PATHS = {
+  both: { name: "agent and environment (passed)", of: "passed" },
+  agent: { name: "agent without environment (cut)", of: "cut" },
+  environment: { name: "what the environment adds (passed − cut)", of: "passed", less: "cut" },
+  only: { name: "environment without agent (only)", of: "only" },
+  neither: { name: "neither of the two (neither)", of: "neither" },
+  mixed: { name: "mixed (passed − cut − only)", of: "mixed" },
+};
 
 /** The paths that a file holds, from its labels of `environment_gradient`. */
-export function pathsOf(labels) {
-  const [isPassed, isCut] = [labels.includes("passed"), labels.includes("cut")];
-  return Object.keys(PATHS).filter((path) =>
-    ({ both: isPassed, agent: isCut, environment: isPassed && isCut })[path]);
-}
+const pathsOf = (labels) => Object.keys(PATHS).filter((path) => {
+  const { of, less = of } = PATHS[path];
+  return labels.includes(of) && labels.includes(less);
+});
 
-/** `{target, at, path}` as the address asks, each replaced by one that the file has; no target, null. */
-export function choiceIn({ targets, target_steps: steps, environment_gradients: labels }, view) {
+/** `[[path, name], ...]` of those that a file holds. */
+export const pathOptions = (labels) => pathsOf(labels).map((path) => [path, PATHS[path].name]);
+
+/**
+ * `{target, at, path, baseline}` as the address asks, each replaced by one that the file has; without
+ * a target it is null, and without a baseline "", which is the plain gradient.
+ */
+export function choiceIn(
+  { targets, target_steps: steps, environment_gradients: labels, baselines }, view,
+) {
   return {
     target: view.pick("target", targets, null), at: view.pick("at", steps),
-    path: view.pick("path", pathsOf(labels)),
+    path: view.pick("path", pathsOf(labels)), baseline: view.pick("baseline", baselines, ""),
   };
 }
 
 /**
- * Combines what a file holds into one path: with the environment's edge cut the gradient runs
- * through the agent only; what is missing then is what ran through the environment.
- *
- * `read(label)` resolves to an array `{data, shape}`.
+ * The gradient along one path, from what a file holds; `read(label)` resolves to an array
+ * `{data, shape}`.
  */
 export async function gradientOfPath(path, read) {
-  if (path === "both") return read("passed");
-  if (path === "agent") return read("cut");
-  const [whole, agent] = await Promise.all([read("passed"), read("cut")]);
-  return { shape: whole.shape, data: whole.data.map((value, index) => value - agent.data[index]) };
+  const { of, less } = PATHS[path];
+  const [whole, part] = await Promise.all([of, less].filter(Boolean).map(read));
+  if (!part) return whole;
+  return { shape: whole.shape, data: whole.data.map((value, index) => value - part.data[index]) };
 }
 
 /** Values (T, H, W) of one sample and target, ready to be painted with any drawing settings. */

@@ -3,19 +3,23 @@
 import { fetchArrays } from "./api.js";
 import { fillSelect, offerFiles, pickFile } from "./controls.js";
 import { COMMANDS, code } from "./notices.js";
-import { DEFAULT_DRAWING, PATHS, SaliencyOverlay, choiceIn, gradientOfPath, pathsOf } from "./saliency.js";
+import { DEFAULT_DRAWING, SaliencyOverlay, choiceIn, gradientOfPath, pathOptions } from "./saliency.js";
+import { number } from "./words.js";
 
 const SLIDERS = ["gain", "blur", "threshold"];
 const COLOURS = ["negative", "positive"];
 const DRAWING = [...SLIDERS, ...COLOURS];
 const CHOICES = {
-  "saliency-file": "saliency", target: "target", "target-step": "at", path: "path", placement: "placement",
+  "saliency-file": "saliency", target: "target", "target-step": "at", path: "path", baseline: "baseline",
+  placement: "placement",
 };
+const CONCERNED = ["saliency", "target", "at", "path", "baseline"];
+const BASELINES = { black: "black frames", mean: "the mean frame", blurred: "blurred frames" };
 const element = (id) => document.getElementById(id);
 
 /**
- * Reads and writes `saliency` (file), `target`, `at`, `path`, `placement` and the settings of drawing
- * in `view`.
+ * Reads and writes `saliency` (file), `target`, `at`, `path`, `baseline` (of integrated gradients),
+ * `placement` and the settings of drawing in `view`.
  */
 export class SaliencyView {
   constructor(view, player) {
@@ -44,7 +48,7 @@ export class SaliencyView {
 
   /** Whether a change of the address concerns the choice of what is shown. */
   isConcerned(changed) {
-    return ["saliency", "target", "at", "path"].some((name) => changed.has(name));
+    return CONCERNED.some((name) => changed.has(name));
   }
 
   /** Follows a change of the address that needs no other data. */
@@ -63,7 +67,7 @@ export class SaliencyView {
     return covering.length ? pickFile(this.view, "saliency", covering) : undefined;
   }
 
-  /** `{file, target, at, path}` as the address asks, each replaced by one that there is. */
+  /** `{file, target, at, path, baseline}` as the address asks, each replaced by one that there is. */
   get choice() {
     const file = this.#file;
     return file ? { file: file.id, ...choiceIn(file, this.view) } : null;
@@ -76,18 +80,30 @@ export class SaliencyView {
     element("saliency-controls").hidden = !choice;
     this.#showNote(isSimulated && !choice);
     if (choice) this.#fillControls(choice);
+    this.#showMethod(choice, null);
     if (!choice?.target) {
       this.overlay = null;
       this.#draw();
       return;
     }
-    const saliency = await gradientOfPath(choice.path, (label) =>
-      fetchArrays(this.#address("", entry, choice, label)).then((arrays) => arrays.saliency));
+    const { saliency, ...sum } = await this.#signedMap(entry, choice);
     const isStale = this.entry !== entry || JSON.stringify(this.choice) !== JSON.stringify(choice);
     if (isStale) return;
     this.overlay = new SaliencyOverlay(saliency);
     this.overlayPath = choice.path;
+    this.#showMethod(choice, sum);
     this.#draw();
+  }
+
+  /** `{saliency}` (T, H, W), and of integrated gradients what they have to sum to. */
+  async #signedMap(entry, choice) {
+    if (choice.baseline) {
+      return fetchArrays(this.#address("/integrated", entry, choice, { baseline: choice.baseline }));
+    }
+    const saliency = await gradientOfPath(choice.path, (label) =>
+      fetchArrays(this.#address("", entry, choice, { environment_gradient: label }))
+        .then((arrays) => arrays.saliency));
+    return { saliency };
   }
 
   /** What `Components.open` takes, from the saliency file; null where it has none. */
@@ -99,7 +115,7 @@ export class SaliencyView {
     const asked = { ...choice, target: target ?? file.targets[0] };
     let activation = null;
     const slope = await gradientOfPath(asked.path, (label) =>
-      fetchArrays(this.#address("/components", entry, asked, label)).then((arrays) => {
+      fetchArrays(this.#address("/components", entry, asked, { environment_gradient: label })).then((arrays) => {
         activation = arrays.activation;
         return arrays.gradient;
       }));
@@ -112,23 +128,39 @@ export class SaliencyView {
     };
   }
 
-  #address(tail, { episodeId }, { file, target, at }, label) {
-    const query = new URLSearchParams({ target, target_step: at, environment_gradient: label });
+  #address(tail, { episodeId }, { file, target, at }, chosen) {
+    const query = new URLSearchParams({ target, target_step: at, ...chosen });
     return `api/saliency/${file}/samples/${episodeId}${tail}?${query}`;
   }
 
-  #fillControls({ target, at, path }) {
+  #fillControls({ target, at, path, baseline }) {
     const file = this.#file;
-    const { targets, target_steps: steps, environment_gradients: labels } = file;
+    const { targets, target_steps: steps, environment_gradients: labels, baselines } = file;
     offerFiles("saliency-file", this.#covering, file);
-    const paths = pathsOf(labels);
+    const paths = pathOptions(labels);
+    const methods = baselines.map((name) => [name, `integrated gradient, from ${BASELINES[name] ?? name}`]);
     fillSelect("target", [["", "nothing"], ...targets.map((name) => [name, targetName(name)])], target ?? "");
     fillSelect("target-step", steps.map((step) => [step, step]), at);
-    fillSelect("path", paths.map((name) => [name, PATHS[name]]), path);
-    element("path-field").hidden = paths.length < 2;
-    for (const id of ["target-step-field", "path-field", "drawing", "saliency-key"]) {
+    fillSelect("path", paths, path);
+    fillSelect("baseline", [["", "gradient"], ...methods], baseline);
+    element("path-field").hidden = paths.length < 2 || baseline !== "";
+    element("baseline-field").hidden = methods.length === 0;
+    for (const id of ["target-step-field", "path-field", "baseline-field", "drawing", "saliency-key"]) {
       element(id).classList.toggle("off", !target);
     }
+  }
+
+  /** Tells what integrated gradients sum to, once that is known, and what of a file is not drawn. */
+  #showMethod(choice, sum) {
+    const lines = [
+      ...(choice?.baseline && sum ? [describeSum(choice, sum)] : []),
+      ...(this.#file?.has_integrated_latents
+        ? ["Integrated gradients over the latent, which this file has too, belong to no pixel: they are not drawn."]
+        : []),
+    ];
+    const note = element("method-note");
+    note.hidden = !choice?.target || lines.length === 0;
+    note.textContent = lines.join(" ");
   }
 
   /** The settings of drawing that the address asks for, within what the controls allow. */
@@ -173,6 +205,14 @@ export class SaliencyView {
       isOfOthers ? "Saliency was not computed for this sample. Add it with " : "No saliency yet. Compute it with ",
       code(COMMANDS.saliency));
   }
+}
+
+/** What an integrated gradient sums to and has to; missing it means that the map cannot be relied on. */
+function describeSum({ target }, { difference: { data: [difference] }, delta: { data: [delta] }, met }) {
+  const missed = met.data[0] === 0 ? ", more than the tolerance of the computation" : "";
+  return `The map sums to ${number(difference + delta)}; ${targetName(target)} differs by ${number(difference)} ` +
+    `from the baseline’s: ${number(Math.abs(delta))} is missed${missed}. The environment does not answer in it, ` +
+    "and components keep the colour of the plain gradient.";
 }
 
 export const targetName = (target) => target.replaceAll("_", " ");

@@ -5,9 +5,11 @@ import { QUALITATIVE } from "./colours.js";
 import { fillSelect, pickFile } from "./controls.js";
 import { COMMANDS, showEmpty } from "./notices.js";
 import { baseLayout, drawPlot, escaped, fixedAxis } from "./plotting.js";
+import { textScale } from "./words.js";
 
 const MARGIN = { l: 62, r: 14, t: 8, b: 40 };
 const DASHES = ["solid", "dash", "dot"];
+const MOST_TICKS = 16;
 const HELD_OUT = "heldout_";
 const element = (id) => document.getElementById(id);
 
@@ -76,8 +78,8 @@ export class SimulatorView {
       const [score, lower, upper] = ["score", "lower", "upper"].map((part) => row(part, index));
       const line = {
         type: "scatter", mode: "lines+markers", x: horizon, y: score, name, legendgroup: name,
-        line: { color: colour, width: 2, dash: DASHES[Math.floor(index / QUALITATIVE.length)] },
-        marker: { size: 5 },
+        line: { color: colour, width: 2 * textScale(), dash: DASHES[Math.floor(index / QUALITATIVE.length)] },
+        marker: { size: 5 * textScale() },
         hovertemplate: `horizon %{x}: %{y:.4g}<extra>${escaped(file.prediction_meanings[index])}</extra>`,
       };
       const band = {
@@ -89,7 +91,8 @@ export class SimulatorView {
     }).flat();
     this.tables.fidelity = { horizon, ...Object.fromEntries(file.predictions.flatMap((name, index) =>
       ["score", "lower", "upper"].map((part) => [`${name} ${part}`, row(part, index)]))) };
-    await draw("fidelity-plot", traces, "horizon (steps)", measure.replaceAll("_", " "));
+    const steps = { ...fixedAxis("horizon (steps)"), dtick: Math.ceil(length / MOST_TICKS) };
+    await draw("fidelity-plot", traces, steps, measure.replaceAll("_", " "));
   }
 
   async #showTraining() {
@@ -109,20 +112,20 @@ export class SimulatorView {
       return {
         type: "scatter", mode: rows.length < 40 ? "lines+markers" : "lines", name: label,
         x: rows.map((row) => steps[row]), y: rows.map((row) => arrays[name].data[row]),
-        line: { color: colour, width: 2 }, marker: { size: 5 },
+        line: { color: colour, width: 2 * textScale() }, marker: { size: 5 * textScale() },
       };
     });
     this.tables.training = Object.fromEntries(
       [log.step_column, ...shown.map(([name]) => name)].map((name) => [name, arrays[name].data]));
-    await draw("training-plot", traces, log.step_column, curve.replaceAll("_", " "));
+    await draw("training-plot", traces, fixedAxis(log.step_column), curve.replaceAll("_", " "));
   }
 }
 
-function draw(id, traces, across, up) {
+function draw(id, traces, xaxis, up) {
   const box = element(id);
   return drawPlot(box, traces, {
     ...baseLayout(box, MARGIN), showlegend: true, legend: { orientation: "h", y: -0.24, yanchor: "top" },
-    xaxis: fixedAxis(across), yaxis: fixedAxis(up),
+    xaxis, yaxis: fixedAxis(up),
   });
 }
 

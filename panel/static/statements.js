@@ -2,7 +2,7 @@
 
 import { fetchKept } from "./api.js";
 import { lagName, pairName } from "./matrices.js";
-import { count, number } from "./words.js";
+import { count, number, plural } from "./words.js";
 
 const ROWS_AT_ONCE = 200;
 const MARKS = { 1: ["✓", "for"], "-1": ["✗", "against"], 0: ["·", "silent"] };
@@ -35,10 +35,8 @@ export class Statements {
     this.waiting = rows;
     element("statements").replaceChildren();
     this.#showMore();
-    element("statements-note").textContent = total === 0
-      ? "No statement could be made."
-      : `${count(rows.length)} of ${count(total)} statements, the best supported first. ` +
-        "✓ speaks for it, ✗ against, · is silent.";
+    element("statements").closest(".scrolled").hidden = rows.length === 0;
+    element("statements-note").textContent = describeStatements(rows.length, total, group);
   }
 
   /** Columns for a table, as in causal_statements.csv. */
@@ -84,6 +82,13 @@ export class Statements {
       className: "numeric", title: `95% interval ${number(lower, 2)} to ${number(upper, 2)}`,
     });
   }
+}
+
+function describeStatements(shown, total, group) {
+  if (total === 0) return "No statement could be made.";
+  if (shown === 0) return `None of the ${plural(total, "statement")} kept is about behaviour ${group}.`;
+  return `${count(shown)} of ${plural(total, "statement")}, the best supported first. ` +
+    "✓ speaks for it, ✗ against, · is silent.";
 }
 
 function evidenceCell(name, value) {

@@ -98,7 +98,7 @@ export class Traces {
     const rows = this.#shownActions();
     const mode = entry.length < 40 ? "lines+markers" : "lines";
     const line = (name, y, yaxis, colour, dash = "solid") => ({
-      type: "scatter", mode, name, x: time, y, yaxis, marker: { size: 4 },
+      type: "scatter", mode, name, x: time, y, yaxis, marker: { size: 4 * textScale() },
       line: { color: colour, width: 2 * textScale(), dash },
       hovertemplate: `step %{x}, ${name} %{y:.3f}<extra></extra>`,
     });

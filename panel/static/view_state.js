@@ -7,7 +7,7 @@ const NAMES = new Set([
   "group", "quantity", "variant", "order", "cell", "dynamic", "agreement", "effects", "effect",
   "allEffects", "world", "twinned", "pair", "fidelity", "measure", "log", "curve", "probes", "probed",
   "sought", "kind", "dataset", "min-length", "max-length", "min-return", "max-return", "complete", "sort",
-  "components", "saliency",
+  "components", "saliency", "baseline",
 ]);
 // Marks steps of the browser's history that the page made itself.
 const OWN = { isOwn: true };

@@ -211,9 +211,14 @@ def write_analysis(path: Path, datasets: tuple[RolloutDataset, RolloutDataset]) 
     write_results(path, xr.Dataset(variables), collect_provenance({}, 0, inputs))
 
 
-def write_saliency(path: Path, dataset: RolloutDataset) -> None:
+def write_saliency(
+    path: Path,
+    dataset: RolloutDataset,
+    paths: tuple[str, ...] = ("passed", "cut"),
+    baselines: tuple[str, ...] = (),
+) -> None:
     view = ("sample", "environment_gradient", "target", "target_step", "step")
-    sizes = (1, 2, len(TARGETS), 2, SAMPLE_LENGTHS[0])
+    sizes = (1, len(paths), len(TARGETS), 2, SAMPLE_LENGTHS[0])
     rng = np.random.default_rng(1)
 
     def draw(*shape: int) -> np.ndarray:
@@ -235,10 +240,47 @@ def write_saliency(path: Path, dataset: RolloutDataset) -> None:
         coords={
             "target": list(TARGETS),
             "target_step": [4, 6],
-            "environment_gradient": ["passed", "cut"],
+            "environment_gradient": list(paths),
         },
     )
+    if baselines:
+        content = content.assign(integrated_variables(len(baselines))).assign_coords(
+            baseline=list(baselines)
+        )
     write_results(path, content, collect_provenance({}, 0, {"dataset": dataset.hash}))
+
+
+def integrated_variables(num_baselines: int) -> dict[str, Any]:
+    """Random attributions, of which those of the first target and baseline miss their sum."""
+    table = ("sample", "baseline", "target", "target_step")
+    sizes = (1, num_baselines, len(TARGETS), 2)
+    rng = np.random.default_rng(6)
+    frames = rng.normal(size=(*sizes, SAMPLE_LENGTHS[0], HEIGHT, WIDTH, 3)).astype(np.float32)
+    delta = np.full(sizes, 0.001)
+    delta[0, 0, 0] = 0.5
+    return {
+        "integrated_frame": ((*table, "step", "height", "width", "channel"), frames),
+        "integrated_frame_difference": (table, frames.sum(axis=(-4, -3, -2, -1)) - delta),
+        "integrated_frame_delta": (table, delta),
+        "integrated_frame_met": (table, (delta < 0.01).astype(np.int8)),
+        "integrated_latent": (
+            ("sample", "target", "target_step", "latent_unit"),
+            np.zeros((1, *sizes[2:], 4), np.float32),
+        ),
+    }
+
+
+@pytest.fixture(scope="session")
+def saliency_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample with three files of saliency, as the report has them; their names are in the way."""
+    folder = tmp_path_factory.mktemp("saliency") / "demo"
+    samples = write_dataset(folder / "samples", SAMPLE_LENGTHS, simulated=True)
+    all_paths = ("passed", "cut", "only", "neither", "mixed")
+    write_saliency(folder / "integrated" / "saliency.nc", samples, ("cut",), ("black", "mean"))
+    write_saliency(folder / "agent_only" / "saliency.nc", samples, ("cut",))
+    write_saliency(folder / "plain" / "saliency.nc", samples)
+    write_saliency(folder / "split" / "saliency.nc", samples, all_paths)
+    return folder
 
 
 def write_relatives(folder: Path, real: RolloutDataset, samples: RolloutDataset) -> None:

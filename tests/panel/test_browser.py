@@ -2,6 +2,8 @@
 
 import base64
 import io
+import itertools
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -78,6 +80,10 @@ def box_of(page: Page, selector: str) -> dict[str, float]:
         }""",
         selector,
     )
+
+
+def settle(page: Page) -> None:
+    page.wait_for_selector("body[data-ready]", state="attached")
 
 
 def wait_for_step(page: Page, step: int) -> None:
@@ -453,6 +459,108 @@ def test_paths_of_the_gradient_add_up(
         np.testing.assert_allclose(shown, values.ravel(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.fixture
+def open_saliency(
+    open_page: Callable[..., Page], saliency_data: Path, saliency_address: str
+) -> Callable[..., Page]:
+    """Opens the sample that has several files of saliency."""
+    samples = item_id(saliency_data / "samples" / "dataset.json")
+    start = {"data": samples, "episode": 1, "target": "ic_0", "at": 6}
+    return lambda **values: open_page(f"#{urlencode({**start, **values})}", base=saliency_address)
+
+
+@pytest.fixture(scope="module")
+def saliency_address(saliency_data: Path, serve: Any) -> Iterator[str]:
+    yield from serve(saliency_data)
+
+
+def test_file_of_the_default_method_is_opened_first(
+    open_saliency: Callable[..., Page], saliency_data: Path
+) -> None:
+    page = open_saliency()
+    names = page.locator("#saliency-file option").all_inner_texts()
+    assert [name.split("/")[1] for name in names] == ["plain", "split", "agent_only", "integrated"]
+    assert page.input_value("#saliency-file") == item_id(saliency_data / "plain" / "saliency.nc")
+    assert page.is_hidden("#baseline-field")
+    assert page.is_hidden("#method-note")
+
+
+def test_every_path_that_a_file_holds_is_drawn(
+    open_saliency: Callable[..., Page], saliency_data: Path
+) -> None:
+    file = saliency_data / "split" / "saliency.nc"
+    page = open_saliency(saliency=item_id(file))
+    with xr.open_dataset(file, engine="h5netcdf") as stored:
+        gradient = stored["gradient_frame"].sel(target="ic_0", target_step=6).isel(sample=0)
+        maps = {
+            str(label): gradient.sel(environment_gradient=label).mean("channel").to_numpy()
+            for label in stored["environment_gradient"].to_numpy()
+        }
+    expected = {
+        "agent and environment (passed)": maps["passed"],
+        "agent without environment (cut)": maps["cut"],
+        "what the environment adds (passed − cut)": maps["passed"] - maps["cut"],
+        "environment without agent (only)": maps["only"],
+        "neither of the two (neither)": maps["neither"],
+        "mixed (passed − cut − only)": maps["mixed"],
+    }
+    assert page.locator("#path option").all_inner_texts() == list(expected)
+    for name, signed in expected.items():
+        path = page.select_option("#path", label=name)[0]
+        wait_until(page, f"window.dreamscope.saliency.overlayPath === '{path}'")
+        shown = page.evaluate("Array.from(window.dreamscope.player.overlay.data)")
+        np.testing.assert_allclose(shown, signed.ravel(), rtol=1e-5, atol=1e-6)
+    # The components are coloured along the same path.
+    page.select_option("#path", "only")
+    settle(page)
+    of_components = page.evaluate("[...window.dreamscope.components.content.gradient.data]")
+    with xr.open_dataset(file, engine="h5netcdf") as stored:
+        view = {"target": "ic_0", "target_step": 6, "environment_gradient": "only"}
+        gradient = stored["gradient_component"].sel(view).isel(sample=0).to_numpy()
+    np.testing.assert_allclose(of_components, gradient.ravel(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("target", ["value", "ic_0"])
+def test_integrated_gradients_are_drawn_and_tell_what_they_sum_to(
+    target: str, open_saliency: Callable[..., Page], saliency_data: Path
+) -> None:
+    file = saliency_data / "integrated" / "saliency.nc"
+    page = open_saliency(saliency=item_id(file), step=3, target=target)
+    assert page.input_value("#baseline") == ""
+    assert page.locator("#baseline option").all_inner_texts() == [
+        "gradient",
+        "integrated gradient, from black frames",
+        "integrated gradient, from the mean frame",
+    ]
+    assert page.inner_text("#method-note") == (
+        "Integrated gradients over the latent, which this file has too, belong to no pixel: they "
+        "are not drawn."
+    )
+    page.select_option("#baseline", "black")
+    settle(page)
+    with xr.open_dataset(file, engine="h5netcdf") as stored:
+        chosen = stored.sel(target=target, target_step=6, baseline="black").isel(sample=0).load()
+    signed = chosen["integrated_frame"].sum("channel").to_numpy()
+    shown = page.evaluate("Array.from(window.dreamscope.player.overlay.data)")
+    np.testing.assert_allclose(shown, signed.ravel(), rtol=1e-5, atol=1e-6)
+    overlay = canvas_pixels(page, "overlay")
+    strong = overlay[..., 3] > 40
+    is_orange = overlay[..., 0] > overlay[..., 2]
+    np.testing.assert_array_equal(is_orange[strong], signed[3][strong] > 0)
+    name = target.replace("_", " ")
+    note = page.inner_text("#method-note").replace("−", "-").replace(name, "")
+    figures = [float(figure) for figure in re.findall(r"-?\d+\.?\d*", note)]
+    difference, delta = (
+        float(chosen[f"integrated_frame_{name}"]) for name in ("difference", "delta")
+    )
+    np.testing.assert_allclose(figures, [difference + delta, difference, delta], atol=6e-4)
+    assert ("more than the tolerance" in note) == (target == "value")
+    assert page.is_hidden("#path-field")
+    page.select_option("#baseline", "")
+    settle(page)
+    assert page.evaluate("window.dreamscope.player.overlay.data[0]") != pytest.approx(shown[0])
+
+
 def test_saliency_beside_the_frame_leaves_the_frame_as_it_is(
     open_page: Callable[..., Page], ids: dict[str, str], panel_data: Any
 ) -> None:
@@ -616,7 +724,7 @@ def test_of_several_files_of_saliency_one_is_chosen(
             assert page.input_value("#saliency-file") == chosen
             drawn[name] = page.evaluate(overlay)
         page.select_option("#saliency-file", item_id(folder / "saliency" / "saliency.nc"))
-        page.wait_for_selector("body[data-ready]", state="attached")
+        settle(page)
         assert page.evaluate(overlay) == drawn["saliency"] == -drawn["again"] != 0
         page.close()
     page = open_page(f"#data={item_id(panel_data.folder / 'samples' / 'dataset.json')}&episode=1")
@@ -1216,6 +1324,117 @@ def test_conditions_leave_what_a_direct_computation_leaves(
     wait_until(page, "document.getElementById('filter-text').value.endsWith('action = right')")
 
 
+COMPARE = {
+    "=": np.equal,
+    "!=": np.not_equal,
+    ">": np.greater,
+    "<": np.less,
+    ">=": np.greater_equal,
+    "<=": np.less_equal,
+}
+CODES = {
+    "source": {"real": 0, "simulated": 1},
+    "done": {"other steps": 0, "last step": 1},
+    "action": {"left": 0, "null": 1, "right": 2, "upleft": 3, "fire": 4},
+    "cluster": {"none": -1},
+}
+
+
+def offered_values(page: Page, variable: str) -> list[str]:
+    """What the form offers: names, or both ends of the range."""
+    box = page.locator("#condition-value")
+    box.evaluate("box => { box.placeholder = ''; }")
+    page.select_option("#condition-variable", variable)
+    wait_until(page, "document.getElementById('condition-value').placeholder !== ''")
+    names = page.locator("#condition-values option").evaluate_all("all => all.map(o => o.value)")
+    return names or str(box.get_attribute("placeholder")).split(" … ")
+
+
+def add_condition(page: Page, variable: str, operator: str, value: str) -> None:
+    """As the only one: by the form, then by its own text alone."""
+    page.click("#clear-filter")
+    settle(page)
+    page.select_option("#condition-operator", operator)
+    page.fill("#condition-value", value)
+    page.click("#condition-form button")
+    settle(page)
+    written = page.input_value("#filter-text")
+    assert written.startswith(f"{variable} {operator} ")
+    assert page.inner_text("#filter-error") == "", written
+    [shown] = page.locator("#conditions li").all_text_contents()
+    assert shown.rstrip("×") == written
+    page.click("#clear-filter")
+    settle(page)
+    page.fill("#filter-text", written)
+    page.dispatch_event("#filter-text", "change")
+    settle(page)
+
+
+def values_of(page: Page, variable: str) -> np.ndarray:
+    read = f"window.dreamscope.filter.rows.column('{variable}').then(values => [...values])"
+    # JSON, which Playwright speaks, has no NaN.
+    return np.array(page.evaluate(read), np.float64)
+
+
+def test_conditions_of_the_form_are_read_back_from_their_text(
+    open_page: Callable[..., Page],
+) -> None:
+    page = open_page("#view=filter", fresh=True)
+    options = page.locator("#condition-variable option")
+    variables = options.evaluate_all("all => all.map(option => option.value)")
+    assert {"done", "cluster", "trust", "pca.3", "embedding.1", "gradient.2"} <= set(variables)
+    groups = page.evaluate("window.dreamscope.filter.rows.groups().then(g => [...g.groupOf])")
+    operators = itertools.cycle(COMPARE)
+    for variable in variables:
+        for value in offered_values(page, variable)[:4]:
+            if value == "not known here":
+                continue
+            operator = next(operators)
+            add_condition(page, variable, operator, value)
+            if variable.startswith("gradient"):
+                continue
+            named = CODES.get(variable, {}).get(value)
+            bound = float(value.replace("−", "-")) if named is None else named
+            holds = COMPARE[operator](values_of(page, variable), np.float32(bound))
+            count = len(np.unique(np.array(groups)[holds]))
+            said = page.inner_text("#filter-count")
+            assert said.startswith(f"{count} of 5 analysed rollouts match."), (variable, value)
+
+
+@pytest.mark.parametrize(
+    "name", ["last step", "left and right", 'say "and"', "and", "a\\", "> 3", "= x", "7", "a  b"]
+)
+def test_names_of_actions_that_look_like_something_else_are_read_back(
+    name: str, open_page: Callable[..., Page]
+) -> None:
+    page = open_page("#view=filter", fresh=True)
+    page.evaluate("name => { window.dreamscope.filter.rows.actionNames[3] = name; }", name)
+    assert name in offered_values(page, "action")
+    add_condition(page, "action", "=", name)
+    assert page.inner_text("#filter-error") == ""
+    assert page.evaluate("window.dreamscope.filter.conditions[0].bound") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "bounds"),
+    [
+        ("cluster = none", [-1]),
+        ("done = last", [1]),
+        ("done = last step AND cluster != 3", [1, 3]),
+        ("done = other and source=simulated", [0, 1]),
+        ("value > −1.5", [-1.5]),
+        ("action = action 9", [9]),
+    ],
+)
+def test_names_that_the_page_shows_are_values_of_conditions(
+    text: str, bounds: list[float], open_page: Callable[..., Page]
+) -> None:
+    page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
+    assert page.inner_text("#filter-error") == ""
+    read = "window.dreamscope.filter.conditions.map(({ bound }) => bound)"
+    assert page.evaluate(read) == bounds
+
+
 def test_a_match_opens_at_the_step_where_it_matches(
     open_page: Callable[..., Page], panel_data: Any
 ) -> None:
@@ -1249,7 +1468,20 @@ def test_extremes_are_those_of_a_direct_computation(
     assert "extreme=ica.1.high" in page.evaluate("window.dreamscope.view.address()")
 
 
-@pytest.mark.parametrize("text", ["value", "nothing > 3", "value > high", "action = sideways"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "value",
+        "nothing > 3",
+        "value > high",
+        "action = sideways",
+        "done = step",
+        "value > 3 and",
+        'value > ""',
+        'action = "left',
+        "cluster = last step",
+    ],
+)
 def test_text_that_is_no_condition_is_explained(text: str, open_page: Callable[..., Page]) -> None:
     page = open_page(f"#{urlencode({'view': 'filter', 'filter': text})}")
     assert page.inner_text("#filter-error")

@@ -297,6 +297,24 @@ def test_statements_are_those_of_the_file_and_lead_to_their_entry(
         assert row.locator(f"[title='{name}: {words[value]}']").count() == 1
 
 
+def test_behaviour_without_statements_says_so(
+    open_dynamics: Callable[..., Page], dynamics_data: Any
+) -> None:
+    page = open_dynamics(view="behaviours", fresh=True)
+    page.evaluate(
+        """() => {
+          const { statements } = window.dreamscope.results.find((view) => view.statements);
+          const groups = statements.file.groups.map(() => 'another');
+          return statements.show({ ...statements.file, groups }, '1');
+        }"""
+    )
+    total = results_of(dynamics_data.folder, "dynamics/consistency.nc").sizes["statement"]
+    said = page.inner_text("#statements-note")
+    assert said == f"None of the {total} statements kept is about behaviour 1."
+    assert page.is_hidden("#evidence-names")
+    open_dynamics(fresh=True)
+
+
 def test_agreement_over_lags_stands_beside_chance(
     open_dynamics: Callable[..., Page], dynamics_data: Any
 ) -> None:

@@ -240,6 +240,45 @@ def test_saliency_is_the_signed_mean_over_channels(panel_data: Any, panel_client
     assert answer.min() < 0 < answer.max()
 
 
+def test_saliency_of_the_default_method_comes_first(saliency_data: Path, client_maker: Any) -> None:
+    entries = client_maker(saliency_data).json("/api/catalogue")["saliency"]
+    names = [entry["label"].split("/")[1] for entry in entries]
+    assert names == ["plain", "split", "agent_only", "integrated"]
+    assert [entry["baselines"] for entry in entries] == [[], [], [], ["black", "mean"]]
+
+
+@pytest.mark.parametrize(("target", "has_met"), [("value", False), ("ic_0", True)])
+def test_integrated_saliency_is_the_signed_sum_over_channels(
+    target: str, has_met: bool, saliency_data: Path, client_maker: Any
+) -> None:
+    client = client_maker(saliency_data)
+    entry = client.json("/api/catalogue")["saliency"][-1]
+    query = f"target={target}&target_step=6&baseline=black"
+    answer = client.arrays(f"/api/saliency/{entry['id']}/samples/1/integrated?{query}")
+    with xr.open_dataset(saliency_data / "integrated" / "saliency.nc", engine="h5netcdf") as file:
+        stored = file.sel(target=target, target_step=6, baseline="black").isel(sample=0).load()
+    expected = stored["integrated_frame"].sum("channel").to_numpy()
+    np.testing.assert_allclose(answer["saliency"], expected, rtol=1e-5, atol=1e-6)
+    total = float(answer["difference"][0] + answer["delta"][0])
+    assert answer["saliency"].sum() == pytest.approx(total, abs=1e-3)
+    assert answer["met"] == [has_met]
+
+
+def test_integrated_saliency_that_was_not_computed_is_refused(
+    panel_client: Any, saliency_data: Path, client_maker: Any
+) -> None:
+    query = "target=value&target_step=4&baseline="
+    for client, position, baseline, said in (
+        (panel_client, 0, "black", "without --integrate frames"),
+        (client_maker(saliency_data), -1, "blurred", "baseline: the file has black, mean"),
+    ):
+        entry = client.json("/api/catalogue")["saliency"][position]
+        path = f"/api/saliency/{entry['id']}/samples/1/integrated?{query}{baseline}"
+        response = client.request(path)
+        assert response.status_code == 404
+        assert said in response.json()["detail"]
+
+
 def test_components_and_their_gradient_equal_the_file(panel_data: Any, panel_client: Any) -> None:
     [entry] = panel_client.json("/api/catalogue")["saliency"]
     query = "target=ic_0&target_step=6&environment_gradient=cut"
