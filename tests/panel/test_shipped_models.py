@@ -29,6 +29,55 @@ SIMULATOR = "assets/simulators/coinrun-easy"
 PRESET = ("--interpreting_params_name", "tiny")
 HELDOUT_LEVELS = "1000000000"
 CORRELATION_CLIP = 6
+PATIENCE_SECONDS = 60
+WIDE, NARROW = (3840, 2160), (1280, 800)
+LAYOUT = """() => {
+  const isSeen = (node) =>
+    node.checkVisibility({ visibilityProperty: true, opacityProperty: true });
+  const cut = (box, node) => {
+    const { left, right, top, bottom } = node.getBoundingClientRect();
+    return { left: Math.max(box.left, left), right: Math.min(box.right, right),
+      top: Math.max(box.top, top), bottom: Math.min(box.bottom, bottom) };
+  };
+  const texts = [], clipped = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const { currentNode: node } = walker;
+    const parent = node.parentElement, text = node.data.trim();
+    if (!text || parent.closest('option, script, .unseen, .rows') || !isSeen(parent)) continue;
+    const range = document.createRange();
+    range.selectNode(node);
+    const rects = parent.closest('svg') ? [parent.getBoundingClientRect()] : range.getClientRects();
+    for (const rect of rects) {
+      let box = cut(rect, document.documentElement);
+      for (let outer = parent; outer && outer !== document.body; outer = outer.parentElement) {
+        const { overflowX } = getComputedStyle(outer);
+        if (overflowX === 'visible') continue;
+        const inside = cut(box, outer);
+        if (overflowX !== 'auto' && overflowX !== 'scroll' && inside.bottom > inside.top &&
+            inside.right < box.right - 1) clipped.push([text, outer.id || outer.className]);
+        box = inside;
+      }
+      if (box.right <= box.left || box.bottom <= box.top) continue;
+      texts.push({ text, box, size: parseFloat(getComputedStyle(parent).fontSize) });
+    }
+  }
+  const overlaps = texts.flatMap((one, at) => texts.slice(at + 1).filter((other) =>
+    Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left) > 2 &&
+    Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top) > 3)
+    .map((other) => [one.text, other.text]));
+  const side = document.querySelector('.view:not([hidden])');
+  const plots = [...document.querySelectorAll('.js-plotly-plot')].filter(isSeen).map((plot) => {
+    const room = side.contains(plot) ? side : plot.closest('.card');
+    return [plot.id || plot.parentElement.id, plot.getBoundingClientRect().width / room.clientWidth,
+      plot.querySelector('.main-svg').getBoundingClientRect().width / room.clientWidth];
+  });
+  return { clipped, overlaps, plots, smallest: Math.min(...texts.map(({ size }) => size)),
+    overflow: side.scrollWidth - side.clientWidth };
+}"""
+"""Texts that are cut off or lie over others, shares of the width that plots take, the least size of
+text in pixels, and by how much a view is wider than its card. The list of rollouts is left out: its
+headings stay above the rows that are scrolled under them."""
 VIEWS = ("states", "components", "filter", "behaviours", "interventions", "simulator", "files")
 
 
@@ -447,3 +496,41 @@ def test_address_restores_every_view(
     assert page.is_visible(f"#view-{view}")
     assert page.inner_text("#errors") == ""
     assert "Simulated sample" in page.inner_text("#sample-title")
+
+
+def settled_layout(page: Page) -> dict[str, Any]:
+    """What `LAYOUT` finds once it stays: plots come a while after the rest."""
+    found: dict[str, Any] = {}
+    for _ in range(PATIENCE_SECONDS):
+        page.wait_for_timeout(1000)
+        before, found = found, page.evaluate(LAYOUT)
+        follow = all(abs(box - drawing) < 0.01 for _, box, drawing in found["plots"])
+        if follow and found == before:
+            break
+    return found
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_fits_narrow_and_wide_screens(
+    view: str, shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    sample = int(shipped.results("saliency/saliency.nc")["sample_id"][0])
+    values = {"data": shipped.id_of("samples"), "episode": sample, "target": "value", "at": 2}
+    page = open_shipped(**values, view=view, filter="value > 0 and done = other steps")
+    smallest = []
+    for width, height in (NARROW, WIDE):
+        page.set_viewport_size({"width": width, "height": height})
+        # A reload would break off what plots of another size ask for.
+        settled_layout(page)
+        page.reload()
+        page.wait_for_selector("body[data-ready]", state="attached")
+        layout = settled_layout(page)
+        assert layout["clipped"] == []
+        assert layout["overlaps"] == []
+        assert layout["overflow"] <= 0
+        for name, box, drawing in layout["plots"]:
+            assert min(box, drawing) > 0.85, name
+        smallest.append(layout["smallest"])
+    page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
+    assert smallest[0] >= 10
+    assert smallest[1] >= 1.3 * smallest[0]
