@@ -62,6 +62,10 @@ export function fixedAxis(title) {
 export async function drawPlot(box, traces, layout) {
   if (box.clientWidth === 0) return false;
   const Plotly = await loadPlotly();
+  // Of another size, Plotly would leave a legend the room that it took before.
+  if (box.layout && (box.layout.width !== layout.width || box.layout.height !== layout.height)) {
+    Plotly.purge(box);
+  }
   await Plotly.react(box, traces, layout, { displayModeBar: false, responsive: false });
   return true;
 }

@@ -520,10 +520,6 @@ def test_every_view_fits_narrow_and_wide_screens(
     smallest = []
     for width, height in (NARROW, WIDE):
         page.set_viewport_size({"width": width, "height": height})
-        # A reload would break off what plots of another size ask for.
-        settled_layout(page)
-        page.reload()
-        page.wait_for_selector("body[data-ready]", state="attached")
         layout = settled_layout(page)
         assert layout["clipped"] == []
         assert layout["overlaps"] == []
