@@ -15,6 +15,7 @@ import pytest
 from experiment.errors import UserError
 from panel.binary import decode_arrays
 from panel.bundle import BundleError, bundle_modules
+from panel.catalogue import item_id
 from panel.export import ExportConfig, export, parse_sample
 from panel.page_files import STATIC_FOLDER
 
@@ -169,6 +170,30 @@ def test_targets_are_chosen(panel_data: Any, tmp_path: Path) -> None:
     addresses = read_index(tmp_path / "page")["files"]
     assert sum("target=ic_0" in address for address in addresses) == 8
     assert not any("target=value" in address for address in addresses)
+
+
+def test_page_has_the_saliency_that_the_panel_opens_first(
+    saliency_data: Path, tmp_path: Path
+) -> None:
+    export(ExportConfig((f"{saliency_data / 'samples'}:1",), tmp_path / "page"))
+    asked = [a for a in read_index(tmp_path / "page")["files"] if "api/saliency/" in a]
+    plain = item_id(saliency_data / "plain" / "saliency.nc")
+    assert {address.split("/")[2] for address in asked} == {plain}
+
+
+def test_page_has_integrated_gradients_where_the_panel_has_no_others(
+    saliency_data: Path, tmp_path: Path, client_maker: Any
+) -> None:
+    results = (saliency_data / "integrated",)
+    shutil.copytree(saliency_data / "samples", tmp_path / "alone" / "samples")
+    sample = f"{tmp_path / 'alone' / 'samples'}:1"
+    export(ExportConfig((sample,), tmp_path / "page", results=results))
+    asked = [a for a in read_index(tmp_path / "page")["files"] if "/integrated?" in a]
+    # Two targets, two steps and two baselines.
+    assert len(asked) == 8
+    client = client_maker(saliency_data)
+    for address in asked:
+        assert read_answer(tmp_path / "page", address) == client.request(f"/{address}").content
 
 
 def test_results_elsewhere_are_found_when_named(panel_data: Any, tmp_path: Path) -> None:

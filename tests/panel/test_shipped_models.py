@@ -1,5 +1,7 @@
 """The panel over what the shipped agent and simulator make: little of it, but of the real game."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,16 +15,69 @@ import pytest
 import xarray as xr
 from playwright.sync_api import Page
 
+from experiment.files import hash_file
 from panel.catalogue import DATASET_FILE, item_id
+from projections.hidden import HiddenProjection
 from rollouts.store import RolloutDataset
 
-# Its data take a minute to make, and several on a busy machine.
+# Its data take two minutes to make, and several on a busy machine.
 pytestmark = [pytest.mark.medium, pytest.mark.timeout(900)]
 
 PROJECT = Path(__file__).parents[2]
 AGENT = "assets/agents/coinrun-easy-half"
 SIMULATOR = "assets/simulators/coinrun-easy"
 PRESET = ("--interpreting_params_name", "tiny")
+HELDOUT_LEVELS = "1000000000"
+CORRELATION_CLIP = 6
+PATIENCE_SECONDS = 60
+WIDE, NARROW = (3840, 2160), (1280, 800)
+LAYOUT = """() => {
+  const isSeen = (node) =>
+    node.checkVisibility({ visibilityProperty: true, opacityProperty: true });
+  const cut = (box, node) => {
+    const { left, right, top, bottom } = node.getBoundingClientRect();
+    return { left: Math.max(box.left, left), right: Math.min(box.right, right),
+      top: Math.max(box.top, top), bottom: Math.min(box.bottom, bottom) };
+  };
+  const texts = [], clipped = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const { currentNode: node } = walker;
+    const parent = node.parentElement, text = node.data.trim();
+    if (!text || parent.closest('option, script, .unseen, .rows') || !isSeen(parent)) continue;
+    const range = document.createRange();
+    range.selectNode(node);
+    const rects = parent.closest('svg') ? [parent.getBoundingClientRect()] : range.getClientRects();
+    for (const rect of rects) {
+      let box = cut(rect, document.documentElement);
+      for (let outer = parent; outer && outer !== document.body; outer = outer.parentElement) {
+        const { overflowX } = getComputedStyle(outer);
+        if (overflowX === 'visible') continue;
+        const inside = cut(box, outer);
+        if (overflowX !== 'auto' && overflowX !== 'scroll' && inside.bottom > inside.top &&
+            inside.right < box.right - 1) clipped.push([text, outer.id || outer.className]);
+        box = inside;
+      }
+      if (box.right <= box.left || box.bottom <= box.top) continue;
+      texts.push({ text, box, size: parseFloat(getComputedStyle(parent).fontSize) });
+    }
+  }
+  const overlaps = texts.flatMap((one, at) => texts.slice(at + 1).filter((other) =>
+    Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left) > 2 &&
+    Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top) > 3)
+    .map((other) => [one.text, other.text]));
+  const side = document.querySelector('.view:not([hidden])');
+  const plots = [...document.querySelectorAll('.js-plotly-plot')].filter(isSeen).map((plot) => {
+    const room = side.contains(plot) ? side : plot.closest('.card');
+    return [plot.id || plot.parentElement.id, plot.getBoundingClientRect().width / room.clientWidth,
+      plot.querySelector('.main-svg').getBoundingClientRect().width / room.clientWidth];
+  });
+  return { clipped, overlaps, plots, smallest: Math.min(...texts.map(({ size }) => size)),
+    overflow: side.scrollWidth - side.clientWidth };
+}"""
+"""Texts that are cut off or lie over others, shares of the width that plots take, the least size of
+text in pixels, and by how much a view is wider than its card. The list of rollouts is left out: its
+headings stay above the rows that are scrolled under them."""
 VIEWS = ("states", "components", "filter", "behaviours", "interventions", "simulator", "files")
 
 
@@ -36,12 +91,38 @@ def commands(folder: Path) -> tuple[tuple[str, ...], ...]:
         return "--output_dir", f"{folder}/{name}"
 
     models = ("--agent_file", AGENT, "--model_file", SIMULATOR)
+    dynamics = ("--behaviour", f"{folder}/behaviours", "--jacobians", f"{folder}/jacobians")
+    clamped = ("--clamp_directions", "0", "--clamp_values", "1")
     return (
-        ("record.py", "--model_file", AGENT, *PRESET, *data),
+        ("record.py", "--model_file", AGENT, *PRESET, *data, "--start_level", HELDOUT_LEVELS),
         ("record_gen_samples.py", *models, *PRESET, *data, "--data_save_dir", samples),
         ("analysis/sample_trust_precompute.py", *models[:2], *data, *generated),
         ("analysis/hidden_analysis_precompute.py", *PRESET, *data, *generated, *to("hidden")),
         ("saliency_experiments.py", *models, *PRESET, *generated, *projection, *to("saliency")),
+        (
+            *("analysis/simulator_fidelity_precompute.py", *models, *PRESET, *data),
+            *("--train_data_dir", real, *projection, *to("fidelity")),
+        ),
+        (
+            "analysis/combined_agent_env_hx_analysis_precompute.py",
+            *(*PRESET, *generated, *to("behaviours")),
+        ),
+        (
+            *("analysis/jacobian_analysis_precompute.py", *models, *PRESET),
+            *(*generated, *projection, *to("jacobians")),
+        ),
+        (
+            *("xcorr_and_xcaus_plots.py", *PRESET, *generated, *projection),
+            *(*dynamics, *to("cross")),
+        ),
+        (
+            *("analysis/dynamics_grads_consistency_plots.py", *PRESET),
+            *("--cross", f"{folder}/cross", *dynamics, *to("consistency")),
+        ),
+        (
+            *("analysis/intervention_effects_precompute.py", *models, *PRESET, *data),
+            *(*projection, *clamped, *to("effects")),
+        ),
     )
 
 
@@ -71,6 +152,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory, serve: Any) -> Iterator[Sh
             [sys.executable, *command], cwd=PROJECT, capture_output=True, text=True, check=False
         )
         assert result.returncode == 0, f"{command[0]}: {result.stderr[-2000:]}"
+    shutil.copytree(PROJECT / SIMULATOR, folder / "simulator")
     for address in serve(folder):
         yield Shipped(folder, address)
 
@@ -175,6 +257,235 @@ def test_filter_leaves_what_a_direct_computation_leaves(
     assert text.startswith(f"{matching} of {total} analysed rollouts match.")
 
 
+def figure(text: str) -> float:
+    """The number that a text of the page begins with."""
+    return float(text.split()[0].replace("−", "-"))
+
+
+def test_points_lie_where_the_analysis_has_them(
+    shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    rows = shipped.results("hidden/hidden_analysis.nc")
+    page = open_shipped(view="states", x="ica.1", y="pca.0", colour="value")
+    shown = page.evaluate("(({ xs, ys }) => [[...xs], [...ys]])(window.dreamscope.scatter.values)")
+    np.testing.assert_allclose(shown[0], rows["ica"][:, 1], rtol=1e-6)
+    np.testing.assert_allclose(shown[1], rows["pca"][:, 0], rtol=1e-6)
+
+
+def test_behaviours_have_their_samples_and_exemplars(
+    shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    stored = shipped.results("behaviours/behaviour_clusters.nc")
+    label = stored["sample_cluster"].to_numpy()
+    page = open_shipped(view="behaviours")
+    sizes = page.locator("#clusters .cluster .numeric").all_inner_texts()
+    assert [int(size) for size in sizes] == [
+        len(label),
+        *(int((label == behaviour).sum()) for behaviour in range(len(stored["exemplar"]))),
+    ]
+    first = page.locator("#exemplars .strip").first
+    first.scroll_into_view_if_needed()
+    page.wait_for_selector("#exemplars .strip[data-drawn]")
+    samples = shipped.dataset("samples")
+    sample = int(str(first.get_attribute("data-sample")))
+    frame = samples.read_episode(samples.index_of(sample)).obs[0]
+    pixels = first.locator("canvas").evaluate(
+        """(canvas, [width, height]) =>
+             [...canvas.getContext('2d').getImageData(0, 0, width, height).data]""",
+        [frame.shape[1], frame.shape[0]],
+    )
+    drawn = np.array(pixels, np.uint8).reshape(*frame.shape[:2], 4)
+    np.testing.assert_array_equal(drawn[..., :3], frame)
+
+
+def matrix_shown(page: Page) -> np.ndarray:
+    return np.array(
+        page.evaluate("document.getElementById('matrix-plot').data[0].z.map(row => [...row])")
+    )
+
+
+def correlation_of_samples(shipped: Shipped, num_components: int, lag: int) -> np.ndarray:
+    """(D, D) from the frames' hidden states on: component i at t with component j at t + lag."""
+    samples = shipped.dataset("samples")
+    first, last = samples.metadata.hidden_slice
+    hidden = np.stack(
+        [
+            samples.read_episode(position).agent_hidden[:, first:last]
+            for position in range(samples.num_episodes)
+        ]
+    )
+    projection = HiddenProjection.load(shipped.folder / "hidden" / "projection")
+    components = np.asarray(projection.transform(hidden))[..., :num_components]
+    over_steps = (0, 1)
+    scaled = (components - components.mean(over_steps)) / components.std(over_steps)
+    scaled = scaled.clip(-CORRELATION_CLIP, CORRELATION_CLIP)
+    scaled -= scaled.mean(axis=0)
+    x, y = scaled[:, :-lag], scaled[:, lag:]
+    sizes = np.sqrt(np.outer(np.square(x).sum(over_steps), np.square(y).sum(over_steps)))
+    return np.einsum("nti,ntj->ij", x, y) / sizes
+
+
+def test_correlations_are_those_of_the_samples(
+    shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    page = open_shipped(view="behaviours", quantity="correlation", lag=2, group="all")
+    shown = matrix_shown(page)
+    expected = correlation_of_samples(shipped, len(shown), lag=2)
+    np.testing.assert_allclose(shown, expected, atol=2e-4)
+    assert np.abs(shown).max() > 0.1
+
+
+@pytest.mark.parametrize("variant", ["passed", "cut"])
+def test_jacobians_are_means_over_the_samples(
+    variant: str, shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    page = open_shipped(
+        view="behaviours", quantity="causation", variant=variant, lag=1, group="all"
+    )
+    jacobian = shipped.results("jacobians/jacobians.nc")["jacobian"].sel(
+        environment_gradient=variant
+    )
+    by_step = jacobian.transpose("sample", "target_step", "source_step", "source", "target")
+    one_later = np.diagonal(by_step.to_numpy(), offset=-1, axis1=1, axis2=2)
+    deviation = shipped.results("cross/xcorr_and_xcaus.nc")["component_deviation"].to_numpy()
+    shown = matrix_shown(page)
+    size = len(shown)
+    mean = one_later.mean(axis=(0, -1))[:size, :size]
+    scaled = mean * deviation[:size, None] / deviation[:size]
+    np.testing.assert_allclose(shown, scaled, rtol=1e-4, atol=1e-7)
+    assert np.abs(shown).max() > 0
+    # What has no interval says so once.
+    assert "– to –" not in page.inner_text("#cell-rows")
+
+
+def test_statements_are_those_of_the_file(
+    shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    stored = shipped.results("consistency/consistency.nc")
+    page = open_shipped(view="behaviours")
+    rows = page.locator("#statements tr")
+    assert rows.count() == min(stored.sizes["statement"], 200)
+    for place in range(min(rows.count(), 5)):
+        cells = page.locator(f"#statements tr[data-rank='{place + 1}'] td.numeric")
+        shown = [figure(text) for text in cells.all_inner_texts()]
+        names = ("rank", "r", "gradient_mean")
+        expected = [float(stored[f"statement_{name}"][place]) for name in names]
+        np.testing.assert_allclose(shown, expected, atol=6e-3)
+
+
+@pytest.mark.parametrize("world", ["simulated", "real"])
+def test_effects_are_differences_to_the_twin(
+    world: str, shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    stored = shipped.results("effects/intervention_effects.nc")
+    differences = value_differences(shipped, world, stored.sizes["step"])
+    page = open_shipped(view="interventions", effect="value")
+    row = page.locator(f"#findings tbody[data-measure='value'] tr[data-world='{world}']")
+    effect = figure(row.locator("td").nth(2).inner_text())
+    expected = float(np.nanmean(differences, axis=1).mean())
+    assert effect == pytest.approx(expected, rel=6e-3, abs=1e-6)
+    axis = {"simulated": "x", "real": "x2"}[world]
+    drawn = page.evaluate(
+        """axis => document.getElementById('effect-plot').data
+             .filter((one) => one.name === 'observed' && (one.xaxis ?? 'x') === axis)
+             .map(({ y }) => [...y])""",
+        axis,
+    )
+    np.testing.assert_allclose(drawn[0], np.nanmean(differences, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def value_differences(shipped: Shipped, world: str, num_rows: int) -> np.ndarray:
+    """(pairs, rows) value of the intervened recording less its twin's; NaN past an end."""
+    tested, twin = (
+        values_until_the_end(shipped.dataset(f"effects/{world}/{variant}"), num_rows)
+        for variant in ("tested", "twin")
+    )
+    assert tested.keys() == twin.keys()
+    return np.array([tested[episode] - twin[episode] for episode in tested])
+
+
+def values_until_the_end(dataset: RolloutDataset, num_rows: int) -> dict[int, np.ndarray]:
+    found = {}
+    for position in range(dataset.num_episodes):
+        rollout = dataset.read_episode(position)
+        values = np.full(num_rows, np.nan)
+        last = int(np.argmax(rollout.done)) + 1 if rollout.done.any() else len(rollout.value)
+        kept = min(last, num_rows)
+        values[:kept] = rollout.value[:kept]
+        found[rollout.info.episode_id] = values
+    return found
+
+
+def test_twins_open_beside_each_other(
+    shipped: Shipped, open_shipped: Callable[..., Page], canvas_pixels: Any
+) -> None:
+    twin, tested = (shipped.dataset(f"effects/real/{name}") for name in ("twin", "tested"))
+    pair = id_at(tested, longest_episode(tested))
+    page = open_shipped(view="interventions", world="real", twinned="tested", pair=pair)
+    page.click("#open-pair")
+    for canvas, dataset in (("frame", tested), ("other-frame", twin)):
+        page.wait_for_selector(f"#{canvas}[data-step='0']:not(.waiting)")
+        frame = dataset.read_episode(dataset.index_of(pair)).obs[0]
+        np.testing.assert_array_equal(canvas_pixels(page, canvas)[..., :3], frame)
+    assert page.evaluate("window.dreamscope.player.other.entry.episodeId") == pair
+
+
+def last_frame_errors(shipped: Shipped, stored: xr.Dataset) -> np.ndarray:
+    """(horizons,) squared error of the last frame given against those that follow it."""
+    real = shipped.dataset("rollouts")
+    described = json.loads((PROJECT / SIMULATOR / "simulator.json").read_text())
+    num_given = described["config"]["num_init_steps"]
+    horizons = stored.sizes["horizon"]
+    errors = np.full((stored.sizes["window"], horizons), np.nan)
+    for window, (episode, row) in enumerate(
+        zip(stored["episode_id"].to_numpy(), stored["start_row"].to_numpy(), strict=True)
+    ):
+        frames = real.read_episode(real.index_of(int(episode))).obs / 255.0
+        given = int(row) + num_given - 1
+        following = frames[given : given + horizons]
+        errors[window, : len(following)] = np.square(following - frames[given]).mean((1, 2, 3))
+    return np.nanmean(errors, axis=0)
+
+
+def test_fidelity_is_that_of_the_recordings(
+    shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    stored = shipped.results("fidelity/simulator_fidelity.nc")
+    page = open_shipped(view="simulator", measure="mse")
+    drawn = page.evaluate(
+        """Object.fromEntries(document.getElementById('fidelity-plot').data
+             .filter(({ name }) => name).map(({ name, y }) => [name, [...y]]))"""
+    )
+    for prediction in stored["prediction"].to_numpy().astype(str):
+        score = stored["score"].sel(measure="mse", prediction=prediction)
+        np.testing.assert_allclose(drawn[prediction.replace("_", " ")], score, rtol=1e-5)
+    expected = last_frame_errors(shipped, stored)
+    np.testing.assert_allclose(drawn["last frame"], expected, rtol=1e-3, atol=1e-7)
+    card = page.locator("#cards details", has_text="simulator/simulator.json")
+    card.locator("summary").click()
+    agent_hash = shipped.dataset("rollouts").metadata.agent_hash
+    assert agent_hash in card.inner_text()
+
+
+def test_every_file_tells_its_hash_and_command(
+    shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    page = open_shipped(view="files")
+    made_by = {
+        "behaviours/behaviour_clusters.nc": "combined_agent_env_hx_analysis_precompute.py",
+        "effects/intervention_effects.nc": "intervention_effects_precompute.py",
+        "fidelity/simulator_fidelity.nc": "simulator_fidelity_precompute.py",
+        "saliency/saliency.nc": "saliency_experiments.py",
+    }
+    for name, command in made_by.items():
+        fold = f"#files details[data-item='{item_id(shipped.folder / name)}']"
+        page.locator(f"{fold} > summary").click()
+        page.wait_for_selector(f"{fold} dd")
+        text = page.locator(fold).inner_text()
+        assert hash_file(shipped.folder / name) in text
+        assert command in text
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_address_restores_every_view(
     view: str, shipped: Shipped, open_shipped: Callable[..., Page]
@@ -185,3 +496,39 @@ def test_address_restores_every_view(
     assert page.is_visible(f"#view-{view}")
     assert page.inner_text("#errors") == ""
     assert "Simulated sample" in page.inner_text("#sample-title")
+
+
+def settled_layout(page: Page) -> dict[str, Any]:
+    """What `LAYOUT` finds once it stays: plots come a while after the rest."""
+    found: dict[str, Any] = {}
+    for _ in range(PATIENCE_SECONDS):
+        page.wait_for_timeout(1000)
+        before, found = found, page.evaluate(LAYOUT)
+        follow = all(abs(box - drawing) < 0.01 for _, box, drawing in found["plots"])
+        if follow and found == before:
+            break
+    return found
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_fits_narrow_and_wide_screens(
+    view: str, shipped: Shipped, open_shipped: Callable[..., Page]
+) -> None:
+    sample = int(shipped.results("saliency/saliency.nc")["sample_id"][0])
+    values = {"data": shipped.id_of("samples"), "episode": sample, "target": "value", "at": 2}
+    page = open_shipped(**values, view=view, filter="value > 0 and done = other steps")
+    smallest = []
+    for width, height in (NARROW, WIDE):
+        page.set_viewport_size({"width": width, "height": height})
+        page.reload()
+        page.wait_for_selector("body[data-ready]", state="attached")
+        layout = settled_layout(page)
+        assert layout["clipped"] == []
+        assert layout["overlaps"] == []
+        assert layout["overflow"] <= 0
+        for name, box, drawing in layout["plots"]:
+            assert min(box, drawing) > 0.85, name
+        smallest.append(layout["smallest"])
+    page.set_viewport_size({"width": NARROW[0], "height": NARROW[1]})
+    assert smallest[0] >= 10
+    assert smallest[1] >= 1.3 * smallest[0]
