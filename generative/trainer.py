@@ -147,8 +147,9 @@ class SimulatorTrainingConfig:
 
     gen_mod_exp_name: str = "test_tgm"
     """Name of the experiment: part of the default run folder."""
-    interpreting_params_name: str = "defaults"
-    """Preset of hyperparams/simulator.yml: defaults (full size), demo, tiny."""
+    interpreting_params_name: str = "swift"
+    """Preset of hyperparams/simulator.yml: swift, compact, demo, tiny, or defaults, which has the
+    sizes and weights of the reference system."""
     data_dir: Path = Path("data")
     """Rollouts to learn from, as record.py makes them."""
     heldout_data_dir: Path | None = None
