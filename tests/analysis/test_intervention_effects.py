@@ -218,7 +218,7 @@ def test_a_divergence_is_no_discovery_that_makes_room_for_others() -> None:
     """Value, divergence, return and share of ends, of which only the divergence differs from 0."""
     names = MeasureNames(ActionGroups((), np.zeros((0, 0))), num_components=0, num_clusters=0)
     mean = np.array([2.2, 9.0, 0.5, 0.5])
-    resampled = mean + np.array([[1.0], [-1.0]])
+    resampled = np.stack([mean + 1.0, mean - 1.0])
     means = ResampledMeans(mean[None], resampled[:, None])
     found = WorldEffects(means, means, {}, {}, np.zeros(4), num_levels=100).q_value(names)
     assert np.isnan(found[names.by_pair.index(POLICY_KL)])
