@@ -1,11 +1,11 @@
 """Which preset of the simulator learns more per hour: held-out losses over wall time.
 
-`python benchmarks/presets.py --run_dirs RUN OTHER --seconds_per_step 0.7 2.67 --heldout_data_dir
+`python benchmarks/presets.py --run_dirs RUN OTHER --seconds_per_step 2.67 0.91 --heldout_data_dir
 DIR --output_dir FOLDER` measures every simulator that the trainings RUN and OTHER saved, on the
 same held-out windows and under the same weights, whatever each was trained with, and writes
-`presets.csv` and `presets.png`. A training's own clock says little where it shared a machine: wall
-time here is the number of steps times the seconds of a step on a quiet one, as
-`benchmarks/simulator.py` prints them.
+`presets.csv` and `presets.png`, with a dotted line where RUN ends. A training's own clock says
+little where it shared a machine: wall time here is the number of steps times the seconds of a step
+on a quiet one, as `benchmarks/simulator.py` prints them.
 """
 
 import csv
@@ -154,15 +154,20 @@ def write_table(path: Path, points: Sequence[Point]) -> None:
 
 
 def draw(points: Sequence[Point]) -> Figure:
-    """A panel for each loss, a line for each training."""
+    """A panel for each loss, a line for each training, and what the first one reaches."""
     figure, axes = plt.subplots(2, 3, figsize=(10, 5.5), constrained_layout=True, sharex=True)
     for axis, name in zip(axes.flat, SHOWN, strict=True):
         for run in dict.fromkeys(point.run for point in points):
             of_run = [point for point in points if point.run == run]
             minutes = [point.minutes for point in of_run]
             axis.plot(minutes, [point.losses[name] for point in of_run], "o-", ms=3, label=run)
+        reached = [point.losses[name] for point in points if point.run == points[0].run][-1]
+        axis.axhline(reached, color="C0", linestyle=":", linewidth=1)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.set_yscale("log")
+        for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            set_formatter("{x:g}")
+        axis.tick_params(which="both", labelsize=8)
         axis.grid(alpha=0.3, which="both")
     for axis in axes[1]:
         axis.set_xlabel("minutes of wall time on two quiet cores")
