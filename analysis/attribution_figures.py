@@ -193,14 +193,18 @@ def draw_convergence(results: xr.Dataset) -> Figure:
     kinds, targets = convergence(results), results["target"].values.tolist()
     figure = Figure(figsize=(2.6 * len(kinds) + 1.0, 3.0), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+    # Limits by hand: where nothing but the tolerance is drawn, a logarithmic axis may find none.
+    missed = np.concatenate([kind.missed.ravel() for kind in kinds])
+    shown = np.append(missed[np.isfinite(missed) & (missed > 0)], TOLERANCE)
+    axes[0].set(yscale="log", ylim=(shown.min() / 2, shown.max() * 2))
     for axis, kind in zip(axes, kinds, strict=True):
-        for place, missed in enumerate(kind.missed.T):
-            spread = place + np.linspace(-0.2, 0.2, len(missed))
-            axis.plot(spread, missed, ".", color=OKABE_ITO[0])
+        for place, of_target in enumerate(kind.missed.T):
+            spread = place + np.linspace(-0.2, 0.2, len(of_target))
+            axis.plot(spread, of_target, ".", color=OKABE_ITO[0])
         axis.axhline(TOLERANCE, color=OKABE_ITO[5], linewidth=0.8, linestyle="--")
         within = kind.share_within(TOLERANCE)
         told = "no change to share out" if np.isnan(within) else f"{within:.0%}"
-        axis.set(title=f"over {kind.name}\nwithin {TOLERANCE:.0%}: {told}", yscale="log")
+        axis.set_title(f"over {kind.name}\nwithin {TOLERANCE:.0%}: {told}")
         axis.set_xticks(np.arange(len(targets)), targets, rotation=20)
         open_axis(axis)
     axes[0].set_ylabel("share of the difference that is missed")
