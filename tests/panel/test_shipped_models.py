@@ -423,7 +423,8 @@ def test_twins_open_beside_each_other(
     pair = id_at(tested, longest_episode(tested))
     page = open_shipped(view="interventions", world="real", twinned="tested", pair=pair)
     page.click("#open-pair")
-    for canvas, dataset in (("frame", tested), ("other-frame", twin)):
+    # The twin first: it comes after the rollout, whose canvas shows another until then.
+    for canvas, dataset in (("other-frame", twin), ("frame", tested)):
         page.wait_for_selector(f"#{canvas}[data-step='0']:not(.waiting)")
         frame = dataset.read_episode(dataset.index_of(pair)).obs[0]
         np.testing.assert_array_equal(canvas_pixels(page, canvas)[..., :3], frame)
