@@ -53,11 +53,13 @@ class _GRUSequence(torch.autograd.Function):
         num_units = state.shape[1]
         transposed = weight.t().contiguous()
         gates_of_both, gates_of_new = gates.split([2 * num_units, num_units], dim=-1)
+        # A GPU would have to be waited for to hear whether there is one at all.
+        is_reset = [True] * len(first) if first.is_cuda else first.flatten(1).any(1).tolist()
         rows: list[_Row] = []
         states = []
         for is_first, any_first, gate_of_both, gate_of_new in zip(
             first.unsqueeze(-1).unbind(0),
-            first.flatten(1).any(1).tolist(),
+            is_reset,
             gates_of_both.unbind(0),
             gates_of_new.unbind(0),
             strict=True,

@@ -105,7 +105,7 @@ def _train(
     path = ranks.from_main(lambda: run_path(config))
     spec = environment_spec(config.environment)
     policy, inputs = _initial_policy(config, spec, path)
-    execution = Execution(policy.to(device), config.precision, config.compile)
+    execution = Execution(policy.to(device), config.precision, config.cuda_graphs)
     environments = make_groups(config, ranks)
     if config.export_dir is not None:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")

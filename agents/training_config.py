@@ -26,12 +26,12 @@ OPERATIONAL = (
     "report",
     "save_every_seconds",
     "keep_last",
-    "compile",
+    "cuda_graphs",
     "environment.num_threads",
 )
 """Settings that may differ between the processes of one run: they do not change what it does.
-`device` and `compile` change the rounding, and from a CPU to CUDA `--precision auto` becomes bf16:
-a run that goes on under others of these is not the same to the bit."""
+`device` changes the rounding, and from a CPU to CUDA `--precision auto` becomes bf16: a run that
+goes on under another is not the same to the bit."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class TrainingConfig:
     precision: Precision = "auto"
     """float32, or bf16 for the convolutions with everything else in float32; auto is bf16 on CUDA
     and float32 on a CPU."""
-    compile: bool = False
-    """Play through a compiled CUDA graph."""
+    cuda_graphs: bool = True
+    """On CUDA, launch steps of playing and of learning as CUDA graphs."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N, or gpu for the GPU numbered --gpu_device. Under torchrun every
     process takes a GPU of its own."""

@@ -45,8 +45,8 @@ class BenchmarkConfig:
     """auto, cpu, cuda, cuda:N."""
     precision: Precision = "auto"
     """As in train.py: auto, float32 or bf16."""
-    compile: bool = False
-    """As in train.py: play through a CUDA graph."""
+    cuda_graphs: bool = True
+    """As in train.py."""
     report: Path | None = None
     """File for a JSON report."""
 
@@ -77,7 +77,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, float]:
     device = resolve_device(config.device)
     spec = environment_spec(training.environment)
     policy = RecurrentPolicy(network_config(training, spec)).to(device)
-    execution = Execution(policy, config.precision, config.compile)
+    execution = Execution(policy, config.precision, config.cuda_graphs)
     collector = Collector(policy, make_groups(training), training.ppo, 0, execution)
     learner = PPOLearner(policy, training.ppo, 0, execution)
     watch = Stopwatch(device)

@@ -25,9 +25,10 @@ from experiment.command_line import apply_values, load_preset, parse_flags
 from experiment.devices import resolve_device
 from experiment.errors import UserError, require_at_least, run_entry_point
 from experiment.report import stage_report
+from generative.gradients import LossGradients, can_use_graphs
 from generative.networks import in_one_batch
-from generative.objective import Losses, WindowTensors, compute_losses, draw_training_noise
-from generative.simulator import Precision, Simulator, simulator_parameters
+from generative.objective import Losses, WindowTensors, draw_training_noise
+from generative.simulator import Precision, Simulator, trained_parameters
 from generative.trainer import SimulatorTrainingConfig
 
 
@@ -43,6 +44,8 @@ class BenchmarkConfig:
     """Simulated steps per window, in place of the preset's."""
     precision: Precision = "float32"
     """Of the convolutions in training; see train_gen_model.py."""
+    cuda_graphs: bool = True
+    """As in train_gen_model.py; step by step it is always one kernel after the other."""
     compile: bool = False
     """Compile the recurrence; needs a GPU."""
     repeats: int = 3
@@ -75,18 +78,22 @@ def measure(config: BenchmarkConfig) -> dict[str, float]:
         return min(_time(function, device) for _ in range(config.repeats))
 
     num_frames = windows.valid.numel()
-    training_step = _training_step(training, simulator, windows)
+    uses_graphs = config.cuda_graphs and can_use_graphs(simulator)
+    training_step = _training_step(training, simulator, windows, uses_graphs=uses_graphs)
     step_seconds = seconds(training_step)
     wall_seconds = min(
         _time(training_step, device, time.perf_counter) for _ in range(config.repeats)
     )
     simulate_seconds = seconds(_simulation(simulator, windows))
-    stepwise = seconds(_training_step(training, simulator, windows, stepwise_losses))
+    simulator.precision = "float32"
+    stepwise = seconds(_training_step(training, simulator, windows, objective=stepwise_losses))
+    simulator.precision = config.precision
     figures = {
         "parameters": float(simulator.num_parameters),
         "training_frames_per_second": num_frames / step_seconds,
         "training_step_seconds": step_seconds,
         "training_step_wall_seconds": wall_seconds,
+        "training_step_step_by_step_seconds": stepwise,
         "training_step_step_by_step_over_batched": stepwise / step_seconds,
         "simulate_frames_per_second": num_frames / simulate_seconds,
     }
@@ -117,18 +124,21 @@ def _training_step(
     training: SimulatorTrainingConfig,
     simulator: Simulator,
     windows: WindowTensors,
-    objective: Callable[..., Losses] = compute_losses,
+    *,
+    uses_graphs: bool = False,
+    objective: Callable[..., Losses] | None = None,
 ) -> Callable[[], object]:
-    parameters = list(simulator_parameters(simulator).values())
+    parameters = trained_parameters(simulator)
     optimiser = torch.optim.Adam(parameters, fused=True)
     num_steps, num_windows = windows.valid.shape
     noise = draw_training_noise(num_steps, np.arange(num_windows), training.simulator, 0)
     noise = noise.to(windows.valid.device)
     whole = dataclasses.replace(training.objective, observed_share=1.0, agent_share=1.0)
+    gradients = LossGradients(simulator, whole, uses_graphs=uses_graphs, objective=objective)
 
     def step() -> None:
-        optimiser.zero_grad()
-        objective(simulator, windows, whole, noise).total.backward()
+        gradients.clear(optimiser)
+        gradients(windows, noise)
         torch.nn.utils.clip_grad_norm_(parameters, training.optimiser.max_grad_norm)
         optimiser.step()
 

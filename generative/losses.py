@@ -7,6 +7,7 @@ Per-step terms are summed over the valid steps of a window and averaged over win
 so that padded rows, which follow the end of an episode, count in none of them.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -172,8 +173,9 @@ def spread_loss(latent: Tensor) -> Tensor:
     if batch_size < 2:
         return latent.sum() * 0.0
     exponents = 2 * (latent @ latent.T) - 2
-    pairs = exponents[~torch.eye(batch_size, dtype=torch.bool, device=latent.device)]
-    return torch.logsumexp(pairs, dim=0) - torch.log(pairs.new_tensor(len(pairs)))
+    is_self = torch.eye(batch_size, dtype=torch.bool, device=latent.device)
+    pairs = exponents.masked_fill(is_self, -math.inf).flatten()
+    return torch.logsumexp(pairs, dim=0) - math.log(batch_size * (batch_size - 1))
 
 
 def latent_kl_loss(latent: LatentDistribution) -> Tensor:

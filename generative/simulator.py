@@ -523,6 +523,11 @@ def simulator_parameters(simulator: Simulator) -> dict[str, nn.Parameter]:
     }
 
 
+def trained_parameters(simulator: Simulator) -> list[nn.Parameter]:
+    """Those of the simulator's own parameters that learning changes."""
+    return [p for p in simulator_parameters(simulator).values() if p.requires_grad]
+
+
 def require_simulable(config: SimulatorConfig, obs_shape: tuple[int, ...], source: str) -> None:
     """Raise `UserError` naming `source` unless its observations are vectors, or frames that are
     large enough for the encoder."""

@@ -51,10 +51,11 @@ from experiment.runs import (
     stop_on_signals,
 )
 from generative.checkpoint import load_weights, read_description, save_simulator
+from generative.gradients import LossGradients, can_use_graphs
 from generative.networks import VectorDecoder
 from generative.objective import (
-    Losses,
     ObjectiveConfig,
+    TrainingNoise,
     WindowTensors,
     compute_losses,
     draw_training_noise,
@@ -68,6 +69,7 @@ from generative.simulator import (
     SimulatorConfig,
     require_simulable,
     simulator_parameters,
+    trained_parameters,
 )
 from generative.training_videos import write_training_video
 from rollouts.store import RolloutDataset
@@ -80,6 +82,7 @@ before that the first process spent waiting for windows to be read."""
 OPERATIONAL = (
     "agent_file",
     "compile",
+    "cuda_graphs",
     "data_dir",
     "heldout_data_dir",
     "model_file",
@@ -185,6 +188,9 @@ class SimulatorTrainingConfig:
     """How often the state is saved from which a killed training goes on."""
     precision: Precision = "float32"
     """float32, or bfloat16 for the convolutions with everything else in float32: for GPUs."""
+    cuda_graphs: bool = True
+    """On CUDA, launch the losses and gradients of a step as a CUDA graph; in one process, with an
+    agent of this project's own network."""
     compile: bool = False
     """Compile the step of the environment's recurrence; needs a GPU."""
     device: str = "auto"
@@ -325,8 +331,13 @@ class SimulatorTrainer:
         assert config.seed is not None
         self.config, self.seed, self.run_folder = config, config.seed, run
         self.simulator, self.inputs, self.device, self.ranks = simulator, inputs, device, ranks
-        trained = simulator_parameters(simulator).values()
-        self.parameters = [parameter for parameter in trained if parameter.requires_grad]
+        self.parameters = trained_parameters(simulator)
+        self.gradients = LossGradients(
+            simulator,
+            config.objective,
+            ranks,
+            uses_graphs=config.cuda_graphs and can_use_graphs(simulator, ranks),
+        )
         self.optimiser = torch.optim.Adam(self.parameters, lr=config.optimiser.lr, fused=True)
         batch_size = config.optimiser.batch_size
         self.sampler = make_sampler(config, inputs.dataset, batch_size, self.seed, ranks)
@@ -431,20 +442,20 @@ class SimulatorTrainer:
     def _update(self, windows: WindowTensors) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.config.optimiser, self.step, self.progress)
-        losses = self._losses(windows, self.sampler.window_numbers(self.step), self.ranks)
-        self.optimiser.zero_grad()
-        losses.total.backward()
+        noise = self._noise(windows, self.sampler.window_numbers(self.step))
+        self.gradients.clear(self.optimiser)
+        values = self.gradients(windows, noise)
         self.ranks.sum_gradients(self.parameters)
         self._gradient_norm = torch.nn.utils.clip_grad_norm_(
             self.parameters, self.config.optimiser.max_grad_norm
         )
         self.optimiser.step()
         self.step += 1
-        self._add_to_sums({"total": losses.total, **losses.terms})
+        self._add_to_sums(values)
 
     def _add_to_sums(self, terms: Mapping[str, Tensor]) -> None:
         """Add what all processes have to the sums for the next row of the log."""
-        values = self.ranks.sum(torch.stack([value.detach() for value in terms.values()]))
+        values = self.ranks.sum(torch.stack(list(terms.values())))
         for name, value in zip(terms, values, strict=True):
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 
@@ -454,14 +465,10 @@ class SimulatorTrainer:
         numbers = {name: float(value) for name, value in watched.items()}
         require_finite(numbers, f"step {self.step}", "--lr")
 
-    def _losses(
-        self, windows: WindowTensors, window_numbers: ArrayLike, ranks: Ranks = ALONE
-    ) -> Losses:
+    def _noise(self, windows: WindowTensors, window_numbers: ArrayLike) -> TrainingNoise:
         num_steps = len(windows.valid)
-        noise = draw_training_noise(num_steps, window_numbers, self.config.simulator, self.seed)
-        return compute_losses(
-            self.simulator, windows, self.config.objective, noise.to(self.device), ranks
-        )
+        config = self.config.simulator
+        return draw_training_noise(num_steps, window_numbers, config, self.seed).to(self.device)
 
     def _log_row(self) -> None:
         """Log the mean of each term since the last row, and the held-out terms if just measured."""
@@ -532,7 +539,8 @@ class SimulatorTrainer:
     def _heldout_losses(self) -> dict[str, float]:
         if self.heldout is None:
             return {}
-        losses = self._losses(self.heldout, np.arange(self.heldout.num_windows))
+        noise = self._noise(self.heldout, np.arange(self.heldout.num_windows))
+        losses = compute_losses(self.simulator, self.heldout, self.config.objective, noise)
         return {"total": losses.total.item(), **{n: t.item() for n, t in losses.terms.items()}}
 
     def _restore(self, state: dict[str, Any] | None) -> None:

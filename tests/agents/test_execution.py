@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents.execution import CPU_ACTIVATION_BYTES, Execution, cpu_frames_at_once
+from agents.execution import (
+    CPU_ACTIVATION_BYTES,
+    CPU_FRAMES_PER_BACKWARD,
+    GPU_FRAMES_PER_BACKWARD,
+    Execution,
+    cpu_frames_at_once,
+)
 from agents.networks import NetworkConfig, RecurrentPolicy
 
 
@@ -67,3 +73,17 @@ def test_no_activation_of_a_part_exceeds_the_limit(policy):
     assert cpu_frames_at_once(policy) * channels * frame * 4 <= CPU_ACTIVATION_BYTES
     wide = RecurrentPolicy(NetworkConfig(width=1.0, obs_shape=(512, 512, 3)))
     assert cpu_frames_at_once(wide) == 1
+
+
+def test_a_cpu_learns_from_fewer_frames_at_a_time_and_a_gpu_from_as_many_as_it_holds(
+    policy, monkeypatch
+):
+    execution = Execution(policy)
+    assert execution.frames_per_backward(10_000) == CPU_FRAMES_PER_BACKWARD
+    assert execution.frames_per_backward(100) == 100
+    execution.device = torch.device("cuda")
+    # In float32, 4 channels of 64 × 64 pixels, 8,192 frames of 50 bytes each: 6.7 GB, half of 13.5.
+    for free, expected in ((14e9, GPU_FRAMES_PER_BACKWARD), (13e9, 100)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (int(free), 0))
+        assert execution.frames_per_backward(100) == expected
+        assert execution.frames_per_backward(20_000) == 20_000

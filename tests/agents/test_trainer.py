@@ -211,7 +211,7 @@ def test_run_of_a_release_that_knew_fewer_settings_goes_on(tmp_path, killed_afte
         train_tiny(tmp_path)
     file = tmp_path / "config.json"
     saved = json.loads(file.read_text())
-    for name in ("precision", "compile", "keep_last"):
+    for name in ("precision", "cuda_graphs", "keep_last"):
         del saved[name]
     del saved["ppo"]["bootstrap_timeouts"]
     file.write_text(json.dumps(saved))
@@ -237,12 +237,6 @@ def test_damaged_state_gives_way_to_the_one_before(tmp_path, killed_after, capsy
     assert "going on from training_state.1.pt" in output
     assert "going on after 64 environment steps" in output
     assert torch.equal(weights(resumed), weights(expected))
-
-
-def test_compilation_without_cuda_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--compile"):
-        train_tiny(tmp_path / "run", "--compile", "--device", "cpu")
-    assert not (tmp_path / "run").exists()
 
 
 def test_run_without_seed_draws_one_and_keeps_it(tmp_path):

@@ -154,12 +154,12 @@ def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(t
 def test_a_gradient_that_is_no_number_is_not_saved_even_where_the_loss_is_one(
     training_config, monkeypatch
 ):
-    def losses_without_a_slope(simulator, *args):
-        losses = compute_losses(simulator, *args)
+    def losses_without_a_slope(simulator, *args, **ranks):
+        losses = compute_losses(simulator, *args, **ranks)
         root = sum(torch.sqrt(0.0 * p).sum() for p in simulator.parameters() if p.requires_grad)
         return replace(losses, total=losses.total + root)
 
-    monkeypatch.setattr("generative.trainer.compute_losses", losses_without_a_slope)
+    monkeypatch.setattr("generative.gradients.compute_losses", losses_without_a_slope)
     optimiser = replace(training_config.optimiser, num_training_steps=1)
     with pytest.raises(UserError, match="the gradient's norm is nan at step 1"):
         _train(replace(training_config, optimiser=optimiser))
