@@ -74,13 +74,14 @@ export class Components {
 
   /** Columns for a table: one row per step. */
   table() {
-    const { steps, names, activation, gradient: slope } = this.content;
+    const { steps, names, activation, gradient: slope, of } = this.content;
     const count = names.length;
     const column = ({ data }, component) => Array.from(steps, (_, row) => data[row * count + component]);
     const columns = { step: steps };
-    names.forEach((name, component) => { columns[name] = column(activation, component); });
+    // Names that are numbers would come before all others.
+    names.forEach((name, component) => { columns[`activation ${name}`] = column(activation, component); });
     if (slope) {
-      names.forEach((name, component) => { columns[`d/d ${name}`] = column(slope, component); });
+      names.forEach((name, component) => { columns[`d ${of} / d ${name}`] = column(slope, component); });
     }
     return columns;
   }

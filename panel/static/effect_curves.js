@@ -110,9 +110,11 @@ export class EffectCurves {
 
   #predictions(world, w) {
     return this.file.predictions.flatMap((prediction, p) => {
+      const predicted = this.#predicted(p);
+      // The command can leave gradients out; a legend would name a line that is nowhere.
+      if (!prediction.endsWith(`_${world}`) || !predicted.some(Number.isFinite)) return [];
       const { name, colour, dash } = PREDICTED[prediction.split("_")[0]] ?? PREDICTED.readout;
-      const line = { color: colour, width: 2 * textScale(), dash };
-      return prediction.endsWith(`_${world}`) ? [this.#line(w, this.#predicted(p), name, { line })] : [];
+      return [this.#line(w, predicted, name, { line: { color: colour, width: 2 * textScale(), dash } })];
     });
   }
 }

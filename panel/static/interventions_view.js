@@ -196,18 +196,24 @@ function signed(value) {
 
 /** Numbers in one row, the verdict and the controls that it rests on beneath. */
 function worldRows(one) {
+  const interval = Object.assign(document.createElement("span"), {
+    className: "whole", textContent: `[${signed(one.low)}, ${signed(one.high)}]`,
+  });
   const cells = [
-    signed(one.predicted_by_readout), signed(one.predicted_by_gradient),
-    `${signed(one.effect)} [${signed(one.low)}, ${signed(one.high)}]`,
+    [signed(one.predicted_by_readout)], [signed(one.predicted_by_gradient)],
+    // In a narrow view the interval of small numbers stands below its effect.
+    [`${signed(one.effect)} `, interval],
   ];
   const numbers = document.createElement("tr");
   numbers.dataset.world = one.world;
   const head = Object.assign(document.createElement("th"), {
     scope: "row", textContent: WORLDS[one.world] ?? one.world,
   });
-  numbers.append(head, ...cells.map((text, column) => Object.assign(document.createElement("td"), {
-    className: column === 2 ? "numeric whole" : "numeric", textContent: text,
-  })));
+  numbers.append(head, ...cells.map((content) => {
+    const cell = Object.assign(document.createElement("td"), { className: "numeric" });
+    cell.append(...content);
+    return cell;
+  }));
   const verdict = document.createElement("tr");
   const words = Object.assign(document.createElement("td"), {
     colSpan: 3, className: one.verdict.startsWith("beyond") ? "verdict beyond" : "verdict",

@@ -31,6 +31,8 @@ const element = (id) => document.getElementById(id);
 const MAX_LASSO_THUMBNAILS = 32;
 // Milliseconds; a catalogue that has been made before takes a tenth of that.
 const PROGRESS_PERIOD = 1000;
+// Pixels between the pointer and what is told about the point under it.
+const POINTER_GAP = 14;
 
 class Page {
   constructor() {
@@ -80,6 +82,11 @@ class Page {
     this.#addExports();
     this.view.addEventListener("change", ({ detail }) => this.act(() => this.follow(detail)));
     document.addEventListener("keydown", (event) => this.pressKey(event));
+    // What nobody waits for, such as saving a plot or drawing it in another size.
+    window.addEventListener("unhandledrejection", (event) => {
+      event.preventDefault();
+      this.guard(() => Promise.reject(event.reason));
+    });
     onThemeChange(() => this.guard(() => Promise.all([
       ...[this.traces, this.scatter, this.components, this.simulator].map((plot) => plot.redraw()),
       ...[this.behaviours, this.interventions, this.probes].map((view) => view.redrawPlots()),
@@ -570,16 +577,16 @@ class Page {
     if (!point) return;
     tip.querySelector("p").textContent = `${point.source} ${point.episodeId}, step ${point.step}`;
     tip.querySelector("p + p").textContent = `${point.colour} ${point.value}`;
-    const right = event.clientX > window.innerWidth - 220;
-    tip.style.transform =
-      `translate(${event.clientX + (right ? -tip.offsetWidth - 14 : 14)}px, ${event.clientY + 14}px)`;
     const canvas = tip.querySelector("canvas");
-    canvas.hidden = true;
     const entry = this.entryOf(point);
-    if (entry) this.hoverTimer = setTimeout(() => this.drawHoverFrame(entry, point, canvas), 80);
+    // Its place is kept, so that the tip stays where it is when the frame comes.
+    canvas.hidden = !entry;
+    canvas.style.visibility = "hidden";
+    placeBeside(tip, event);
+    if (entry) this.hoverTimer = setTimeout(() => this.drawHoverFrame(entry, point, event), 80);
   }
 
-  async drawHoverFrame(entry, point, canvas) {
+  async drawHoverFrame(entry, point, event) {
     const path = `${episodePath(entry)}/frames?start=${point.step}&stop=${point.step + 1}`;
     // A frame that cannot be had stays away; opening its rollout says why.
     const arrays = await fetchArrays(path).catch(() => null);
@@ -587,7 +594,11 @@ class Page {
     if (!arrays || this.hovered !== point) return;
     const { frames } = arrays;
     const [, height, width, channels] = frames.shape;
-    Object.assign(canvas, { width, height, hidden: false });
+    const tip = element("tip");
+    const canvas = tip.querySelector("canvas");
+    Object.assign(canvas, { width, height });
+    canvas.style.visibility = "";
+    placeBeside(tip, event);
     canvas.getContext("2d").putImageData(toImage({ data: frames.data, height, width, channels }), 0, 0);
   }
 }
@@ -596,6 +607,15 @@ class Page {
 async function showProgress() {
   const { found, opened } = await fetchProgress();
   if (!page.catalogue) element("summary").textContent = `Reading files: ${count(opened)} of ${count(found)} …`;
+}
+
+/** Puts a box beside the pointer, on the side where the window has room for it. */
+function placeBeside(box, { clientX, clientY }) {
+  const start = (pointer, size, room) =>
+    (pointer + POINTER_GAP + size > room ? Math.max(0, pointer - POINTER_GAP - size) : pointer + POINTER_GAP);
+  const x = start(clientX, box.offsetWidth, window.innerWidth);
+  const y = start(clientY, box.offsetHeight, window.innerHeight);
+  box.style.transform = `translate(${x}px, ${y}px)`;
 }
 
 /** Resolves once the browser has painted what the page shows now, or at once in a hidden page. */

@@ -302,6 +302,37 @@ def test_scatter_draws_points_and_a_click_opens_the_step(
     assert abs(marker["y"] + marker["height"] / 2 - scatter["y"] - place["y"]) < 2
 
 
+def test_pointer_at_a_low_point_shows_its_frame_within_the_window(
+    open_page: Callable[..., Page], panel_data: Any
+) -> None:
+    page = open_page("#view=states&x=pca.1&y=pca.2&colour=action&shown=real")
+    # A window so low that there is no room for the frame below any point.
+    page.set_viewport_size({"width": 1280, "height": 620})
+    wait_until(
+        page, "document.querySelector('#scatter .main-svg').getBoundingClientRect().bottom < 620"
+    )
+    lowest = page.evaluate(
+        """() => {
+          const { ys } = window.dreamscope.scatter.values;
+          return ys.indexOf(Math.min(...ys));
+        }"""
+    )
+    point = page.evaluate("row => window.dreamscope.scatter.pointOf(row)", lowest)
+    place, scatter = page.evaluate(PLACE_OF_POINT, lowest), box_of(page, "#scatter")
+    page.mouse.move(scatter["x"] + place["x"], scatter["y"] + place["y"])
+    wait_until(page, "document.querySelector('#tip canvas').style.visibility === ''")
+    page.evaluate("document.querySelector('#tip canvas').id = 'hovered-frame'")
+    index = panel_data.real.index_of(point["episodeId"])
+    frame = panel_data.real.read_episode(index).obs[point["step"]]
+    np.testing.assert_array_equal(canvas_pixels(page, "hovered-frame")[..., :3], frame)
+    tip = box_of(page, "#tip")
+    assert tip["y"] >= 0
+    assert tip["y"] + tip["height"] <= 620
+    assert tip["x"] + tip["width"] <= 1280
+    page.mouse.move(5, 5)
+    page.set_viewport_size({"width": 1280, "height": 800})
+
+
 def test_late_frame_of_another_point_is_not_shown_under_the_pointer(
     open_page: Callable[..., Page], panel_data: Any
 ) -> None:
@@ -327,6 +358,20 @@ def test_late_frame_of_another_point_is_not_shown_under_the_pointer(
     np.testing.assert_array_equal(shown, panel_data.real.read_episode(0).obs[5])
     page.unroute("**/frames?start=3&stop=4")
     page.evaluate("window.dreamscope.showHover(null)")
+
+
+def test_legend_of_many_categories_is_seen_whole(open_page: Callable[..., Page]) -> None:
+    page = open_page("#view=states&colour=cluster")
+    wait_until(page, "document.querySelectorAll('#legend .category').length === 12")
+    legend = page.evaluate(
+        """(() => {
+          const { scrollHeight, clientHeight, clientWidth } = document.getElementById('legend');
+          return { scrollHeight, clientHeight, clientWidth,
+            foot: document.getElementById('scatter-foot').clientWidth };
+        })()"""
+    )
+    assert legend["scrollHeight"] <= legend["clientHeight"]
+    assert legend["clientWidth"] > 0.9 * legend["foot"]
 
 
 def test_legend_of_another_colour_leaves_the_points_where_they_were_drawn(
@@ -620,6 +665,14 @@ def test_bars_show_activation_and_the_gradient_of_the_target(
     page.select_option("#component-quantity", "gradient")
     shown = page.evaluate("document.querySelector('#component-map .plot').data[0].z")
     np.testing.assert_allclose(np.array(shown).T, stored["gradient"], rtol=1e-6)
+    saved = pd.read_csv(io.BytesIO(save_plot(page, "#map-head", "CSV")))
+    components = range(stored["activation"].shape[1])
+    assert list(saved.columns) == [
+        "step",
+        *(f"activation {component}" for component in components),
+        *(f"d value / d {component}" for component in components),
+    ]
+    np.testing.assert_allclose(saved["d value / d 1"], stored["gradient"][:, 1], rtol=1e-5)
 
 
 def test_bars_of_a_real_rollout_show_the_analysis(
@@ -1062,6 +1115,25 @@ def test_traces_are_saved_as_table_picture_and_drawing(
     drawing = save_plot(page, "#traces", "SVG")
     assert b"<svg" in drawing
     assert b"probability</text>" in drawing
+
+
+def test_what_cannot_be_saved_is_told_in_the_page(
+    open_page: Callable[..., Page], visitor: Any
+) -> None:
+    page = open_page("#view=states", fresh=True)
+    wait_until(page, "window.Plotly !== undefined")
+    page.evaluate(
+        "() => { window.Plotly.toImage = async () => { throw new Error('no memory for it'); }; }"
+    )
+    page.click("#traces .export summary")
+    page.click("#traces .export button:text-is('PNG')")
+    wait_until(page, "document.getElementById('errors').innerText !== ''")
+    assert "Something in this page failed: no memory for it" in page.inner_text("#errors")
+    # The console has it too, for those who look for its place, and nothing else.
+    [complaint] = visitor.complaints
+    assert "no memory for it" in complaint
+    visitor.complaints.clear()
+    visitor.pages.clear()
 
 
 def test_scatter_is_saved_with_its_points(

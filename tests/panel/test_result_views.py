@@ -575,6 +575,37 @@ def test_findings_show_predictions_observations_controls_and_verdict(
     )
 
 
+def test_small_effects_fit_beside_their_intervals(
+    open_effects: Callable[..., Page],
+) -> None:
+    def shrink(route: Any) -> None:
+        answer = route.fetch().json()
+        for finding in answer["findings"]:
+            for name in ("effect", "low", "high", "lowest_control", "highest_control"):
+                finding[name] = -0.0000123
+        route.fulfill(json=answer)
+
+    page = open_effects(fresh=True, effect="return")
+    page.evaluate("window.dreamscope.interventions.findings.clear()")
+    page.route("**/findings", shrink)
+    page = open_effects(effect="value")
+    text = "−0.0000123 [−0.0000123, −0.0000123]"
+    wait_until(page, f"document.getElementById('findings').innerText.includes('{text}')")
+    room = page.evaluate("document.getElementById('view-interventions').clientWidth")
+    assert page.evaluate("document.getElementById('view-interventions').scrollWidth") <= room
+    page.unroute("**/findings")
+
+
+def test_predictions_that_were_not_made_have_no_name_in_the_legend(
+    open_effects: Callable[..., Page],
+) -> None:
+    page = open_effects(fresh=True, effect="component:0")
+    names = "window.dreamscope.interventions.curves.traces().map(({ name }) => name)"
+    assert "predicted by the gradient" in page.evaluate(names)
+    page.evaluate("window.dreamscope.interventions.curves.arrays.predicted.data.fill(NaN)")
+    assert not [name for name in page.evaluate(names) if name.startswith("predicted")]
+
+
 def test_course_over_the_steps_is_that_of_the_file(
     open_effects: Callable[..., Page], effects_data: Path
 ) -> None:

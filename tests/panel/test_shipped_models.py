@@ -72,12 +72,13 @@ LAYOUT = """() => {
     return [plot.id || plot.parentElement.id, plot.getBoundingClientRect().width / room.clientWidth,
       plot.querySelector('.main-svg').getBoundingClientRect().width / room.clientWidth];
   });
+  const scrolled = [side, ...side.querySelectorAll('.scrolled')];
   return { clipped, overlaps, plots, smallest: Math.min(...texts.map(({ size }) => size)),
-    overflow: side.scrollWidth - side.clientWidth };
+    overflow: Math.max(...scrolled.map((box) => box.scrollWidth - box.clientWidth)) };
 }"""
 """Texts that are cut off or lie over others, shares of the width that plots take, the least size of
-text in pixels, and by how much a view is wider than its card. The list of rollouts is left out: its
-headings stay above the rows that are scrolled under them."""
+text in pixels, and by how much a view, or a table in it, is wider than its card. The list of
+rollouts is left out: its headings stay above the rows that are scrolled under them."""
 VIEWS = ("states", "components", "filter", "behaviours", "interventions", "simulator", "files")
 
 
