@@ -427,7 +427,7 @@ class Page {
     const { analyses } = this.catalogue;
     if (analyses.length === 0) {
       await this.filter.setRows(null);
-      element("embedding-controls").hidden = true;
+      for (const id of ["embedding-controls", "scatter-foot"]) element(id).hidden = true;
       showEmpty(element("scatter"), [
         "No analysis of hidden states lies here yet.", ["Make it with", COMMANDS.analysis],
         "then reload this page.",

@@ -13,15 +13,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from panel import security
 from panel.access import TokenAccess, make_token, query_without_token
+from panel.binary import decode_arrays
 from panel.security import MAX_HEADER_BYTES, ReadOnlyGuard
 
 ROUTES = ("/", "/static/panel.js", "/vendor/plotly.min.js", "/api/catalogue", "/openapi.json")
 PROJECT = Path(__file__).parents[2]
+NUM_READERS = 50
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -196,6 +199,38 @@ def test_command_serves_those_who_know_the_token_and_logs_nothing(panel_data: An
     assert token not in process.stdout.read() + process.stderr.read()
     process.stdout.close()
     process.stderr.close()
+
+
+@pytest.mark.medium
+def test_fifty_readers_at_once_are_all_answered(panel_data: Any) -> None:
+    with running_panel(panel_data.folder) as (process, address):
+        answers = asyncio.run(_read_at_once(address, NUM_READERS))
+    assert process.communicate()[1] == ""
+    expected = panel_data.real.read_episode(1).obs[:8]
+    for frames in answers:
+        np.testing.assert_array_equal(frames, expected)
+
+
+async def _read_at_once(address: str, num_readers: int) -> list[np.ndarray]:
+    """Frames that each of several readers gets who open the page and a rollout at the same time."""
+    base = address.partition("?")[0]
+    limits = httpx.Limits(max_connections=num_readers, max_keepalive_connections=num_readers)
+    async with httpx.AsyncClient(follow_redirects=True, limits=limits, timeout=60) as client:
+        await client.get(address)
+
+        async def read(path: str) -> httpx.Response:
+            answer = await client.get(f"{base}{path}")
+            return answer.raise_for_status()
+
+        async def open_rollout() -> np.ndarray:
+            await read("")
+            datasets = (await read("api/catalogue")).json()["datasets"]
+            [real] = [one["id"] for one in datasets if one["kind"] == "real"]
+            episode = f"api/datasets/{real}/episodes/3"
+            await read(f"{episode}/steps")
+            return decode_arrays((await read(f"{episode}/frames?start=0&stop=8")).content)["frames"]
+
+        return await asyncio.gather(*(open_rollout() for _ in range(num_readers)))
 
 
 def _send_raw(address: str, content: bytes) -> bytes:

@@ -1586,6 +1586,9 @@ def test_without_data_the_page_names_the_commands(
         "python analysis/hidden_analysis_precompute.py",
     ):
         assert command in text
+    # Nothing that would do nothing.
+    assert page.is_hidden("#lasso")
+    assert page.locator(".export:visible").count() == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
