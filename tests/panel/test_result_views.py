@@ -581,7 +581,7 @@ def test_small_effects_fit_beside_their_intervals(
     def shrink(route: Any) -> None:
         answer = route.fetch().json()
         for finding in answer["findings"]:
-            for name in ("effect", "low", "high", "lowest_control", "highest_control"):
+            for name in ("predicted_by_readout", "predicted_by_gradient", "effect", "low", "high"):
                 finding[name] = -0.0000123
         route.fulfill(json=answer)
 
