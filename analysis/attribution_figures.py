@@ -39,7 +39,9 @@ PATH_STYLES = {
 }
 COLUMNS = 3
 SMALLEST_DRAWN = 1e-4
-"""Gradients smaller than this share of the largest lie below the axis."""
+"""Gradients smaller than this share of the largest are not drawn."""
+WIDEST_LINE = 3.0
+"""Of all paths together, in points: seen beneath the line of a path that carries nearly all."""
 TOLERANCE = 0.01
 """Share of the difference that integrated gradients may miss."""
 
@@ -109,22 +111,33 @@ def draw_paths(
     """One panel per target: size of the gradient by step and path, means over samples."""
     figure, axes = _panels(len(norms.targets))
     steps = np.arange(norms.norm.shape[-1])
+    sizes = norms.norm[:, source].mean(axis=0).max(axis=(0, 2))
+    smallest = SMALLEST_DRAWN * sizes
     for index, (axis, target) in enumerate(zip(axes, norms.targets, strict=True)):
+        least = sizes[index].max()
         for path, (label, colour, style) in PATH_STYLES.items():
             of_path = norms.norm[:, source, norms.paths.index(path), index]
             mean = mean_over_samples(of_path, norms.unit, config.num_resamples, config.seed)
-            axis.plot(steps, mean.value, style, color=colour, label=label, linewidth=1.2)
-            axis.fill_between(steps, mean.lower, mean.upper, color=colour, alpha=0.15, linewidth=0)
+            # Nothing, and the rounding error of nothing, has no place on a logarithmic axis.
+            shown = np.where(mean.value > smallest[index], mean.value, np.nan)
+            width = WIDEST_LINE if path == "passed" else 1.2
+            axis.plot(steps, shown, style, marker=".", color=colour, label=label, linewidth=width)
+            axis.fill_between(
+                steps, mean.lower, mean.upper, where=np.isfinite(shown), color=colour, alpha=0.15,
+                linewidth=0,
+            )  # fmt: skip
+            least = np.nanmin(shown, initial=least)
         axis.set(title=f"{target} at step {len(steps) - 1}", yscale="log", xticks=steps)
-        axis.set_xlabel("step of what the gradient is with respect to")
-        # Differences of equal gradients are rounding errors, which are not to stretch the axis.
-        axis.set_ylim(bottom=SMALLEST_DRAWN * norms.norm[:, source, :, index].mean(axis=0).max())
+        axis.set_ylim(bottom=least / 2)
+        axis.tick_params(labelbottom=True)
         open_axis(axis)
     figure.supylabel("root mean square of the gradient", fontsize=8)
+    for axis in axes[-COLUMNS:]:
+        axis.set_xlabel(f"step of the {name}")
     _legend(figure, axes[0])
     figure.suptitle(
         f"Gradients with respect to the {name}, by the path that they came by: means over "
-        f"{len(norms.norm)} samples, bands are 95% intervals"
+        f"{len(norms.norm)} samples, bands are 95% intervals; what is zero is not drawn"
     )
     return figure
 
@@ -150,8 +163,8 @@ def draw_shares(norms: PathNorms, config: AttributionPlottingConfig) -> Figure:
     axes[0].invert_yaxis()
     _legend(figure, axes[0])
     figure.suptitle(
-        "Size of each path's gradient against that of all together (1), over the steps before the "
-        f"target step; means over {len(norms.norm)} samples, bars are 95% intervals"
+        "Size of each path's gradient against that of all together (1), over the steps before "
+        f"those that the target reads; means over {len(norms.norm)} samples, bars are 95% intervals"
     )
     return figure
 
@@ -184,7 +197,7 @@ def _draw_cosines(axis: Axes, values: NDArray[np.float64], methods: tuple[str, .
     axis.set_yticks(places, methods)
     for row, column in np.ndindex(*values.shape):
         colour = "white" if abs(values[row, column]) > 0.6 else "black"
-        text = f"{values[row, column]:.2f}"
+        text = f"{values[row, column]:z.2f}"
         axis.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
 
 
@@ -208,7 +221,10 @@ def draw_convergence(results: xr.Dataset) -> Figure:
         axis.set_xticks(np.arange(len(targets)), targets, rotation=20)
         open_axis(axis)
     axes[0].set_ylabel("share of the difference that is missed")
-    figure.suptitle("Convergence of integrated gradients; one dot per sample, dashed: tolerance")
+    figure.suptitle(
+        f"Convergence of integrated gradients, {results.sizes['sample']} samples; one dot per "
+        "sample, dashed: tolerance"
+    )
     return figure
 
 

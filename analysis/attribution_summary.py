@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from analysis.saliency import MIXED, PATHS
 from analysis.saliency_pictures import gradient_times_input
+from analysis.saliency_targets import steps_read
 from experiment.errors import UserError
 from generative.level_bootstrap import LevelBootstrap, percentile_interval
 
@@ -87,9 +88,12 @@ class PathNorms:
     targets: tuple[str, ...]
 
     def shares(self) -> NDArray[np.float64]:
-        """(S, len(SOURCES), P, T) of each path against all (`passed`), over the steps before the
-        target step, where paths can differ."""
-        size = np.sqrt(np.square(self.norm[..., :-1]).sum(axis=-1))
+        """(S, len(SOURCES), P, T) of each path against all (`passed`), over the steps before those
+        that the target reads, where paths can differ; NaN where there are none."""
+        num_steps = self.norm.shape[-1]
+        ends = np.array([num_steps - steps_read(target) for target in self.targets])
+        is_before = np.arange(num_steps) < ends[:, None]
+        size = np.sqrt(np.square(self.norm * is_before).sum(axis=-1))
         whole = size[:, :, [self.paths.index("passed")]]
         return np.divide(size, whole, out=np.full_like(size, np.nan), where=whole > 0)
 

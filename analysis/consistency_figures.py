@@ -159,7 +159,7 @@ def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
                 str(one["score"]),
             ]
         )
-    labels = ["", "statement", "correlation", "Jacobian", "cut", *EVIDENCE, "sum"]
+    labels = ["", "statement", "r", "J", "J, cut", *EVIDENCE, "sum"]
     if rows:
         table = axis.table(rows, colLabels=labels, loc="upper center", cellLoc="left")
         table.auto_set_font_size(False)
@@ -169,7 +169,9 @@ def draw_statements(results: xr.Dataset, num_statements: int) -> Figure:
             cell.set_linewidth(0.3)
     total, rate = results.sizes["statement"], results.attrs["false_discovery_rate"]
     figure.suptitle(
-        f"Candidate statements “component i drives j after k steps”: the best {count} of {total} "
-        f"kept;\nbrackets are 95% intervals over source episodes; evidence counts at q < {rate}"
+        f"Candidate statements “component i drives j after k steps”: the best {count} of "
+        f"{total:,} kept;\nr: correlation, J: Jacobian (s.d. of j per s.d. of i), both with 95% "
+        f"intervals over source episodes; cut: without the environment;\nfrom “{EVIDENCE[0]}” on: "
+        f"evidence, which counts at q < {rate}"
     )
     return figure

@@ -21,6 +21,7 @@ from experiment.report import StageReport
 
 COLOUR_MAP = "RdBu_r"
 SIGNIFICANT = 0.05
+JACOBIAN_UNIT = "s.d. of the target\nper s.d. of the source"
 VARIANTS = {"passed": "Jacobian", "cut": "Jacobian, environment cut"}
 
 
@@ -114,7 +115,7 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
             axis.set_title(f"lag {lag}: {VARIANTS[variant]}")
         figure.colorbar(
             axes[row, -1].images[0], ax=axes[row, -1], pad=0.02, extend=bar_ends(means, limit),
-            label="s.d. of the target\nper s.d. of the source",
+            label=JACOBIAN_UNIT,
         )  # fmt: skip
     for axis in axes[:, 0]:
         axis.set_ylabel("component at t")
@@ -186,7 +187,7 @@ def draw_steps(results: xr.Dataset) -> Figure:
         upper = np.where(is_later, sizes[index], np.nan)
         image = panel.imshow(upper, cmap="viridis", vmin=0, vmax=limit)
         panel.set(xlabel="target step", ylabel="source step", title=label)
-        figure.colorbar(image, ax=panel, pad=0.02)
+        figure.colorbar(image, ax=panel, pad=0.02, label=JACOBIAN_UNIT)
     figure.suptitle(
         "Root mean square of the mean Jacobian between all components, by pair of steps "
         f"(n = {int(chosen['num_jacobians'])} samples)"
@@ -210,7 +211,9 @@ def draw_extremes(results: xr.Dataset) -> Figure:
         axis.set(title=f"component is {title}", xlabel="component one step later")
     axes[0].set_ylabel("component that is extreme")
     shown = np.stack(list(panels.values()))
-    figure.colorbar(axes[-1].images[0], ax=axes, pad=0.02, extend=bar_ends(shown, limit))
+    figure.colorbar(
+        axes[-1].images[0], ax=axes, pad=0.02, extend=bar_ends(shown, limit), label=JACOBIAN_UNIT
+    )
     few = "; so few that the difference shows their spread" if count < 10 else ""
     figure.suptitle(f"Mean Jacobian at lag {lag} of the {count} most extreme samples{few}")
     return figure

@@ -19,6 +19,7 @@ from analysis.effect_names import (
     TESTED,
 )
 from analysis.effect_verdict import (
+    SIGNIFICANT,
     VERDICT_COLUMNS,
     describe,
     main_measures,
@@ -117,8 +118,8 @@ def draw_effects(results: xr.Dataset) -> Figure:
     num_pairs, num_levels = results.sizes["pair"], len(np.unique(results["level"].values))
     figure.suptitle(
         f"{results.attrs.get(INTERVENTION_ATTRIBUTE, 'Intervention')}: against its unmodified "
-        f"twin, {num_pairs} pairs from {num_levels} levels; bands and bars are 95% intervals over "
-        "levels"
+        f"twin, {num_pairs} pairs from {num_levels} levels;\nbands and bars are 95% intervals over "
+        f"levels; verdicts see effects of q < {SIGNIFICANT} among all measures of a world"
     )
     return figure
 

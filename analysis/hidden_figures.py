@@ -170,7 +170,7 @@ def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str,
     table = read_plot_table(dataset, config.max_points, config.seed)
     spaces = [space for space in config.spaces if space in table.spaces]
     real = table.of_source("real")
-    yield "explained_variance", draw_explained_variance(dataset)
+    yield "explained_variance", draw_explained_variance(dataset, "Hidden states")
     for space in spaces:
         yield f"{space}_variables_real", draw_variables(real, space, "real")
         yield from _pages(
@@ -414,13 +414,17 @@ def _beside(axis: Axes) -> Axes:
 
 
 def category_colours(num_categories: int) -> ListedColormap:
-    """Distinct colours: Okabe and Ito's few, else well spaced hues at alternating lightness."""
+    """Distinct colours: Okabe and Ito's few, else well spaced hues at alternating lightness.
+
+    From three categories on none is grey, as what is not highlighted is.
+    """
     if num_categories <= 2:
         return ListedColormap(["0.7", "#d55e00"][:num_categories])
     if num_categories <= len(OKABE_ITO):
         return ListedColormap(list(OKABE_ITO[:num_categories]))
-    if num_categories <= 20:
-        return ListedColormap(mpl.colormaps["tab20"](np.arange(num_categories)))
+    paired = [colour for colour in mpl.colormaps["tab20"].colors if len(set(colour)) > 1]  # type: ignore[attr-defined]
+    if num_categories <= len(paired):
+        return ListedColormap(paired[:num_categories])
     return ListedColormap(spaced_hues(np.arange(num_categories)))
 
 
@@ -522,16 +526,21 @@ def draw_clusters(
     return figure
 
 
-def draw_explained_variance(dataset: xr.Dataset) -> Figure:
-    """Share of the total variance by component, and its cumulative sum with the 95 % line."""
+def draw_explained_variance(dataset: xr.Dataset, what: str) -> Figure:
+    """Share of the total variance by component, and its cumulative sum with the 95 % line.
+
+    Args:
+        dataset: an open result file.
+        what: was decomposed, for the title.
+    """
     ratio = dataset["explained_variance_ratio"].values
     count = int(dataset.attrs["num_components_95"])
     components = np.arange(len(ratio))
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     single, cumulative = figure.subplots(1, 2)
-    single.bar(components, 100 * ratio, color=REAL_COLOUR)
+    single.bar(components, 100 * ratio, width=1.0, color=REAL_COLOUR)
     single.set(xlabel="principal component", ylabel="% of total variance")
-    cumulative.bar(components + 1, 100 * np.cumsum(ratio), color=REAL_COLOUR)
+    cumulative.bar(components + 1, 100 * np.cumsum(ratio), width=1.0, color=REAL_COLOUR)
     cumulative.axhline(95, color="black", lw=0.8, ls="--")
     cumulative.axvline(count, color=SIMULATED_COLOUR, lw=1)
     cumulative.set(xlabel="number of principal components", ylabel="cumulative % of total variance")
@@ -540,7 +549,7 @@ def draw_explained_variance(dataset: xr.Dataset) -> Figure:
     if "fit_role" in dataset:
         roles = str(dataset["fit_role"].attrs["flag_meanings"]).split()
         is_fitted = dataset["fit_role"].values == roles.index("inlier")
-    figure.suptitle(f"Explained variance (n = {is_fitted.sum():,})")
+    figure.suptitle(f"{what}: explained variance (n = {is_fitted.sum():,})")
     return figure
 
 

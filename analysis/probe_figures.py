@@ -17,6 +17,7 @@ from experiment.files import require_writable_folder
 from experiment.report import StageReport
 
 LOWEST_SCORE = -0.25
+SCORE_LABEL = "R², Brier skill score"
 """Scores below are drawn here, with an arrow to the left or down: far below zero, one is as wrong
 as the other."""
 COLUMNS = 4
@@ -145,7 +146,7 @@ def draw_states(results: xr.Dataset) -> Figure:
         _draw_scores(axis, results, marks, prefix, names, heights)
         _label_variables(axis, results, names, heights, prefix)
         axis.set_title(title)
-        axis.set_xlabel("R², Brier skill score")
+        axis.set_xlabel(SCORE_LABEL)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(f"Of simulated states, all on the same rows: {_how_judged(results, prefix)}")
@@ -245,8 +246,8 @@ def draw_components(results: xr.Dataset) -> Figure:
     axis.set_ylabel("component")
     figure.colorbar(picture, ax=axis, pad=0.01, label="partial correlation given the step")
     figure.suptitle(
-        f"Components and the game's variables: numbers where the false-discovery rate is below "
-        f"{rate:.0%} ({found.sum()} of {found.size} pairs)"
+        f"Components and the game's variables, {int(results['num_levels'].max())} levels: numbers "
+        f"where the false-discovery rate is below {rate:.0%} ({found.sum()} of {found.size} pairs)"
     )
     return figure
 
@@ -273,13 +274,14 @@ def draw_reading(results: xr.Dataset) -> Figure:
         axis.set_xlabel("simulated step")
         axis.tick_params(labelbottom=True)
     for axis in axes[::COLUMNS]:
-        axis.set_ylabel("R²")
+        axis.set_ylabel(SCORE_LABEL)
     axes[0].set_ylim(LOWEST_SCORE - 0.05, 1.02)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(
-        "Probes of real decisions, read on simulated ones under recorded actions: other levels, "
-        f"95% intervals; at {LOWEST_SCORE} and below, lines are cut"
+        f"Probes of real decisions of {int(results['num_levels'].max())} levels, read on simulated "
+        f"ones of other levels under recorded actions;\nbands are 95% intervals; at {LOWEST_SCORE} "
+        "and below, lines are cut"
     )
     return figure
 

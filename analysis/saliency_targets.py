@@ -18,9 +18,15 @@ ACTION_GROUPS = {
 }
 """Targets that are mean log-probabilities, by the names of their actions."""
 
-TARGET_KINDS = ("value", "action", *ACTION_GROUPS, "value_delta", DIRECTION_PREFIX)
+VALUE_DELTA = "value_delta"
+TARGET_KINDS = ("value", "action", *ACTION_GROUPS, VALUE_DELTA, DIRECTION_PREFIX)
 LOGIT_PREFIX, UNIT_PREFIX = "logit_", "hidden_unit_"
 """What the names of single actions' logits and of single hidden units begin with."""
+
+
+def steps_read(target: str) -> int:
+    """How many steps, its own the last, a target of this name reads itself."""
+    return 2 if target == VALUE_DELTA else 1
 
 
 class AgentSteps(Protocol):
@@ -104,8 +110,9 @@ def make_targets(
 def _single_target(kind: str) -> Target:
     if kind == "value":
         return Target(kind, lambda steps, t, _: steps.value[t])
-    if kind == "value_delta":
-        return Target(kind, lambda steps, t, _: steps.value[t] - steps.value[t - 1], first_step=1)
+    if kind == VALUE_DELTA:
+        earliest = steps_read(kind) - 1
+        return Target(kind, lambda steps, t, _: steps.value[t] - steps.value[t - 1], earliest)
     return Target(
         kind, lambda steps, t, num_copies: greedy_log_prob(steps.action_logits[t], num_copies)
     )

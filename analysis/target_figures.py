@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from analysis.fidelity_curves import open_axis
 from analysis.figure_style import OKABE_ITO, figure_text, save_figure
 from analysis.results import TARGET_FUNCTIONS_NAME, read_results
+from analysis.saliency_targets import DIRECTION_PREFIX
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -79,5 +80,22 @@ def _draw_search(axis: Axes, search: xr.Dataset) -> None:
     singles = axis.plot(score, color=OKABE_ITO[4], linewidth=0.6, alpha=0.6)
     singles[0].set_label("single copies")
     axis.plot(score.mean(axis=1), color=OKABE_ITO[0], linewidth=1.8, label="mean of copies")
-    axis.set(title=str(search["target"].values), xlabel="iteration", ylabel="score")
+    name = str(search["target"].values)
+    axis.set(title=name, xlabel="iteration", ylabel=score_label(name))
     open_axis(axis)
+
+
+def score_label(target_function: str) -> str:
+    """What the score of a target function is, with its sign and unit."""
+    kind, _, what = target_function.partition("_")
+    if kind == "action":
+        return "log-probability (nats)"
+    number = what.rpartition("_")[2]
+    meanings = {
+        "value": "mean value",
+        "value_delta": "value, late − early steps",
+        f"{DIRECTION_PREFIX}_{number}": f"component {number}",
+        f"hx_neuron_{number}": f"hidden unit {number}",
+    }
+    meaning = meanings[what]
+    return f"−({meaning})" if kind == "decrease" else meaning

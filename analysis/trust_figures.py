@@ -80,7 +80,7 @@ def draw_trust(results: xr.Dataset) -> Figure:
             draw_line(axis, select_curve(results, "score", chosen), line)
         if measure == "psnr":
             leave_out_horizon_0(axis, results["score"].sel(measure=measure))
-        axis.set(title=title_of(measure), xlabel="horizon")
+        axis.set(title=title_of(measure), xlabel="horizon (steps)")
         open_axis(axis)
     for axis in axes[len(measures) :]:
         axis.remove()

@@ -101,7 +101,7 @@ def _figures(
     table = read_vector_table(results, variables, config.max_points, config.seed)
     title = f"{what}, {len(table.rows):,} of {results.sizes['row']:,} drawn"
     stability = tell_stability(results.attrs)
-    yield "explained_variance", draw_explained_variance(results)
+    yield "explained_variance", draw_explained_variance(results, what)
     for space in table.spaces:
         known = [title, tell_trustworthiness(results.attrs) if space == "embedding" else ""]
         heading = "\n".join(filter(None, [*known, stability]))

@@ -74,9 +74,10 @@ def path_table(norms: PathNorms) -> Table:
             rows.append((target, what, *cells))
     return Table(
         "paths",
-        "Root mean square of the gradient that came by each path, over the steps before the target "
-        f"step, against that of all paths together: means over {len(norms.norm)} samples with 95% "
-        "intervals. Paths can cancel, so shares need not add up to 1.",
+        "Root mean square of the gradient that came by each path, over the steps before those that "
+        "the target reads (value_delta reads two), against that of all paths together: means over "
+        f"{len(norms.norm)} samples with 95% intervals. Paths can cancel, so shares need not add "
+        "up to 1.",
         ("target", "with respect to", *(PATH_STYLES[path][0] for path in paths)),
         tuple(rows),
     )

@@ -7,6 +7,8 @@ import xarray as xr
 from analysis.attribution_figures import (
     AttributionPlottingConfig,
     draw_convergence,
+    draw_paths,
+    draw_shares,
     plot_attributions,
 )
 from analysis.attribution_summary import (
@@ -88,6 +90,39 @@ def test_norms_and_shares_are_those_of_the_planted_paths(by_path):
     for index, path in enumerate(norms.paths):
         np.testing.assert_allclose(norms.norm[:, :, index], SIZES[path])
         np.testing.assert_allclose(norms.shares()[:, :, index], SIZES[path] / SIZES["passed"])
+
+
+def test_steps_that_a_target_reads_itself_are_in_no_share(by_path):
+    """A change of value reads two steps; what it reads needs no path, and is as large on each."""
+    results = by_path.assign_coords(target=["value", "value_delta"])
+    for variable in ("gradient_frame", "gradient_agent_state", "gradient_env_deter"):
+        results[variable].loc[{"target": "value_delta", "step": TARGET_STEP - 1}] = 100.0
+        results[variable].loc[{"step": TARGET_STEP}] = 100.0
+    norms = path_norms(results)
+    for index, path in enumerate(norms.paths):
+        np.testing.assert_allclose(norms.shares()[:, :, index], SIZES[path] / SIZES["passed"])
+
+
+def test_a_change_of_value_at_the_second_step_has_no_shares(by_path):
+    norms = path_norms(by_path.assign_coords(target=["value", "value_delta"], target_step=[1]))
+    shares = norms.shares()
+    assert np.isfinite(shares[..., 0]).all()
+    assert np.isnan(shares[..., 1]).all()
+    axis = draw_shares(norms, AttributionPlottingConfig(num_resamples=5)).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(norms.targets)
+
+
+def test_a_path_without_a_gradient_is_not_drawn_and_all_of_it_is_seen_beneath(by_path):
+    results = by_path.copy(deep=True)
+    results["gradient_frame"].loc[{"environment_gradient": "neither", "step": [0, 1]}] = 1e-9
+    norms = path_norms(results)
+    axis = draw_paths(norms, 0, "frame", AttributionPlottingConfig(num_resamples=5)).axes[0]
+    lines = {line.get_label(): line for line in axis.get_lines()}
+    control = np.asarray(lines["control: no recurrence of the agent"].get_ydata(), float)
+    np.testing.assert_array_equal(np.isnan(control), [True, True, False])
+    assert lines["all"].get_linewidth() > lines["agent's memory alone"].get_linewidth()
+    # The axis ends where lines do.
+    assert 0.1 < axis.get_ylim()[0] < 0.5
 
 
 def test_methods_that_are_multiples_agree_and_other_samples_do_not(integrated):

@@ -94,6 +94,16 @@ def test_mantels_null_finds_related_matrices_and_no_unrelated_ones():
     assert 0.3 < np.mean(p_values) < 0.7
 
 
+def test_a_draw_that_agrees_as_well_counts_against_the_observed_one():
+    """Of five draws two agree as well, up to rounding, and two worse; one knows nothing."""
+    dynamics = np.random.default_rng(5).normal(size=(6, 6))
+    gradients = 2.0 * dynamics
+    unknown = np.full((6, 6), np.nan)
+    null = np.stack([gradients, 3.0 * dynamics, -gradients, dynamics.T, unknown])
+    found = compare_with_null(dynamics, gradients, null)
+    np.testing.assert_allclose(found.p_value, (1 + 2) / (1 + 4))
+
+
 def test_dealt_groups_have_the_groups_size_and_only_samples_with_jacobians():
     per_sample = np.arange(6.0)[:, None, None] * np.ones((6, 2, 2))
     per_sample[3] = np.nan

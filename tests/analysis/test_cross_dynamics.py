@@ -392,3 +392,13 @@ def test_seriation_puts_related_components_side_by_side():
     order = seriate(np.corrcoef(values.T))
     assert sorted(order) == list(range(6))
     assert {tuple(sorted(order[:3])), tuple(sorted(order[3:]))} == {(0, 2, 4), (1, 3, 5)}
+
+
+def test_seriation_finds_the_order_along_a_line_whatever_the_signs():
+    """Components on a line are the more alike, up to their signs, the nearer they are."""
+    rng = np.random.default_rng(1)
+    places = rng.permutation(np.cumsum(rng.uniform(0.1, 1.0, 12)))
+    sign = rng.choice([-1.0, 1.0], 12)
+    order = seriate(np.outer(sign, sign) * np.exp(-np.abs(places[:, None] - places)))
+    steps = np.diff(places[order])
+    assert (steps > 0).all() or (steps < 0).all()

@@ -27,6 +27,17 @@ def test_the_planted_number_of_factors_predicts_best(num_factors):
     assert choice.error[-1] > 1.5 * choice.error.min()
 
 
+def test_what_an_episode_has_to_itself_is_not_predicted_from_its_other_steps():
+    """Every episode is its own pattern: known of its steps, unknown of an episode held out."""
+    rng = np.random.default_rng(1)
+    patterns = rng.gamma(0.5, size=(NUM_EPISODES, NUM_UNITS))
+    data = patterns[EPISODE] * rng.uniform(1.0, 2.0, (len(EPISODE), 1))
+    of_episodes = choose_factor_count(data, EPISODE, (NUM_EPISODES,), 400, 0)
+    of_steps = choose_factor_count(data, np.arange(len(EPISODE)), (NUM_EPISODES,), 400, 0)
+    assert of_episodes.error[0] > 0.8
+    assert of_steps.error[0] < 0.6
+
+
 def test_candidates_beyond_the_hidden_units_stand_for_all_of_them(capsys):
     choice = choose_factor_count(plant(2, 0.1), EPISODE, (2, 30, 40), 10, 0)
     assert choice.candidates == (2, NUM_UNITS)

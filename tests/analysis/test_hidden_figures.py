@@ -148,6 +148,14 @@ def test_categories_have_distinct_colours(count):
     assert len(colours) == count
 
 
+@pytest.mark.parametrize("count", [3, 8, 15, 16, 18, 20, 40])
+def test_no_cluster_is_as_grey_as_the_points_around_it(count):
+    colours = category_colours(count)(np.arange(count))[:, :3]
+    spread = colours.max(axis=1) - colours.min(axis=1)
+    # Black, the last of Okabe and Ito's, is far from the light grey of what is not highlighted.
+    assert ((spread > 0.1) | (colours.max(axis=1) < 0.1)).all()
+
+
 def test_missing_result_names_the_command(tmp_path):
     config = PlottingConfig(input_dir=tmp_path, output_dir=tmp_path / "figures")
     with pytest.raises(UserError, match=r"hidden_analysis_precompute\.py"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.paired_rows import read_pair_rows
+from analysis.paired_rows import ActionGroups, Outputs, read_pair_rows, row_differences
 from rollouts.store import RolloutDataset, RolloutWriter
 
 
@@ -50,3 +50,27 @@ def test_pairs_are_sorted_by_id_in_whatever_order_they_were_recorded(
     assert rows.episode_return.tolist() == [0, 10, 20]
     np.testing.assert_allclose(rows.outputs.value, [one.value[:3] for one in recorded])
     np.testing.assert_array_equal(rows.state, [one.agent_hidden[:3] for one in recorded])
+
+
+class Twice:
+    """Components are twice the hidden state."""
+
+    def transform(self, states):
+        return 2.0 * states
+
+
+def test_differences_to_the_twin_have_their_closed_form() -> None:
+    """One row of three actions, the last two alike; components are twice the hidden state."""
+    twin_probs, changed_probs = np.array([0.5, 0.25, 0.25]), np.array([0.125, 0.125, 0.75])
+
+    def outputs(probs, value, hidden):
+        return Outputs(
+            np.log(probs)[None, None], np.full((1, 1), value), np.full((1, 1, 1), hidden)
+        )
+
+    groups = ActionGroups(("first", "others"), np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]))
+    found = row_differences(
+        outputs(changed_probs, 5.0, 1.0), outputs(twin_probs, 3.0, -0.5), groups, Twice()
+    )
+    divergence = 0.5 * np.log(4.0) + 0.25 * np.log(2.0) + 0.25 * np.log(1.0 / 3.0)
+    np.testing.assert_allclose(found[:, 0, 0], [2.0, divergence, -0.375, 0.375, 3.0])

@@ -182,6 +182,13 @@ def test_the_file_tells_trusted_samples_from_poor_ones():
     assert results.attrs["num_episodes"] == 5
 
 
+def test_a_sample_of_unknown_trust_is_neither_trusted_nor_poor():
+    measured = Planted().measurement()
+    curves = np.where(np.isnan(measured.curves), 7.0, measured.curves)
+    results = to_dataset(replace(measured, curves=curves), num_resamples=100, seed=0)
+    assert results["group_size"].values.tolist() == [6, 3, 2]
+
+
 @pytest.fixture(scope="module")
 def trust_command(fake_chain, tmp_path_factory):
     samples = fake_chain.record("saliency_trust", max_samples=4)

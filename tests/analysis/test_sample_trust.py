@@ -46,6 +46,9 @@ def test_trust_is_stored_with_the_samples_and_read_in_their_order(fake_chain, tm
             results["score"].sel(measure="mse", compared="sample"), np.nanmean(rows, axis=0)
         )
         assert list(results["measure"].values) == list(SCORES)
+        # Samples are found by their ids, in whatever order the file has them.
+        results.isel(sample=slice(None, None, -1)).to_netcdf(tmp_path / SAMPLE_TRUST_NAME)
+    np.testing.assert_array_equal(read_sample_trust(samples, tmp_path / SAMPLE_TRUST_NAME), trust)
     # The samples are still the dataset that they were.
     assert RolloutDataset(samples.folder).hash == samples.hash
 
@@ -56,6 +59,7 @@ def test_samples_recorded_later_have_no_trust_until_it_is_measured_again(fake_ch
     first = read_sample_trust(RolloutDataset(folder))
     fake_chain.record("extended", max_samples=6)
     extended = read_sample_trust(RolloutDataset(folder))
+    assert extended.shape == (6,)
     np.testing.assert_array_equal(extended[:3], first)
     assert np.isnan(extended[3:]).all()
     measure(fake_chain, folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.target_figures import draw_target_functions
+from analysis.target_figures import draw_target_functions, score_label
 from analysis.target_functions import (
     AscentConfig,
     LatentAscent,
@@ -112,6 +112,20 @@ def test_stops_when_nothing_better_is_found_and_control_spends_the_same() -> Non
 def test_names_without_meaning_are_refused(name) -> None:
     with pytest.raises(UserError, match=f"--target_functions {name}"):
         targets(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("increase_value", "mean value"),
+        ("decrease_value", "−(mean value)"),
+        ("decrease_hx_direction_15", "−(component 15)"),
+        ("increase_hx_neuron_3", "hidden unit 3"),
+        ("action_down_left", "log-probability (nats)"),
+    ],
+)
+def test_an_axis_names_its_score_with_the_sign(name, label) -> None:
+    assert score_label(name) == label
 
 
 def test_searches_of_different_length_are_drawn_together() -> None:

@@ -43,6 +43,16 @@ def test_statistics_are_those_of_the_inliers_alone(hidden_states):
     assert first.data_hash != second.data_hash
 
 
+def test_told_statistics_are_those_of_the_coordinates(fitted_projection, hidden_states):
+    """Those of non-negative factors, whose origin is not the mean, among them."""
+    inliers = hidden_states[inlier_mask(hidden_states)].astype(np.float64)
+    coordinates = fitted_projection.transform(inliers)
+    told = fitted_projection.coordinates(fitted_projection.method).statistics
+    num_told = coordinates.shape[1]
+    assert np.allclose(told.mean[:num_told], coordinates.mean(axis=0), atol=1e-8)
+    assert np.allclose(told.deviation[:num_told], coordinates.std(axis=0), rtol=1e-6)
+
+
 def test_saved_coordinates_equal_transform_exactly(fitted_projection, hidden_states, tmp_path):
     saved = fitted_projection.transform(hidden_states)
     fitted_projection.save(tmp_path / "projection")
