@@ -273,6 +273,8 @@ def test_model_file_gives_the_initial_weights(tmp_path):
     with pytest.raises(UserError, match="--model_file"):
         train(config, StageReport("train"))
     assert not (tmp_path / "third").exists()
+    with pytest.raises(UserError, match=r"model_file = .*first.*, now .*second"):
+        train_tiny(tmp_path / "second", "--model_file", str(second), "--learning_rate", "0")
 
 
 def test_a_run_goes_on_without_the_agent_that_it_began_with(tmp_path, killed_after):
@@ -365,6 +367,7 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
     [
         (("--num_timesteps", "640"), "num_timesteps = 128, now 640"),
         (("--no-recurrent",), "recurrent = True, now False"),
+        (("--model_file", "other"), "model_file = None, now 'other'"),
         (("--run_dir", "other"), "--run_dir other: --resume .* names the run already"),
     ],
 )
