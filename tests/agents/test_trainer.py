@@ -452,29 +452,46 @@ def wait_for_state(folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.medium
-def test_run_survives_sigkill_and_saves_itself_on_sigterm(tmp_path):
-    process = start_training(tmp_path)
-    wait_for_state(tmp_path, process)
-    time.sleep(0.3)
-    process.kill()
-    process.communicate()
-    steps = saved_steps(tmp_path)
-    process = start_training(tmp_path)
-    time.sleep(0.1)
+def wait_for_steps(folder: Path, process: subprocess.Popen[str], steps: int) -> None:
     deadline = time.monotonic() + 240
-    while saved_steps(tmp_path) <= steps:
-        assert process.poll() is None
+    while saved_steps(folder) < steps:
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def stop_training(process: subprocess.Popen[str]) -> str:
+    """Ask it to stop; what it printed."""
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == STOPPED_EXIT_CODE
+    return output
+
+
+@pytest.mark.medium
+def test_run_survives_sigkill_and_saves_itself_on_sigterm(tmp_path):
+    """It goes on bit for bit like a run never killed, in another process."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start_training(killed)
+    wait_for_state(killed, process)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    steps = saved_steps(killed)
+    process = start_training(killed)
+    wait_for_steps(killed, process, steps + 32)
+    output = stop_training(process)
     assert f"going on after {steps} environment steps" in output
     assert "state saved" in output
-    timesteps = pd.read_csv(tmp_path / "log.csv")["timesteps"]
-    assert saved_steps(tmp_path) == timesteps.iloc[-1]
+    timesteps = pd.read_csv(killed / "log.csv")["timesteps"]
+    assert saved_steps(killed) == timesteps.iloc[-1]
     assert timesteps.tolist() == [32 * (i + 1) for i in range(len(timesteps))]
+    process = start_training(whole)
+    wait_for_state(whole, process)
+    wait_for_steps(whole, process, timesteps.iloc[-1])
+    stop_training(process)
+    expected = log_without_time(whole)[: len(timesteps)]
+    pd.testing.assert_frame_equal(log_without_time(killed), expected, check_exact=True)
 
 
 @pytest.mark.medium
