@@ -109,9 +109,16 @@ def make_card(
         environment=environment,
         num_parameters=sum(weight.numel() for weight in policy.parameters()),
         agent_hash=agent.hash,
+        num_evaluations=_num_evaluations(log),
         num_levels=config.num_levels,
         records=measure_playing(agent, environment, config.num_levels, config.seed),
     )
+
+
+def _num_evaluations(log: pd.DataFrame) -> int:
+    # A column without any number is not read.
+    held_out = "val_mean_episode_rewards"
+    return int(np.isfinite(log[held_out]).sum()) if held_out in log else 0
 
 
 def _last_agent(run: Path) -> Path:

@@ -66,6 +66,8 @@ class AgentCard:
     environment: EnvironmentSpec
     num_parameters: int
     agent_hash: str
+    num_evaluations: int
+    """How often held-out levels were played during the training: points of their curve."""
     num_levels: int
     """Held-out levels, each played once by each policy."""
     records: tuple[PlayingRecord, ...]
@@ -142,16 +144,16 @@ def portable_provenance(
 
 
 def _without_flags(command: list[str], settings: tuple[str, ...]) -> list[str]:
-    """The command line less `--name value` and `--name=value` of the settings."""
+    """The command line less the settings: `--name value`, `--name=value`, `--name`, `--no-name`."""
     names = {setting.rpartition(".")[2] for setting in settings}
     kept: list[str] = []
-    is_value = False
+    is_dropped = False
     for word in command:
-        flag, has_value, _ = word.partition("=")
-        is_dropped = flag.startswith("--") and flag[2:].replace("-", "_") in names
-        if not is_dropped and not is_value:
+        if word.startswith("--"):
+            flag = word.partition("=")[0].removeprefix("--").replace("-", "_")
+            is_dropped = flag.removeprefix("no_") in names
+        if not is_dropped:
             kept.append(word)
-        is_value = is_dropped and not has_value
     return kept
 
 
@@ -159,6 +161,16 @@ def _describe_code(version: str) -> str:
     commit, separator, _ = version.partition("+changes")
     changes = ", with changes that were not committed then; agent.json holds all settings"
     return f"`{commit[:12]}`{changes if separator else ''}"
+
+
+def _describe_curve(num_evaluations: int) -> str:
+    shown = (
+        "Mean and standard deviation of the return during training, over the episodes on training "
+        "levels that ended last"
+    )
+    if num_evaluations == 0:
+        return f"{shown}. Held-out levels were not played then, only afterwards, for the table."
+    return f"{shown},\nand over the held-out levels that were played {num_evaluations} times."
 
 
 def render_card(name: str, card: AgentCard) -> str:
@@ -197,6 +209,8 @@ def render_card(name: str, card: AgentCard) -> str:
             *rows,
             "",
             "![Return during training](curve.png)",
+            "",
+            _describe_curve(card.num_evaluations),
             "",
         ]
     )

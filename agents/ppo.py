@@ -240,7 +240,8 @@ class PPOLearner:
             policy.parameters(), lr=config.learning_rate, eps=1e-5
         )
         self._accumulate: Callable[..., Tensor] = self._accumulate_eagerly
-        if self.execution.uses_graphs:
+        self.uses_graphs = self.execution.uses_graphs and has_few_shapes(policy, ranks)
+        if self.uses_graphs:
             self._accumulate = CapturedFunction(self._accumulate_eagerly, policy.parameters())
         self.gradient_norm = torch.zeros(())
         """Of the last optimiser step, before it was clipped."""
@@ -276,7 +277,7 @@ class PPOLearner:
     def _optimise(self, minibatch: Minibatch) -> Tensor:
         """One step of Adam on the mean over all frames; returns this process's part of it."""
         terms = torch.zeros(3, device=self.execution.device)
-        self.optimiser.zero_grad(set_to_none=not self.execution.uses_graphs)
+        self.optimiser.zero_grad(set_to_none=not self.uses_graphs)
         for chunk in minibatch.chunks:
             share = terms.new_full((), chunk.action.numel() / minibatch.num_frames)
             terms += self._accumulate(share, *(getattr(chunk, f.name) for f in fields(chunk)))
@@ -300,6 +301,14 @@ class PPOLearner:
         share = EnvironmentShare(self.ranks.share(num_envs, "--num_envs"), num_envs)
         split = split_trajectories if self.policy.config.recurrent else split_frames
         return split(batch, self.config, self.seed, key, share)
+
+
+def has_few_shapes(policy: RecurrentPolicy, ranks: Ranks) -> bool:
+    """Whether the chunks of all minibatches have a few shapes only: each is a CUDA graph.
+
+    Of single frames, which are drawn by lot, a process of several has another number each time.
+    """
+    return policy.config.recurrent or ranks.size == 1
 
 
 def split_trajectories(

@@ -85,7 +85,8 @@ class TrainingConfig:
     """float32, or bf16 for the convolutions with everything else in float32; auto is bf16 on CUDA
     and float32 on a CPU."""
     cuda_graphs: bool = True
-    """On CUDA, launch steps of playing and of learning as CUDA graphs."""
+    """On CUDA, launch steps of playing and of learning as CUDA graphs. Several processes learn
+    together by plain launches where the agent is feed-forward."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N, or gpu for the GPU numbered --gpu_device. Under torchrun every
     process takes a GPU of its own."""

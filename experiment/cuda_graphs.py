@@ -48,7 +48,9 @@ class CapturedFunction(Generic[Output]):
         """The function's value, in memory of its own."""
         key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
         if key not in self._recordings:
-            self._recordings[key] = self._record(inputs)
+            # Streams are those of the current GPU, which need not be the one that computes.
+            with torch.cuda.device(inputs[0].device):
+                self._recordings[key] = self._record(inputs)
         recording = self._recordings[key]
         for own, given in zip(recording.inputs, inputs, strict=True):
             own.copy_(given)

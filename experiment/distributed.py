@@ -65,7 +65,10 @@ class Ranks:
         return total
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over processes; an absent one counts as zero."""
+        """Make every gradient its sum over processes; an absent one counts as zero.
+
+        Gradients stay where they are in memory: a CUDA graph goes on adding to that place.
+        """
         if self.size == 1:
             return
         parameters = list(parameters)
@@ -73,8 +76,10 @@ class Ranks:
         total = self.sum(torch.cat([gradient.flatten() for gradient in flat]))
         parts = total.split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
-            # In the parameter's memory layout: a fused optimiser takes that for granted.
-            parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))
+            if parameter.grad is None:
+                # In the parameter's memory layout: a fused optimiser takes that for granted.
+                parameter.grad = torch.empty_like(parameter)
+            parameter.grad.copy_(part.view_as(parameter))
 
     def concatenate(self, tensor: Tensor, dim: int = 0) -> Tensor:
         """Tensors of one shape, one from each process, put together along `dim`."""

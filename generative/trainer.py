@@ -42,6 +42,7 @@ from experiment.runs import (
     load_training_state,
     new_run_path,
     open_run,
+    read_history,
     read_run_config,
     require_finite,
     save_training_state,
@@ -50,7 +51,12 @@ from experiment.runs import (
     share_request,
     stop_on_signals,
 )
-from generative.checkpoint import load_weights, read_description, save_simulator
+from generative.checkpoint import (
+    load_weights,
+    read_description,
+    save_simulator,
+    simulator_hash,
+)
 from generative.gradients import LossGradients, can_use_graphs
 from generative.networks import VectorDecoder
 from generative.objective import (
@@ -76,6 +82,8 @@ from rollouts.store import RolloutDataset
 from rollouts.windows import WindowSampler
 
 HELDOUT_SEED = 0
+INITIAL_SIMULATOR = "initial_simulator"
+"""Role among the inputs of the simulator that a run begins with."""
 OPERATION_COLUMNS = ("step", "seconds", "lr", "data_wait_share")
 """Columns of `log.csv` that are no losses. The last one is the share of the time since the row
 before that the first process spent waiting for windows to be read."""
@@ -99,7 +107,8 @@ OPERATIONAL = (
 """Settings that may differ between the processes of one run: they do not change what it does.
 `device` and `compile` change the rounding: a run that goes on under others of these is not the same
 to the bit. Of rollouts and agent the content must stay the same, which their hashes tell, not the
-path. `model_file` is read only until a state has been saved."""
+path. So it is with the simulator that `model_file` names, which is read only until a state has been
+saved: another than the one that the run began with is refused."""
 
 
 @dataclass(frozen=True)
@@ -220,12 +229,21 @@ class TrainingInputs:
     agent: LoadedAgent
     dataset: RolloutDataset
     heldout: RolloutDataset | None
+    initial_simulator: str | None = None
+    """Hash of the simulator whose weights the run begins with, or began with."""
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Hash of each input, by role."""
+        """Hash of what is read in every process of a run, by role."""
         hashes = {"agent": self.agent.hash, "dataset": self.dataset.hash}
         return hashes | ({"heldout_dataset": self.heldout.hash} if self.heldout else {})
+
+    @property
+    def all_hashes(self) -> dict[str, str]:
+        """Hash of each input, by role."""
+        return self.hashes | (
+            {INITIAL_SIMULATOR: self.initial_simulator} if self.initial_simulator else {}
+        )
 
 
 def train_simulator(config: SimulatorTrainingConfig, report: StageReport) -> Path:
@@ -257,9 +275,11 @@ def _train(
     if config.export_dir is not None:
         require_writable_folder(config.export_dir.absolute().parent, "--export_dir")
     path = ranks.from_main(lambda: _run_path(config))
+    initial = ranks.from_main(lambda: _initial_simulator(config, path))
+    inputs = dataclasses.replace(inputs, initial_simulator=initial)
     simulator = ranks.each(lambda: _make_simulator(config, inputs, path)).to(device)
     with hold_run(path, ranks):
-        run = ranks.from_main(lambda: open_run(path, config, OPERATIONAL, inputs.hashes))
+        run = ranks.from_main(lambda: open_run(path, config, OPERATIONAL, inputs.all_hashes))
         print(f"run folder: {path}; {simulator.num_parameters} parameters", flush=True)
         with closing(SimulatorTrainer(config, run, simulator, inputs, device, ranks)) as trainer:
             folder = trainer.run(stop)
@@ -521,7 +541,7 @@ class SimulatorTrainer:
         return to_window_tensors(sampler.batch(0), self.device)
 
     def _provenance(self) -> Provenance:
-        return collect_provenance(self.config, self.seed, self.inputs.hashes)
+        return collect_provenance(self.config, self.seed, self.inputs.all_hashes)
 
     def _simulator_folder(self) -> Path:
         return self.run_folder.path / f"model_{self.step}"
@@ -653,6 +673,46 @@ def _run_path(config: SimulatorTrainingConfig) -> Path:
     if config.run_dir is not None:
         return config.run_dir
     return new_run_path(Path("generative/results") / config.gen_mod_exp_name, config.seed)
+
+
+def _initial_simulator(config: SimulatorTrainingConfig, run: Path) -> str | None:
+    """Hash of the simulator that the run begins with; None where it begins with new weights.
+
+    Of a run that is there already, what it began with: the simulator itself may be gone. Once there
+    is a state, `--model_file` may be left out.
+
+    Raises:
+        UserError: the run began with something else than is asked for.
+    """
+    history, asked = read_history(run), config.model_file
+    is_there = asked is not None and asked.exists()
+    if not history:
+        return None if asked is None else _hash_of_initial(asked)
+    began = history[0]["inputs"].get(INITIAL_SIMULATOR)
+    if asked is None and has_training_state(run / STATE_FILE):
+        return began
+    saved = history[0]["config"]["model_file"]
+    if asked is not None and is_there and began is not None:
+        is_same = _hash_of_initial(asked) == began
+    else:
+        is_same = saved == (None if asked is None else str(asked))
+    if not is_same:
+        first, now = (
+            "new weights" if file is None else f"--model_file {file}" for file in (saved, asked)
+        )
+        raise UserError(
+            f"--run_dir {run}: holds a run that began with {first}, not with {now}; give "
+            "what it began with, or choose another folder"
+        )
+    return began
+
+
+def _hash_of_initial(folder: Path) -> str:
+    try:
+        read_description(folder)
+        return simulator_hash(folder)
+    except (UserError, OSError) as error:
+        raise UserError(f"--model_file: {error}") from None
 
 
 def _make_simulator(

@@ -4,12 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from agents.card import AgentCard, MeanWithInterval, PlayingRecord, render_card
 from agents.checkpoint import load_agent
 from agents.evaluation import evaluate, held_out_levels
 from environments.factory import make_environment_from_spec
+from environments.protocol import EnvironmentSpec
 from experiment.command_line import apply_values, load_preset
 from experiment.files import read_json
 from generative.card import Advantage
@@ -69,6 +72,29 @@ def test_the_card_is_of_the_weights_beside_it(folder):
     assert agent.hash == card["agent_hash"]
     assert agent.env_steps == card["env_steps"] >= 5_000_000
     assert sum(file.stat().st_size for file in folder.iterdir()) <= 5_000_000
+
+
+@pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)
+def test_the_page_is_that_of_the_card_and_the_card_that_of_the_curve(folder):
+    card = read_json(folder / "card.json")
+    environment = EnvironmentSpec.from_dict(card["environment"])
+    records = tuple(
+        PlayingRecord(
+            **{
+                **record,
+                "mean_return": MeanWithInterval(**record["mean_return"]),
+                "difference": record["difference"] and MeanWithInterval(**record["difference"]),
+            }
+        )
+        for record in card["records"]
+    )
+    page = render_card(
+        folder.name, AgentCard(**{**card, "environment": environment, "records": records})
+    )
+    assert (folder / "README.md").read_text() == page
+    curve = pd.read_csv(folder / "curve.csv")
+    held_out = [name for name in curve if name == "val_mean_episode_rewards"]
+    assert card["num_evaluations"] == int(curve[held_out].notna().to_numpy().sum())
 
 
 @pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)

@@ -40,6 +40,14 @@ def test_a_captured_function_computes_for_every_input_and_shape_and_keeps_its_re
     assert torch.equal(captured(wide, wide), wide * wide + 1)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_captured_function_computes_on_the_gpu_of_its_inputs():
+    captured = CapturedFunction(lambda x: 3 * x)
+    for value in (1.0, 2.0):
+        x = torch.full((4,), value, device="cuda:1")
+        assert torch.equal(captured(x), 3 * x)
+
+
 def test_a_captured_function_adds_gradients_and_sees_weights_that_change_in_place():
     weight = nn.Parameter(torch.tensor([2.0, 3.0], device=CUDA))
 

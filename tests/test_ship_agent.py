@@ -1,5 +1,6 @@
 import json
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,14 +14,12 @@ from experiment.report import StageReport
 from ship_agent import ShipConfig, ship
 
 STEPS = 64
+FLAGS = ["--param_name", "tiny", "--env_name", "fake", "--num_timesteps", str(STEPS)]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def train_and_go_on(folder: Path, *flags: str) -> Path:
     """A training that a second process was asked to go on with."""
-    folder = tmp_path_factory.mktemp("training") / "run"
-    flags = ["--param_name", "tiny", "--env_name", "fake", "--num_timesteps", str(STEPS)]
-    begun = ["train.py", *flags, "--run_dir", str(folder)]
+    begun = ["train.py", *FLAGS, *flags, "--run_dir", str(folder)]
     for arguments in (begun, ["train.py", "--resume", str(folder)]):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", arguments)
@@ -29,6 +28,11 @@ def run(tmp_path_factory):
                 StageReport("train"),
             )
     return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_and_go_on(tmp_path_factory.mktemp("training") / "run")
 
 
 def test_an_asset_is_the_agent_its_card_and_its_curve(run, tmp_path):
@@ -51,6 +55,21 @@ def test_an_asset_is_the_agent_its_card_and_its_curve(run, tmp_path):
     assert card["command"] == expected
     assert pd.read_csv(asset / "curve.csv")["timesteps"].iloc[-1] == STEPS
     assert (asset / "curve.png").stat().st_size > 1000
+
+
+def test_the_card_tells_how_often_the_curve_has_held_out_levels(tmp_path):
+    evaluated = train_and_go_on(tmp_path / "often", "--eval_every", "1", "--eval_episodes", "2")
+    unseen = train_and_go_on(tmp_path / "never", "--eval_episodes", "0")
+    for folder, count, told in (
+        (evaluated, 2, "held-out levels that were played 2 times"),
+        (unseen, 0, "Held-out levels were not played then"),
+    ):
+        asset = tmp_path / "assets" / folder.name
+        card = ship(ShipConfig(folder, asset, num_levels=2))
+        assert card["num_evaluations"] == count
+        assert told in (asset / "README.md").read_text()
+        curve = pd.read_csv(asset / "curve.csv")
+        assert ("val_mean_episode_rewards" in curve) == (count > 0)
 
 
 def test_only_a_training_with_an_agent_can_be_shipped(tmp_path):

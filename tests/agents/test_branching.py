@@ -18,6 +18,7 @@ from agents.recorder import record_episodes
 from agents.recording_config import RecordingConfig
 from agents.replay import SourceRow, restore_points
 from environments.factory import EnvironmentConfig, environment_spec
+from environments.fake import FakeEnvironment
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
 from experiment.randomness import keyed_uniform, sample_categorical
@@ -403,6 +404,21 @@ def test_an_episode_that_does_not_happen_again_is_named(
     with pytest.raises(UserError, match=f"episode 1 does not happen again.* row {row} the"):
         record_branches(make_plan(damaged, (0, 1), (4, 4)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_episode_that_ends_earlier_this_time_is_named(
+    fake_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where frames and rewards are the same nevertheless."""
+    step = FakeEnvironment._step
+
+    def end_after_three_rows(environment: FakeEnvironment, actions: np.ndarray) -> None:
+        step(environment, actions)
+        environment._first |= environment._length == 3
+
+    monkeypatch.setattr(FakeEnvironment, "_step", end_after_three_rows)
+    with pytest.raises(UserError, match="at row 2 `done` is True, recorded False"):
+        record_branches(make_plan(fake_folder, 1, 4), tmp_path / "out")
 
 
 def test_rows_after_the_branch_point_are_not_looked_at(fake_folder: Path, tmp_path: Path) -> None:

@@ -39,12 +39,14 @@ def test_the_script_presses_right_and_up():
 
 
 def test_provenance_to_ship_names_no_folder_of_this_machine():
+    flags = ["--cuda_graphs", "--seed", "1", "--run-dir", "/here", "--report=/there", "--greedy"]
     provenance = {
-        "command": ["train.py", "--seed", "1", "--run-dir", "/here", "--report=/there", "--greedy"],
+        "command": ["train.py", "--no-cuda_graphs", *flags, "--no-recurrent"],
         "config": {"seed": 1, "run_dir": "/here", "environment": {"env_name": "x", "threads": 2}},
         "seed": 1,
     }
-    shipped = portable_provenance(provenance, ("run_dir", "report", "environment.threads"))
-    assert shipped["command"] == ["train.py", "--seed", "1", "--greedy"]
+    of_machine = ("run_dir", "report", "cuda_graphs", "environment.threads")
+    shipped = portable_provenance(provenance, of_machine)
+    assert shipped["command"] == ["train.py", "--seed", "1", "--greedy", "--no-recurrent"]
     assert shipped["config"] == {"seed": 1, "environment": {"env_name": "x"}}
     assert provenance["config"]["run_dir"] == "/here"

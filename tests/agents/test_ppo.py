@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.execution import Execution
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.ppo import (
     EnvironmentShare,
@@ -21,6 +22,7 @@ from agents.ppo import (
     value_loss,
 )
 from agents.protocol import AgentOutput
+from experiment.distributed import Ranks
 from experiment.errors import UserError
 
 NETWORK = NetworkConfig(width=0.25, num_features=8, obs_shape=(16, 16, 3), num_actions=5)
@@ -280,6 +282,19 @@ def test_accumulated_gradients_equal_one_large_minibatch():
     (losses, parameters), (expected_losses, expected) = updated(6), updated(100)
     assert losses == pytest.approx(expected_losses, rel=1e-4)
     torch.testing.assert_close(parameters, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("recurrent", "num_processes", "expected"),
+    [(True, 2, True), (False, 1, True), (False, 2, False)],
+)
+def test_no_graph_is_recorded_for_every_number_of_frames(recurrent, num_processes, expected):
+    """A process of several has, of a minibatch of single frames, another number each time."""
+    policy = RecurrentPolicy(dataclasses.replace(NETWORK, recurrent=recurrent))
+    execution = Execution(policy)
+    execution.uses_graphs = True
+    ranks = Ranks(size=num_processes)
+    assert PPOLearner(policy, PPOConfig(), 0, execution, ranks).uses_graphs == expected
 
 
 def test_learning_rate_falls_with_what_remains():

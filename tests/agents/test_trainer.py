@@ -273,6 +273,8 @@ def test_model_file_gives_the_initial_weights(tmp_path):
     with pytest.raises(UserError, match="--model_file"):
         train(config, StageReport("train"))
     assert not (tmp_path / "third").exists()
+    with pytest.raises(UserError, match=r"model_file = .*first.*, now .*second"):
+        train_tiny(tmp_path / "second", "--model_file", str(second), "--learning_rate", "0")
 
 
 def test_a_run_goes_on_without_the_agent_that_it_began_with(tmp_path, killed_after):
@@ -365,6 +367,7 @@ def test_bad_settings_are_refused_before_anything_is_written(tmp_path):
     [
         (("--num_timesteps", "640"), "num_timesteps = 128, now 640"),
         (("--no-recurrent",), "recurrent = True, now False"),
+        (("--model_file", "other"), "model_file = None, now 'other'"),
         (("--run_dir", "other"), "--run_dir other: --resume .* names the run already"),
     ],
 )
@@ -449,29 +452,46 @@ def wait_for_state(folder: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.medium
-def test_run_survives_sigkill_and_saves_itself_on_sigterm(tmp_path):
-    process = start_training(tmp_path)
-    wait_for_state(tmp_path, process)
-    time.sleep(0.3)
-    process.kill()
-    process.communicate()
-    steps = saved_steps(tmp_path)
-    process = start_training(tmp_path)
-    time.sleep(0.1)
+def wait_for_steps(folder: Path, process: subprocess.Popen[str], steps: int) -> None:
     deadline = time.monotonic() + 240
-    while saved_steps(tmp_path) <= steps:
-        assert process.poll() is None
+    while saved_steps(folder) < steps:
+        assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def stop_training(process: subprocess.Popen[str]) -> str:
+    """Ask it to stop; what it printed."""
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == STOPPED_EXIT_CODE
+    return output
+
+
+@pytest.mark.medium
+def test_run_survives_sigkill_and_saves_itself_on_sigterm(tmp_path):
+    """It goes on bit for bit like a run never killed, in another process."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start_training(killed)
+    wait_for_state(killed, process)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    steps = saved_steps(killed)
+    process = start_training(killed)
+    wait_for_steps(killed, process, steps + 32)
+    output = stop_training(process)
     assert f"going on after {steps} environment steps" in output
     assert "state saved" in output
-    timesteps = pd.read_csv(tmp_path / "log.csv")["timesteps"]
-    assert saved_steps(tmp_path) == timesteps.iloc[-1]
+    timesteps = pd.read_csv(killed / "log.csv")["timesteps"]
+    assert saved_steps(killed) == timesteps.iloc[-1]
     assert timesteps.tolist() == [32 * (i + 1) for i in range(len(timesteps))]
+    process = start_training(whole)
+    wait_for_state(whole, process)
+    wait_for_steps(whole, process, timesteps.iloc[-1])
+    stop_training(process)
+    expected = log_without_time(whole)[: len(timesteps)]
+    pd.testing.assert_frame_equal(log_without_time(killed), expected, check_exact=True)
 
 
 @pytest.mark.medium

@@ -1,7 +1,6 @@
 """Training on files: resumed bit for bit, stopped by steps or time, refusing what cannot work."""
 
 import csv
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from safetensors.torch import load_file
 from agents.checkpoint import save_agent
 from experiment.errors import UserError
 from experiment.report import StageReport
-from experiment.runs import STOPPED_EXIT_CODE, StopRequest
+from experiment.runs import STOPPED_EXIT_CODE, StopRequest, read_history
 from generative import trainer as trainer_module
-from generative.checkpoint import WEIGHTS_NAME
+from generative.checkpoint import WEIGHTS_NAME, read_description, simulator_hash
 from generative.objective import LossWeights, ObjectiveConfig, compute_losses
 from generative.trainer import (
     OptimiserConfig,
@@ -136,10 +135,44 @@ def test_weights_can_be_taken_from_an_earlier_simulator(training_config, tmp_pat
 
 def test_a_run_goes_on_without_the_simulator_that_it_began_with(training_config, tmp_path):
     first = _train(replace(training_config, run_dir=tmp_path / "first"))
+    identity = {"initial_simulator": simulator_hash(first)}
     config = replace(training_config, model_file=first)
     whole = _train(config)
-    shutil.rmtree(first)
+    assert identity.items() <= read_description(whole)["provenance"]["inputs"].items()
+    moved = first.rename(tmp_path / "moved")
     assert _train(config) == whole
+    assert _train(replace(config, model_file=moved)) == whole
+    assert _train(replace(config, model_file=None)) == whole
+    assert _train(SimulatorTrainingConfig(resume=config.run_dir, device="cpu")) == whole
+    for process in read_history(config.run_dir):
+        assert identity.items() <= process["inputs"].items()
+
+
+def test_a_run_that_began_otherwise_does_not_ignore_model_file(
+    training_config, tmp_path, monkeypatch
+):
+    first, second = (
+        _train(replace(training_config, run_dir=tmp_path / name, seed=seed))
+        for seed, name in enumerate(("first", "second"))
+    )
+    begun = replace(training_config, model_file=first)
+    _train(begun)
+    before = (begun.run_dir / "log.csv").read_bytes()
+    with pytest.raises(UserError, match=f"began with --model_file {first}, not with .* {second};"):
+        _train(replace(begun, model_file=second))
+    flags = ["--resume", str(begun.run_dir), "--model_file", str(second), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["train_gen_model.py", *flags])
+    with pytest.raises(UserError, match=f"not with --model_file {second};"):
+        train_command()
+    with pytest.raises(UserError, match=r"--model_file: .*nowhere: not a simulator"):
+        _train(replace(begun, model_file=tmp_path / "nowhere", run_dir=tmp_path / "other"))
+    assert (begun.run_dir / "log.csv").read_bytes() == before
+    # Killed before its first state: nothing tells any more what it began with but the folder.
+    (begun.run_dir / "training_state.pt").unlink()
+    with pytest.raises(UserError, match=f"began with --model_file {first}, not with new weights"):
+        _train(replace(begun, model_file=None))
+    with pytest.raises(UserError, match=f"began with new weights, not with --model_file {second}"):
+        _train(replace(training_config, run_dir=tmp_path / "first", model_file=second))
 
 
 def test_a_training_that_diverges_ends_with_an_error_and_saves_nothing_of_that(training_config):
