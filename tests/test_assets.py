@@ -1,6 +1,5 @@
 """What ships with the project is whole, and is what its card says."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,11 +58,8 @@ def test_a_shipped_simulator_predicts_better_than_its_baselines(folder):
     advantages = [Advantage(**values) for values in read_json(folder / "card.json")["advantages"]]
     assert {a.baseline for a in advantages} == set(BASELINES)
     for advantage in advantages:
-        assert len(advantage.mean) >= 10
-        assert max(advantage.difference) < 0, advantage
-        # At horizon 1 a frame that is repeated misleads the agent hardly more than a blurred one.
-        from_horizon_2 = replace(advantage, high=advantage.high[1:])
-        assert from_horizon_2.is_clear, advantage
+        assert len(advantage.mean) == len(advantage.high) >= 10
+        assert advantage.is_clear, advantage
 
 
 @pytest.mark.parametrize("folder", AGENTS, ids=lambda folder: folder.name)
