@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import tyro
 import yaml
@@ -99,7 +99,15 @@ def _require_finite(config: "DataclassInstance") -> None:
             _require_finite(value)
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, float) and not math.isfinite(number):
-                raise UserError(f"--{field.name} {number}: expected a finite number")
+                flag = flag_of(config, field.name)
+                raise UserError(f"{flag} {number}: expected a finite number")
+
+
+def flag_of(config: "DataclassInstance", name: str) -> str:
+    """The flag that sets the field `name`, which an annotation may call otherwise."""
+    hint = get_type_hints(type(config), include_extras=True)[name]
+    named = (getattr(annotation, "name", None) for annotation in getattr(hint, "__metadata__", ()))
+    return f"--{next(filter(None, named), name)}"
 
 
 def load_preset(preset_file: str, preset_name: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from agents.checkpoint import LoadedAgent, load_chosen_agent
 from agents.probe import require_differentiable
 from agents.protocol import has_bounded_state
 from environments.factory import environment_name
-from experiment.command_line import apply_values
+from experiment.command_line import apply_values, flag_of
 from experiment.devices import resolve_device
 from experiment.distributed import ALONE, Ranks, joined, launched_ranks
 from experiment.errors import UserError, require_at_least
@@ -51,6 +51,7 @@ from experiment.runs import (
     share_request,
     stop_on_signals,
 )
+from generative.bottleneck import BottleneckKind
 from generative.checkpoint import (
     load_weights,
     read_description,
@@ -639,6 +640,23 @@ def _require_sensible(config: SimulatorTrainingConfig) -> None:
         raise UserError(f"--lr_schedule {optimiser.lr_schedule}: constant or cosine is expected")
     if optimiser.max_minutes is not None and optimiser.max_minutes <= 0:
         raise UserError(f"--max_minutes {optimiser.max_minutes}: must be positive")
+    _require_sensible_objective(config.objective, config.simulator.bottleneck)
+
+
+def _require_sensible_objective(objective: ObjectiveConfig, bottleneck: BottleneckKind) -> None:
+    weights = objective.weights
+    for name, weight in dataclasses.asdict(weights).items():
+        if weight < 0:
+            raise UserError(f"{flag_of(weights, name)} {weight}: must be at least 0")
+    if not term_names(weights, bottleneck):
+        raise UserError(
+            f"--loss_scale_obs 0: all weights are 0 with --bottleneck {bottleneck}; at least one "
+            "must be positive"
+        )
+    for name in ("kl_balance", "observed_share", "agent_share"):
+        if not 0 <= getattr(objective, name) <= 1:
+            raise UserError(f"--{name} {getattr(objective, name)}: must lie between 0 and 1")
+    require_at_least(objective, "kl_free_nats", least=0)
 
 
 def _require_executable(

@@ -10,6 +10,7 @@ from experiment import command_line
 from experiment.command_line import (
     HYPERPARAMS_FOLDER,
     apply_values,
+    flag_of,
     load_preset,
     parse_command_line,
     parse_flags,
@@ -131,6 +132,18 @@ def test_values_build_nested_configs_and_tuples():
 
 def test_flags_without_presets():
     assert parse_flags(OptimiserConfig, "Tune.", arguments=["--rate", "3"]).rate == 3.0
+
+
+@dataclass(frozen=True)
+class Renamed:
+    image: Annotated[float, tyro.conf.arg(name="loss_scale_obs")] = 1.0
+
+
+def test_a_renamed_field_is_named_by_its_flag():
+    assert flag_of(Renamed(), "image") == "--loss_scale_obs"
+    assert flag_of(Config(), "optimiser") == "--optimiser"
+    with pytest.raises(UserError, match=r"^--loss_scale_obs nan: expected a finite number"):
+        parse_flags(Renamed, "Weigh.", arguments=["--loss_scale_obs", "nan"])
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])

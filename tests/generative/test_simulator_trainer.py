@@ -1,7 +1,7 @@
 """Training on files: resumed bit for bit, stopped by steps or time, refusing what cannot work."""
 
 import csv
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -276,6 +276,26 @@ def test_compilation_without_a_gpu_is_refused(training_config):
 def test_impossible_settings_are_refused(training_config, change, message):
     with pytest.raises(UserError, match=message):
         _train(replace(training_config, optimiser=replace(training_config.optimiser, **change)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": LossWeights(image=-1.0)}, r"--loss_scale_obs -1.0: must be at least 0"),
+        (
+            {"weights": LossWeights(**{field.name: 0.0 for field in fields(LossWeights)})},
+            "all weights are 0 with --bottleneck sphere",
+        ),
+        ({"kl_balance": 3.0}, "--kl_balance 3.0: must lie between 0 and 1"),
+        ({"observed_share": 7.0}, "--observed_share 7.0: must lie between 0 and 1"),
+        ({"agent_share": -1.0}, "--agent_share -1.0: must lie between 0 and 1"),
+        ({"kl_free_nats": -1.0}, "--kl_free_nats -1.0: must be at least 0"),
+    ],
+)
+def test_impossible_objectives_are_refused(training_config, change, message):
+    with pytest.raises(UserError, match=message):
+        _train(replace(training_config, objective=replace(training_config.objective, **change)))
+    assert not training_config.run_dir.exists()
 
 
 class _Always:
