@@ -640,7 +640,15 @@ def _require_sensible(config: SimulatorTrainingConfig) -> None:
         raise UserError(f"--lr_schedule {optimiser.lr_schedule}: constant or cosine is expected")
     if optimiser.max_minutes is not None and optimiser.max_minutes <= 0:
         raise UserError(f"--max_minutes {optimiser.max_minutes}: must be positive")
+    _require_sensible_sizes(config.simulator)
     _require_sensible_objective(config.objective, config.simulator.bottleneck)
+
+
+def _require_sensible_sizes(sizes: SimulatorConfig) -> None:
+    for name, value in dataclasses.asdict(sizes).items():
+        for size in value if isinstance(value, tuple) else (value,):
+            if isinstance(size, int) and not isinstance(size, bool) and size < 1:
+                raise UserError(f"{flag_of(sizes, name)} {size}: must be at least 1")
 
 
 def _require_sensible_objective(objective: ObjectiveConfig, bottleneck: BottleneckKind) -> None:

@@ -298,6 +298,21 @@ def test_impossible_objectives_are_refused(training_config, change, message):
     assert not training_config.run_dir.exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"latent_dim": 0}, "--latent_dim 0: must be at least 1"),
+        ({"num_categoricals": 0}, "--num_categoricals 0: must be at least 1"),
+        ({"decoder_depth": 0}, "--decoder_depth 0: must be at least 1"),
+        ({"head_mlp": (4, 0)}, "--head_mlp 0: must be at least 1"),
+    ],
+)
+def test_networks_without_units_are_refused(training_config, change, message):
+    with pytest.raises(UserError, match=message):
+        _train(replace(training_config, simulator=replace(training_config.simulator, **change)))
+    assert not training_config.run_dir.exists()
+
+
 class _Always:
     def __init__(self, request: StopRequest) -> None:
         self._request = request
