@@ -7,7 +7,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from environments.procgen_state import ENTITY_FIELDS, FLAG_TAILS, Camera, GameState
+from environments.procgen_state import (
+    ENTITY_DTYPE,
+    ENTITY_FIELDS,
+    FLAG_TAILS,
+    Camera,
+    GameState,
+    SavedParts,
+    entity_table,
+    grid_cells,
+)
 
 CAMERA_COLUMNS = tuple(Camera.__dataclass_fields__)
 """Columns of a camera table."""
@@ -81,7 +90,7 @@ def steps_of_states(states: Iterable[GameState]) -> GameSteps:
     """Put states of one game and level, at least one of them, into arrays."""
     recorder = StateRecorder()
     for state in states:
-        recorder.append(state)
+        recorder.append(state.parts)
     return recorder.steps()
 
 
@@ -89,47 +98,49 @@ class StateRecorder:
     """Collects the states of an episode, and of the grid only what changes."""
 
     def __init__(self) -> None:
-        self._game = ""
+        self._last: SavedParts | None = None
         self._step: list[int] = []
-        self._entities: list[NDArray[np.float32]] = []
+        self._entities: list[bytes] = []
         self._camera: list[tuple[float, ...]] = []
         self._flags: list[tuple[bool, ...]] = []
         self._first_grid: NDArray[np.int32] | None = None
-        self._grid: NDArray[np.int32] | None = None
         self._changes: list[tuple[int, NDArray[np.int32]]] = []
 
-    def append(self, state: GameState) -> None:
+    def append(self, parts: SavedParts) -> None:
         """Add the state of the next step."""
-        self._game = state.header.game
-        self._follow_grid(state.grid)
-        self._step.append(state.step.step)
-        self._entities.append(state.entities.view(np.float32).reshape(-1, len(ENTITY_FIELDS)))
-        self._camera.append(tuple(vars(state.camera).values()))
-        self._flags.append(state.flags)
+        self._follow_grid(parts)
+        self._last = parts
+        self._step.append(parts.num_steps)
+        self._entities.append(parts.entities)
+        self._camera.append(parts.camera)
+        self._flags.append(parts.flags)
 
-    def _follow_grid(self, grid: NDArray[np.int32]) -> None:
-        if self._grid is None:
-            self._first_grid = grid
-        elif not np.array_equal(grid, self._grid):
-            if grid.shape != self._grid.shape:
-                raise ValueError(f"grid: found {grid.shape}, expected {self._grid.shape}")
-            rows, columns = np.nonzero(grid != self._grid)
-            cells = np.stack([rows, columns, grid[rows, columns]], axis=1).astype(np.int32)
-            self._changes.append((len(self._step), cells))
-        self._grid = grid
+    def _follow_grid(self, parts: SavedParts) -> None:
+        if self._last is None:
+            self._first_grid = grid_cells(parts)
+            return
+        if parts.grid == self._last.grid and parts.grid_shape == self._last.grid_shape:
+            return
+        before, grid = grid_cells(self._last), grid_cells(parts)
+        if grid.shape != before.shape:
+            raise ValueError(f"grid: found {grid.shape}, expected {before.shape}")
+        rows, columns = np.nonzero(grid != before)
+        cells = np.stack([rows, columns, grid[rows, columns]], axis=1).astype(np.int32)
+        self._changes.append((len(self._step), cells))
 
     def steps(self) -> GameSteps:
         """What was collected; raises `ValueError` where nothing was."""
-        if self._first_grid is None:
+        if self._last is None or self._first_grid is None:
             raise ValueError("no state was collected")
         cells = [cell for _, cell in self._changes]
         counts = np.array([len(cell) for cell in cells], np.int64)
         changed = np.repeat(np.array([step for step, _ in self._changes], np.int64), counts)
+        num_entities = np.array([len(table) for table in self._entities]) // ENTITY_DTYPE.itemsize
         return GameSteps(
-            game=self._game,
+            game=self._last.game,
             step=np.array(self._step, np.int64),
-            num_entities=np.array([len(table) for table in self._entities], np.int32),
-            entities=np.concatenate(self._entities),
+            num_entities=num_entities.astype(np.int32),
+            entities=entity_table(b"".join(self._entities)),
             camera=np.array(self._camera, np.float32),
             flags=np.array(self._flags, np.bool_).reshape(len(self._step), -1),
             grid=self._first_grid,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from environments.game_steps import CAMERA_COLUMNS, GameSteps, StateRecorder
 from environments.game_variables import game_variables, variable_table
-from environments.procgen_state import ENTITY_FIELDS, Camera, parse_state
+from environments.procgen_state import ENTITY_FIELDS, Camera, find_parts
 from environments.protocol import EnvironmentSpec
 
 ENTITY_COLUMNS = (
@@ -93,7 +93,7 @@ class GameTracer:
 
     def append(self, saved: bytes) -> None:
         """Add the state saved when the frame of the next row was shown."""
-        self._recorder.append(parse_state(saved))
+        self._recorder.append(find_parts(saved))
 
     def trace(self) -> GameTrace:
         """What was followed so far, at least one step."""

@@ -176,23 +176,110 @@ class CoinRunState:
     """Share of the mix rate that is left while the agent is in the air."""
 
 
+@dataclass(eq=False)
+class SavedParts:
+    """The parts of a saved state as they lie in its bytes, checked and not yet named.
+
+    What a recorder keeps of each step is taken from here: to name all numbers takes several times
+    as long as to find them.
+    """
+
+    game: str
+    options: tuple[int, ...]
+    """17 numbers: the options and the range of levels."""
+    step: tuple[Any, ...]
+    """14 numbers that end with the steps taken in this episode."""
+    entities: bytes
+    """N entities of `ENTITY_FIELDS`, 4 bytes each; the first is the agent."""
+    motion: tuple[Any, ...]
+    """16 numbers."""
+    camera: tuple[float, ...]
+    """8 numbers, as `Camera` names them."""
+    grid_shape: tuple[int, int]
+    """(H, W)"""
+    grid: bytes
+    """H · W cells of 4 bytes; row 0 is the bottom, column 0 the left edge."""
+    out_of_bounds_cell: int
+    tail: bytes
+    """What the game saves after the grid, its end marker excluded."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken in this episode."""
+        return self.step[13]
+
+    @property
+    def flags(self) -> tuple[bool, ...]:
+        """What the tail says by `FLAG_TAILS`; empty for a game that is not named there."""
+        places = FLAG_TAILS.get(self.game)
+        if places is None:
+            return ()
+        return tuple([_INT.unpack_from(self.tail, 4 * p)[0] != 0 for p in places.values()])
+
+
 @dataclass(frozen=True, eq=False)
 class GameState:
     """One saved state, read."""
 
-    header: StateHeader
-    step: StepData
-    entities: NDArray[np.void]
-    """(N,) of `ENTITY_DTYPE`; the first is the agent. `entity_rows` gives plain numbers."""
-    physics: Physics
-    background_index: int
-    camera: Camera
-    grid: NDArray[np.int32]
-    """(H, W) cell types; row 0 is the bottom, column 0 the left edge."""
-    out_of_bounds_cell: int
-    """Cell type that stands for everything outside the grid."""
-    tail: bytes
-    """What the game saves after the grid, its end marker excluded."""
+    parts: SavedParts
+
+    @cached_property
+    def header(self) -> StateHeader:
+        """Which game was saved."""
+        options: dict[str, int] = dict(zip(OPTION_NAMES, self.parts.options, strict=False))
+        start, stop = self.parts.options[13:15]
+        return StateHeader(self.parts.game, options, level_start=start, level_stop=stop)
+
+    @cached_property
+    def step(self) -> StepData:
+        """What the last action led to."""
+        reward, done, level_complete, *others = self.parts.step[:7]
+        action, time_limit, level_seed, previous_level_seed = others
+        return StepData(
+            reward=reward,
+            done=bool(done),
+            level_complete=bool(level_complete),
+            action=action,
+            time_limit=time_limit,
+            level_seed=level_seed,
+            previous_level_seed=previous_level_seed,
+            step=self.parts.num_steps,
+        )
+
+    @cached_property
+    def entities(self) -> NDArray[np.void]:
+        """(N,) of `ENTITY_DTYPE`; the first is the agent. `entity_rows` gives plain numbers."""
+        return entity_table(self.parts.entities).view(ENTITY_DTYPE)[:, 0]
+
+    @cached_property
+    def physics(self) -> Physics:
+        """How the game turns the action into the agent's motion."""
+        return Physics(*self.parts.motion[8:14])
+
+    @property
+    def background_index(self) -> int:
+        """Which of the game's backgrounds is drawn."""
+        return self.parts.motion[1]
+
+    @cached_property
+    def camera(self) -> Camera:
+        """What the frame shows."""
+        return Camera(*self.parts.camera)
+
+    @cached_property
+    def grid(self) -> NDArray[np.int32]:
+        """(H, W) cell types; row 0 is the bottom, column 0 the left edge."""
+        return grid_cells(self.parts)
+
+    @property
+    def out_of_bounds_cell(self) -> int:
+        """Cell type that stands for everything outside the grid."""
+        return self.parts.out_of_bounds_cell
+
+    @property
+    def tail(self) -> bytes:
+        """What the game saves after the grid, its end marker excluded."""
+        return self.parts.tail
 
     @property
     def agent(self) -> np.void:
@@ -202,8 +289,7 @@ class GameState:
     @property
     def flags(self) -> tuple[bool, ...]:
         """What the tail says by `FLAG_TAILS`; empty for a game that is not named there."""
-        places = FLAG_TAILS.get(self.header.game, {}).values()
-        return tuple(_INT.unpack_from(self.tail, 4 * place)[0] != 0 for place in places)
+        return self.parts.flags
 
     @cached_property
     def coinrun(self) -> CoinRunState:
@@ -227,12 +313,35 @@ def parse_state(state: bytes) -> GameState:
     Raises:
         StateFormatError: truncated or foreign bytes.
     """
-    return _parse(_Cursor(state, ADAPTER_PREFIX_BYTES))
+    return GameState(find_parts(state))
 
 
 def parse_procgen_bytes(state: bytes) -> GameState:
     """Read Procgen's own bytes, as its `get_state` gives them; otherwise as `parse_state`."""
-    return _parse(_Cursor(state, 0))
+    return GameState(_find_parts(_Cursor(state, 0)))
+
+
+def find_parts(state: bytes) -> SavedParts:
+    """Find the parts of a state that `ProcgenEnvironment.get_state` saved.
+
+    Raises:
+        StateFormatError: truncated or foreign bytes.
+    """
+    return _find_parts(_Cursor(state, ADAPTER_PREFIX_BYTES))
+
+
+def entity_table(entities: bytes) -> NDArray[np.float32]:
+    """(N, 31) numbers of entities as they lie in saved states, columns by `ENTITY_FIELDS`."""
+    words = np.frombuffer(entities, "<i4").reshape(-1, len(ENTITY_FIELDS))
+    # One copy, which is writable; the whole numbers are then put in as numbers.
+    table = words.view("<f4").astype(np.float32)
+    table[:, _INTEGER_COLUMNS] = words[:, _INTEGER_COLUMNS]
+    return table
+
+
+def grid_cells(parts: SavedParts) -> NDArray[np.int32]:
+    """(H, W) cell types of a saved state."""
+    return np.frombuffer(parts.grid, "<i4").astype(np.int32).reshape(parts.grid_shape)
 
 
 def entity_rows(entities: NDArray[np.void]) -> NDArray[np.float32]:
@@ -308,23 +417,26 @@ class _Cursor:
         self.offset = offset
 
     def read(self, layout: struct.Struct, name: str) -> tuple[Any, ...]:
-        begin = self._advance(layout.size, name)
+        begin = self.skip(layout.size, name)
         return layout.unpack_from(self.data, begin)
 
-    def read_array(self, dtype: str, count: int, name: str) -> NDArray[Any]:
-        begin = self._advance(4 * count, name)
-        return np.frombuffer(self.data, dtype, count, begin)
+    def read_bytes(self, size: int, name: str) -> bytes:
+        begin = self.skip(size, name)
+        return self.data[begin : begin + size]
 
     def read_text(self, name: str) -> bytes:
-        (length,) = self.read(_INT, f"length of {name}")
-        if length < 0:
-            raise StateFormatError(
-                f"saved state, {name}: found length {length}, expected 0 or more"
-            )
-        begin = self._advance(length, name)
-        return self.data[begin : begin + length]
+        return self.read_bytes(self._read_length(name), name)
 
-    def _advance(self, size: int, name: str) -> int:
+    def skip_text(self, name: str) -> None:
+        self.skip(self._read_length(name), name)
+
+    def _read_length(self, name: str) -> int:
+        (length,) = self.read(_INT, name)
+        _expect(length >= 0, name, f"length {length}", "0 or more")
+        return length
+
+    def skip(self, size: int, name: str) -> int:
+        """Move on by `size` bytes; returns where they begin."""
         begin, self.offset = self.offset, self.offset + size
         if self.offset > len(self.data):
             raise StateFormatError(
@@ -336,90 +448,87 @@ class _Cursor:
 
 def _expect(holds: bool, name: str, found: Any, expected: str) -> None:
     if not holds:
-        raise StateFormatError(f"saved state, {name}: found {found}, expected {expected}")
+        raise _unexpected(name, found, expected)
 
 
-def _parse(cursor: _Cursor) -> GameState:
-    header = _read_header(cursor)
+def _unexpected(name: str, found: Any, expected: str) -> StateFormatError:
+    return StateFormatError(f"saved state, {name}: found {found}, expected {expected}")
+
+
+def _find_parts(cursor: _Cursor) -> SavedParts:
+    game, options = _read_header(cursor)
     step = _read_step(cursor)
     entities = _read_entities(cursor)
     motion = cursor.read(_MOTION, "motion")
-    cursor.read_text("drawing generator")
+    cursor.skip_text("drawing generator")
     camera = cursor.read(_CAMERA, "camera")
-    grid = _read_grid(cursor, camera[0], camera[1])
-    return GameState(
-        header=header,
+    grid_shape, grid = _read_grid(cursor, camera[0], camera[1])
+    return SavedParts(
+        game=game,
+        options=options,
         step=step,
         entities=entities,
-        physics=Physics(*motion[8:14]),
-        background_index=motion[1],
-        camera=Camera(*motion[14:16], *camera[3:]),
+        motion=motion,
+        camera=motion[14:16] + camera[3:],
+        grid_shape=grid_shape,
         grid=grid,
         out_of_bounds_cell=camera[2],
         tail=_read_tail(cursor),
     )
 
 
-def _read_header(cursor: _Cursor) -> StateHeader:
+def _read_header(cursor: _Cursor) -> tuple[str, tuple[int, ...]]:
     (version,) = cursor.read(_INT, "version")
     _expect(version == STATE_VERSION, "version", version, str(STATE_VERSION))
     name = cursor.read_text("name of the game")
-    _expect(name in _GAME_NAMES, "name of the game", repr(name[:20]), "one of Procgen's 16 games")
-    numbers = cursor.read(_HEADER, "options")
-    options: dict[str, int] = dict(zip(OPTION_NAMES, numbers, strict=False))
-    mode = options["distribution_mode"]
+    game = _GAMES.get(name)
+    if game is None:
+        raise _unexpected("name of the game", repr(name[:20]), "one of Procgen's 16 games")
+    options = cursor.read(_HEADER, "options")
+    mode = options[_DISTRIBUTION_MODE]
     _expect(mode in DISTRIBUTION_MODE_CODES, "distribution mode", mode, "0, 1, 2 or 10")
     for generator in ("level generator", "game generator"):
-        cursor.read(_INT, generator)
-        cursor.read_text(generator)
-    return StateHeader(name.decode(), options, level_start=numbers[13], level_stop=numbers[14])
+        cursor.skip(_INT.size, generator)
+        cursor.skip_text(generator)
+    return game, options
 
 
-_GAME_NAMES = frozenset(name.encode() for name in ALL_GAMES)
+_GAMES = {name.encode(): name for name in ALL_GAMES}
+_DISTRIBUTION_MODE = OPTION_NAMES.index("distribution_mode")
 
 
-def _read_step(cursor: _Cursor) -> StepData:
+def _read_step(cursor: _Cursor) -> tuple[Any, ...]:
     numbers = cursor.read(_STEP, "step data")
-    reward, done, level_complete, action, time_limit, level_seed, previous_level_seed = numbers[:7]
+    _, done, level_complete = numbers[:3]
     _expect(done in (0, 1), "done", done, "0 or 1")
     _expect(level_complete in (0, 1), "level complete", level_complete, "0 or 1")
-    return StepData(
-        reward=reward,
-        done=bool(done),
-        level_complete=bool(level_complete),
-        action=action,
-        time_limit=time_limit,
-        level_seed=level_seed,
-        previous_level_seed=previous_level_seed,
-        step=numbers[13],
-    )
+    return numbers
 
 
-def _read_entities(cursor: _Cursor) -> NDArray[np.void]:
+def _read_entities(cursor: _Cursor) -> bytes:
     _, count = cursor.read(_PAIR, "number of entities")
     _expect(count >= 1, "number of entities", count, "1 or more")
-    size = len(ENTITY_FIELDS)
-    words = cursor.read_array("<i4", count * size, "entities").reshape(count, size)
-    # One copy, which is aligned and writable; the whole numbers are then put in as numbers.
-    table = words.view("<f4").astype(np.float32)
-    table[:, _INTEGER_COLUMNS] = words[:, _INTEGER_COLUMNS]
-    return table.view(ENTITY_DTYPE)[:, 0]
+    return cursor.read_bytes(count * ENTITY_DTYPE.itemsize, "entities")
 
 
-def _read_grid(cursor: _Cursor, main_width: int, main_height: int) -> NDArray[np.int32]:
+def _read_grid(cursor: _Cursor, main_width: int, main_height: int) -> tuple[tuple[int, int], bytes]:
+    """Its (H, W) and its cells."""
     width, height, count = cursor.read(_GRID, "grid")
-    found = f"{width} x {height} with {count} cells"
-    _expect(
-        (width, height, count) == (main_width, main_height, main_width * main_height) and count > 0,
-        *("grid", found, f"{main_width} x {main_height}, as the level's size"),
-    )
-    return cursor.read_array("<i4", count, "grid").astype(np.int32).reshape(height, width)
+    shape_of_level = main_width, main_height, main_width * main_height
+    if count <= 0 or (width, height, count) != shape_of_level:
+        raise _unexpected(
+            "grid",
+            f"{width} x {height} with {count} cells",
+            f"{main_width} x {main_height}, as the level's size",
+        )
+    return (height, width), cursor.read_bytes(_INT.size * count, "grid")
 
 
 def _read_tail(cursor: _Cursor) -> bytes:
     rest = cursor.data[cursor.offset :]
     end = rest[-len(END_MARKER) :]
-    _expect(end == END_MARKER, "last bytes", end.hex() or "none", END_MARKER.hex())
+    if end != END_MARKER:
+        raise _unexpected("last bytes", end.hex() or "none", END_MARKER.hex())
     return rest[: -len(END_MARKER)]
 
 

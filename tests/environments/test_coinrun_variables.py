@@ -15,7 +15,7 @@ from environments.coinrun_variables import (
     coinrun_variables,
 )
 from environments.game_steps import steps_of_states
-from environments.procgen_state import GameState, StateFormatError, parse_state
+from environments.procgen_state import ENTITY_FIELDS, GameState, StateFormatError, parse_state
 
 LEVEL = 21
 """Hard mode. From the start the ground, 1 cell high, runs to column 5; there it rises to 5 cells,
@@ -35,9 +35,10 @@ def table_of(states: list[GameState]) -> np.ndarray:
 
 def with_agent_at(state: GameState, x: float, feet: float) -> GameState:
     """The same state, the agent standing elsewhere."""
-    entities = state.entities.copy()
-    entities["x"][0], entities["y"][0] = x, feet + entities["ry"][0]
-    return replace(state, entities=entities)
+    x_column, y_column, ry_column = (ENTITY_FIELDS.index(name) for name in ("x", "y", "ry"))
+    words = np.frombuffer(state.parts.entities, "<f4").copy()
+    words[x_column], words[y_column] = x, feet + words[ry_column]
+    return GameState(replace(state.parts, entities=words.tobytes()))
 
 
 @pytest.fixture
