@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agents.player import NOT_GIVEN, Decision, GivenActions, Player
+from agents.player import NOT_GIVEN, DecisionRow, GivenActions, Player, join_rows
 from environments.game_trace import GameTracer
 from environments.protocol import VectorEnvironment
 from experiment.errors import UserError
@@ -75,21 +75,13 @@ class _OpenEpisode:
     tracer: GameTracer | None = None
     save_state_every: int | None = None
     saved_states: list[bytes] = field(default_factory=list)
-    decided: dict[str, list[Any]] = field(
-        default_factory=lambda: {
-            "obs": [],
-            "agent_hidden": [],
-            "action_logits": [],
-            "value": [],
-            "action": [],
-            "behaviour_log_prob": [],
-        }
-    )
+    frames: list[NDArray[Any]] = field(default_factory=list)
+    decisions: list[DecisionRow] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     dones: list[bool] = field(default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.decided["action"])
+        return len(self.decisions)
 
     @property
     def next_row(self) -> int:
@@ -112,18 +104,16 @@ class _OpenEpisode:
             return NOT_GIVEN, 0.0
         return int(branch.action[len(self)]), float(branch.log_prob[len(self)])
 
-    def append(self, frame: NDArray[Any], decision: Decision, index: int) -> None:
-        # Copies: a view would keep the whole batch in memory until the episode ends.
-        self.decided["obs"].append(frame.copy())
-        self.decided["agent_hidden"].append(decision.agent_hidden[index].copy())
-        self.decided["action_logits"].append(decision.action_logits[index].copy())
-        for name in ("value", "action", "behaviour_log_prob"):
-            self.decided[name].append(getattr(decision, name)[index])
+    def append(self, frame: NDArray[Any], decision: DecisionRow) -> None:
+        # A copy: a view would keep the whole batch in memory until the episode ends.
+        self.frames.append(frame.copy())
+        self.decisions.append(decision)
 
     def finish(self, info: EpisodeInfo) -> Rollout:
         every = self.save_state_every
         return Rollout(
-            **{name: np.stack(rows) for name, rows in self.decided.items()},
+            obs=np.stack(self.frames),
+            **vars(join_rows(self.decisions)),
             reward=np.array(self.rewards, np.float32),
             done=np.array(self.dones, bool),
             info=info,
@@ -180,12 +170,13 @@ class EpisodeSlots:
             return
         self._awaits_step = False
         outcome = self.environment.observe()
+        rewards, dones = outcome.reward.tolist(), outcome.first.tolist()
         for index, episode in enumerate(self._episodes):
             if episode is None:
                 continue
-            episode.rewards.append(float(outcome.reward[index]))
-            episode.dones.append(bool(outcome.first[index]))
-            if outcome.first[index]:
+            episode.rewards.append(rewards[index])
+            episode.dones.append(dones[index])
+            if dones[index]:
                 self._episodes[index] = None
                 info = replace(
                     self._info(episode),
@@ -262,10 +253,10 @@ class EpisodeSlots:
         self.environment.send(actions)
         self._awaits_step = True
         self.num_steps += len(playing)
-        for position, (index, episode) in enumerate(playing):
+        for (index, episode), frame, row in zip(playing, frames, decision.rows(), strict=True):
             if episode.is_to_be_saved:
                 episode.saved_states.append(states[index])
-            episode.append(frames[position], decision, position)
+            episode.append(frame, row)
         # Read while the environments step.
         for index, episode in playing:
             if episode.tracer is not None:

@@ -4,10 +4,10 @@ An intervention acts where the simulator's does: on the state that the agent has
 before the heads read it and before it is carried on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,6 +50,52 @@ class Decision:
     """(B,)"""
     behaviour_log_prob: NDArray[np.float32]
     """(B,) under the policy that acted; 0 for a greedy one and for a forced action."""
+
+    def rows(self) -> Iterator["DecisionRow"]:
+        """What is kept of each of the B decisions; none holds on to the others."""
+        log_probs = self.behaviour_log_prob.tolist()
+        values, actions = self.value.tolist(), self.action.tolist()
+        rows = zip(self.agent_hidden, self.action_logits, values, actions, log_probs, strict=True)
+        for hidden, logits, value, action, log_prob in rows:
+            yield DecisionRow(hidden.copy(), logits.copy(), value, action, log_prob)
+
+
+class DecisionRow(NamedTuple):
+    """What is kept of one decision, as `DecisionRows` names it."""
+
+    agent_hidden: NDArray[np.float32]
+    action_logits: NDArray[np.float32]
+    value: float
+    action: int
+    behaviour_log_prob: float
+
+
+@dataclass(frozen=True, eq=False)
+class DecisionRows:
+    """T decisions of one episode, as a rollout holds them."""
+
+    agent_hidden: NDArray[np.float32]
+    """(T, state_dim)"""
+    action_logits: NDArray[np.float32]
+    """(T, num_actions)"""
+    value: NDArray[np.float32]
+    """(T,)"""
+    action: NDArray[np.int32]
+    """(T,)"""
+    behaviour_log_prob: NDArray[np.float32]
+    """(T,)"""
+
+
+def join_rows(rows: Sequence[DecisionRow]) -> DecisionRows:
+    """Put decisions, at least one of them, one below the other."""
+    hidden, logits, values, actions, log_probs = zip(*rows, strict=True)
+    return DecisionRows(
+        agent_hidden=np.stack(hidden),
+        action_logits=np.stack(logits),
+        value=np.array(values, np.float32),
+        action=np.array(actions, np.int32),
+        behaviour_log_prob=np.array(log_probs, np.float32),
+    )
 
 
 NOT_GIVEN = -1

@@ -196,6 +196,7 @@ def play_starts(
         return
     num_envs = min(config.num_envs, count)
     sizes = [size for size in (num_envs - num_envs // 2, num_envs // 2) if size]
+    num_players = _num_players(player, len(sizes))
     halves = [
         EpisodeSlots(
             make_environment_from_spec(
@@ -203,7 +204,7 @@ def play_starts(
                 size,
                 num_levels=config.num_levels,
                 start_level=config.start_level,
-                num_threads=config.num_threads,
+                num_threads=_num_environment_threads(config, num_players),
             ),
             player,
             agent_hash,
@@ -217,7 +218,7 @@ def play_starts(
     turns = list(map(_turns_of_half, halves, hands, budgets))
     try:
         # Closed before the environments are: no thread may step one that is gone.
-        with closing(_play_all(turns, _num_threads(player, len(halves)))) as rollouts:
+        with closing(_play_all(turns, num_players)) as rollouts:
             yield from _shown(rollouts, count, config.max_steps)
     finally:
         for half in halves:
@@ -239,17 +240,29 @@ def _shown(rollouts: Iterator[Rollout], count: int, max_steps: int | None) -> It
             yield rollout
 
 
-def _num_threads(player: Player, num_halves: int) -> int:
+def _num_players(player: Player, num_halves: int) -> int:
     """Threads that play; agents from elsewhere may not bear to be asked by two at a time."""
     if player.device.type != "cpu" or not isinstance(player.policy, RecurrentPolicy):
         return 1
     return min(num_halves, torch.get_num_threads())
 
 
+def _num_environment_threads(config: RecordingConfig, num_players: int) -> int:
+    """Threads that step one half's environments; 0 leaves it to whoever plays it.
+
+    A player that shares the cores with another steps on its own ones: threads beside it would only
+    take turns with it and with the other player.
+    """
+    if num_players == 1:
+        return config.num_threads
+    cores_per_player = torch.get_num_threads() // num_players
+    return 0 if cores_per_player == 1 else min(config.num_threads, cores_per_player)
+
+
 def _play_all(
-    turns: list[Iterator[list[Rollout]]], num_threads: int
+    turns: list[Iterator[list[Rollout]]], num_players: int
 ) -> Generator[Rollout, None, None]:
-    if num_threads == 1:
+    if num_players == 1:
         yield from chain.from_iterable(alternate(turns))
         return
     threads_before = torch.get_num_threads()
@@ -257,7 +270,7 @@ def _play_all(
     with full_float32(), ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads_before)
         ahead = [
-            stack.enter_context(played_ahead(each, threads_before // num_threads)) for each in turns
+            stack.enter_context(played_ahead(each, threads_before // num_players)) for each in turns
         ]
         yield from chain.from_iterable(alternate(ahead))
 
@@ -269,7 +282,9 @@ def _turns_of_half(
     while True:
         ended = list(half.collect())
         if budget.is_spent(half):
-            yield ended + list(half.cut())
+            yield ended
+            # One by one: the first is written while the next is put together.
+            yield from ([rollout] for rollout in half.cut())
             return
         half.begin_episodes(list(islice(starts, half.num_free)))
         half.act()

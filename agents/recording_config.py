@@ -42,7 +42,7 @@ class RecordingConfig:
     seed: int = 0
     """Decides levels and actions."""
     num_threads: int = DEFAULT_NUM_THREADS
-    """Threads that step the environments."""
+    """Threads that step the environments; fewer where two players have fewer cores each."""
     shard_index: int | None = None
     """Which part of the dataset this process records, 0 to num_shards − 1: the episodes whose
     number leaves this remainder when divided by num_shards. Any number of processes may record

@@ -51,8 +51,11 @@ _FRAME_SIZE = 32
 class Config:
     """Size of the benchmark."""
 
-    num_frames: int = 20_000
-    """Frames of each recording."""
+    num_frames: int = 60_000
+    """Frames of each recording. In a short one nearly all are compressed after the last step: an
+    untrained agent's episodes last up to 1,000 steps."""
+    num_forward_frames: int = 10_000
+    """Frames of each measurement of the network alone."""
     num_envs: int = 64
     """Environments stepped together."""
     repetitions: int = 3
@@ -181,7 +184,7 @@ def measure_forward(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -
     images = frames.permute(0, 3, 1, 2)
     state = agent.policy.initial_state(batch_size).to(config.device)
     first = torch.zeros(batch_size, dtype=torch.bool, device=config.device)
-    num_steps = max(1, config.num_frames // batch_size // 2)
+    num_steps = max(1, config.num_forward_frames // batch_size)
     with torch.inference_mode():
         for _ in range(3):
             agent.policy.step(images, state, first)

@@ -277,7 +277,7 @@ def check_rollout(rollout: Rollout, metadata: DatasetMetadata) -> None:
     _check_saved_states(rollout, metadata)
     for spec in metadata.step_fields:
         _check_array(spec, array_of(rollout, spec.name), (num_rows, *spec.row_shape))
-    if not np.isfinite(rollout.obs).all():
+    if rollout.obs.dtype != np.uint8 and not np.isfinite(rollout.obs).all():
         raise SchemaError("obs: has entries that are not finite")
     for name in () if rollout.is_simulated else SIMULATED_STEP_FIELDS:
         if getattr(rollout, name) is not None:

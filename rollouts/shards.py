@@ -1,8 +1,10 @@
 """One shard: an HDF5 file that is built in memory, sealed under its name, and then only read."""
 
 import json
+import os
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +19,7 @@ from h5py import h5s, h5t
 from numpy.typing import NDArray
 
 from experiment.errors import UserError
+from rollouts.chunk_writer import BLOSC_CODEC, BLOSC_LEVEL, ChunkWriter
 from rollouts.schema import (
     FORMAT_NAME,
     READABLE,
@@ -65,10 +68,17 @@ class ShardBuilder:
         self._file = h5py.File(
             name, "w", driver="core", backing_store=False, block_size=2**22, libver="v110"
         )
-        for spec in metadata.step_fields:
-            _create_array(self._file, f"steps/{spec.name}", spec)
-        for spec in metadata.ragged_fields:
-            _create_array(self._file, f"ragged/{spec.name}", spec)
+        for group, fields in _groups_of(metadata):
+            for spec in fields:
+                _create_array(self._file, f"{group}/{spec.name}", spec)
+        self._compressors = ThreadPoolExecutor(_num_cores(), "compressor")
+        self._chunk_writers = {
+            spec.name: ChunkWriter(
+                stored_array(self._file, f"steps/{spec.name}"), _shuffles(spec), self._compressors
+            )
+            for spec in metadata.step_fields
+            if spec.name not in _TABLES
+        }
 
     def append(self, rollout: Rollout) -> None:
         """Add one episode, checked already, whose arrays do not change any more."""
@@ -86,9 +96,14 @@ class ShardBuilder:
         """Several episodes at once: for a short one HDF5 takes longer than the compression."""
         for group, fields in _groups_of(self._metadata):
             for spec in fields:
-                rows = np.concatenate([array_of(rollout, spec.name) for rollout in self._waiting])
-                self._append_rows(stored_array(self._file, f"{group}/{spec.name}"), rows)
-                self._hash.update(spec.name, rows)
+                pieces = [array_of(rollout, spec.name) for rollout in self._waiting]
+                if spec.name in self._chunk_writers:
+                    self._chunk_writers[spec.name].append(pieces)
+                else:
+                    array = stored_array(self._file, f"{group}/{spec.name}")
+                    self._append_rows(array, np.concatenate(pieces))
+                for rows in pieces:
+                    self._hash.update(spec.name, rows)
         self._waiting.clear()
 
     @staticmethod
@@ -102,6 +117,8 @@ class ShardBuilder:
         """Write the episode table and return the shard as the bytes of an HDF5 file."""
         if self._waiting:
             self._store_waiting()
+        for writer in self._chunk_writers.values():
+            writer.finish()
         table = self._file.create_group("episodes")
         for spec in self._metadata.episode_fields:
             _write_column(table, spec, self._columns[spec.name], self._hash)
@@ -117,6 +134,7 @@ class ShardBuilder:
 
     def close(self) -> None:
         """Free the memory."""
+        self._compressors.shutdown(cancel_futures=True)
         self._file.close()
 
 
@@ -160,9 +178,20 @@ def _write_column(
 
 
 def _compression(spec: FieldSpec) -> Any:
-    # Shuffling groups the bytes of equal weight: it helps numbers, and hurts runs of pixels.
-    shuffle = hdf5plugin.Blosc.NOSHUFFLE if spec.dtype == "uint8" else hdf5plugin.Blosc.SHUFFLE
-    return hdf5plugin.Blosc(cname="lz4hc", clevel=3, shuffle=shuffle)
+    shuffle = hdf5plugin.Blosc.SHUFFLE if _shuffles(spec) else hdf5plugin.Blosc.NOSHUFFLE
+    return hdf5plugin.Blosc(cname=BLOSC_CODEC, clevel=BLOSC_LEVEL, shuffle=shuffle)
+
+
+def _shuffles(spec: FieldSpec) -> bool:
+    """Whether bytes of equal weight are grouped: it helps numbers, and hurts runs of pixels."""
+    return spec.dtype != "uint8"
+
+
+def _num_cores() -> int:
+    """Cores that this process may use: a scheduler may have given it a part of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def episode_row(rollout: Rollout, offset: int) -> dict[str, Any]:

@@ -191,6 +191,31 @@ def test_two_threads_record_the_same_in_the_same_order_as_one(tmp_path, budget) 
         assert_same_rollout(one, other)
 
 
+@pytest.mark.parametrize(
+    ("num_cores", "asked", "expected"), [(1, 4, 4), (2, 4, 0), (3, 4, 0), (4, 4, 2), (8, 3, 3)]
+)
+def test_a_player_with_one_core_steps_its_environments_itself(
+    monkeypatch, num_cores, asked, expected
+) -> None:
+    found = []
+    make = recorder.make_environment_from_spec
+
+    def make_watched(*args: Any, **kwargs: Any) -> Any:
+        found.append(kwargs["num_threads"])
+        return make(*args, **kwargs)
+
+    monkeypatch.setattr(recorder, "make_environment_from_spec", make_watched)
+    agent, config = make_agent(FAKE), replace(SMALL, num_threads=asked)
+    player = Player(agent.policy, config.behaviour_in(FAKE))
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(num_cores)
+    try:
+        list(play_episodes(player, agent.hash, FAKE, config, range(4)))
+    finally:
+        torch.set_num_threads(threads_before)
+    assert found == [expected, expected]
+
+
 def test_whoever_stops_early_stops_the_threads_before_the_environments_close(monkeypatch) -> None:
     players_when_closed = []
     make = recorder.make_environment_from_spec

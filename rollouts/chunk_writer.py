@@ -1,0 +1,83 @@
+"""Fills an array of a file under construction, with its chunks compressed side by side."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import h5py
+import numpy as np
+from numcodecs import Blosc
+from numpy.typing import NDArray
+
+BLOSC_CODEC = "lz4hc"
+BLOSC_LEVEL = 3
+"""Decides how small the file is and how fast it is written; reading costs the same with each."""
+
+
+class ChunkWriter:
+    """Appends rows to an array whose chunks hold whole rows.
+
+    HDF5 compresses one chunk after the other, under a lock. Here it is handed finished ones, which
+    are what its own Blosc filter would have made.
+
+    Args:
+        array: empty, resizable along its rows, created with the Blosc filter of `BLOSC_CODEC` and
+            `BLOSC_LEVEL`.
+        shuffles: whether that filter groups the bytes of equal weight.
+        executor: threads that compress.
+
+    """
+
+    def __init__(self, array: h5py.Dataset, shuffles: bool, executor: Executor) -> None:
+        self._array = array
+        self._dtype: np.dtype[Any] = array.dtype
+        shuffle = Blosc.SHUFFLE if shuffles else Blosc.NOSHUFFLE
+        self._codec = Blosc(BLOSC_CODEC, BLOSC_LEVEL, shuffle)
+        self._executor = executor
+        self._rows_per_chunk = int(np.asarray(array.chunks)[0])
+        self._num_written = 0
+        self._rest = np.empty((0, *array.shape[1:]), array.dtype)
+
+    def append(self, pieces: Iterable[NDArray[Any]]) -> None:
+        """Add the rows of the pieces, (n, ...) each, in their order.
+
+        What does not fill a chunk waits for the next call.
+        """
+        chunks = list(self._whole_chunks(pieces))
+        self._write(chunks, len(chunks) * self._rows_per_chunk)
+
+    def _whole_chunks(self, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
+        for piece in pieces:
+            num_missing = self._rows_per_chunk - len(self._rest)
+            # Rows are copied only where a chunk begins in one piece and ends in another.
+            if len(self._rest):
+                self._rest = np.concatenate([self._rest, piece[:num_missing]])
+                if len(self._rest) < self._rows_per_chunk:
+                    continue
+                yield self._rest
+                rows = piece[num_missing:]
+            else:
+                rows = piece
+            num_whole = len(rows) // self._rows_per_chunk
+            for index in range(num_whole):
+                yield rows[index * self._rows_per_chunk : (index + 1) * self._rows_per_chunk]
+            self._rest = rows[num_whole * self._rows_per_chunk :].copy()
+
+    def finish(self) -> None:
+        """Write what waits; nothing may be added afterwards."""
+        num_rows = len(self._rest)
+        if num_rows:
+            padding = [(0, self._rows_per_chunk - num_rows)] + [(0, 0)] * (self._rest.ndim - 1)
+            self._write([np.pad(self._rest, padding)], num_rows)
+
+    def _write(self, chunks: Sequence[NDArray[Any]], num_rows: int) -> None:
+        """Write whole chunks, of whose rows `num_rows` belong to the array."""
+        first, self._num_written = self._num_written, self._num_written + num_rows
+        self._array.resize(self._num_written, axis=0)
+        starts = range(first, self._num_written, self._rows_per_chunk)
+        for start, chunk in zip(starts, self._executor.map(self._encode, chunks), strict=True):
+            self._array.id.write_direct_chunk((start, *(0,) * (self._array.ndim - 1)), chunk)
+
+    def _encode(self, chunk: NDArray[Any]) -> bytes:
+        # In the file's byte order, whatever the rows came in.
+        return self._codec.encode(np.ascontiguousarray(chunk, self._dtype))
