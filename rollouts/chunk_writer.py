@@ -1,7 +1,7 @@
 """Fills an array of a file under construction, with its chunks compressed side by side."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import h5py
@@ -25,26 +25,28 @@ class ChunkWriter:
             `BLOSC_LEVEL`.
         shuffles: whether that filter groups the bytes of equal weight.
         executor: threads that compress.
-
     """
 
     def __init__(self, array: h5py.Dataset, shuffles: bool, executor: Executor) -> None:
         self._array = array
-        self._dtype: np.dtype[Any] = array.dtype
         shuffle = Blosc.SHUFFLE if shuffles else Blosc.NOSHUFFLE
         self._codec = Blosc(BLOSC_CODEC, BLOSC_LEVEL, shuffle)
         self._executor = executor
         self._rows_per_chunk = int(np.asarray(array.chunks)[0])
-        self._num_written = 0
-        self._rest = np.empty((0, *array.shape[1:]), array.dtype)
+        self._num_rows = 0
+        self._compressing: list[Future[bytes]] = []
+        self._dtype: np.dtype[Any] = array.dtype
+        self._rest = np.empty((0, *array.shape[1:]), self._dtype)
 
     def append(self, pieces: Iterable[NDArray[Any]]) -> None:
         """Add the rows of the pieces, (n, ...) each, in their order.
 
-        What does not fill a chunk waits for the next call.
+        Returns before they are compressed, so that the pieces must not be changed any more. What
+        does not fill a chunk waits for the next call.
         """
         chunks = list(self._whole_chunks(pieces))
-        self._write(chunks, len(chunks) * self._rows_per_chunk)
+        self._store_compressed()
+        self._compress(chunks, len(chunks) * self._rows_per_chunk)
 
     def _whole_chunks(self, pieces: Iterable[NDArray[Any]]) -> Iterator[NDArray[Any]]:
         for piece in pieces:
@@ -65,19 +67,26 @@ class ChunkWriter:
 
     def finish(self) -> None:
         """Write what waits; nothing may be added afterwards."""
+        self._store_compressed()
         num_rows = len(self._rest)
         if num_rows:
             padding = [(0, self._rows_per_chunk - num_rows)] + [(0, 0)] * (self._rest.ndim - 1)
-            self._write([np.pad(self._rest, padding)], num_rows)
+            self._compress([np.pad(self._rest, padding)], num_rows)
+            self._store_compressed()
 
-    def _write(self, chunks: Sequence[NDArray[Any]], num_rows: int) -> None:
-        """Write whole chunks, of whose rows `num_rows` belong to the array."""
-        first, self._num_written = self._num_written, self._num_written + num_rows
-        self._array.resize(self._num_written, axis=0)
-        starts = range(first, self._num_written, self._rows_per_chunk)
-        for start, chunk in zip(starts, self._executor.map(self._encode, chunks), strict=True):
-            self._array.id.write_direct_chunk((start, *(0,) * (self._array.ndim - 1)), chunk)
+    def _compress(self, chunks: Sequence[NDArray[Any]], num_rows: int) -> None:
+        """Have whole chunks compressed, of whose rows `num_rows` belong to the array."""
+        self._compressing = [self._executor.submit(self._encode, chunk) for chunk in chunks]
+        self._num_rows += num_rows
 
     def _encode(self, chunk: NDArray[Any]) -> bytes:
         # In the file's byte order, whatever the rows came in.
         return self._codec.encode(np.ascontiguousarray(chunk, self._dtype))
+
+    def _store_compressed(self) -> None:
+        first_row = len(self._array)
+        self._array.resize(self._num_rows, axis=0)
+        for index, chunk in enumerate(self._compressing):
+            row = first_row + index * self._rows_per_chunk
+            self._array.id.write_direct_chunk((row, *(0,) * (self._array.ndim - 1)), chunk.result())
+        self._compressing = []
