@@ -8,7 +8,7 @@ corner. Pixels count from the upper left corner of the frame.
 import struct
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -176,8 +176,7 @@ class CoinRunState:
     """Share of the mix rate that is left while the agent is in the air."""
 
 
-@dataclass(eq=False)
-class SavedParts:
+class SavedParts(NamedTuple):
     """The parts of a saved state as they lie in its bytes, checked and not yet named.
 
     What a recorder keeps of each step is taken from here: to name all numbers takes several times
@@ -188,11 +187,11 @@ class SavedParts:
     options: tuple[int, ...]
     """17 numbers: the options and the range of levels."""
     step: tuple[Any, ...]
-    """14 numbers that end with the steps taken in this episode."""
+    """15 numbers, of which `StepData` names eight."""
     entities: bytes
     """N entities of `ENTITY_FIELDS`, 4 bytes each; the first is the agent."""
     motion: tuple[Any, ...]
-    """16 numbers."""
+    """20 numbers, of which `Physics` names six."""
     camera: tuple[float, ...]
     """8 numbers, as `Camera` names them."""
     grid_shape: tuple[int, int]

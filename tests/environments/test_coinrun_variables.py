@@ -1,6 +1,5 @@
 """CoinRun's variables: by hand on one level, by slow loops on many, and by what the game does."""
 
-from dataclasses import replace
 from math import hypot, isnan, nan
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def with_agent_at(state: GameState, x: float, feet: float) -> GameState:
     x_column, y_column, ry_column = (ENTITY_FIELDS.index(name) for name in ("x", "y", "ry"))
     words = np.frombuffer(state.parts.entities, "<f4").copy()
     words[x_column], words[y_column] = x, feet + words[ry_column]
-    return GameState(replace(state.parts, entities=words.tobytes()))
+    return GameState(state.parts._replace(entities=words.tobytes()))
 
 
 @pytest.fixture
