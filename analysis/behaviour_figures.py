@@ -10,9 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from analysis.figure_style import PANEL_TITLE_LETTERS, behaviour_colour, figure_text, save_figures
+from analysis.figure_style import (
+    PANEL_TITLE_LETTERS,
+    behaviour_colour,
+    figure_text,
+    save_figures,
+    tell_trustworthiness,
+)
 from analysis.results import BEHAVIOUR_NAME, read_results
-from analysis.vector_figures import tell_trustworthiness
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -84,10 +89,11 @@ def draw_overview(results: xr.Dataset) -> Figure:
     if stability is not None:
         control = results.attrs["cluster_stability_control"]
         words = f"; stability {stability:.2f}, of samples without clusters {control:.2f}"
-    num_steps = int((results["cluster"].values >= 0).sum())
+    is_described = results["cluster"].values >= 0
+    num_samples = int(is_described.any(axis=1).sum())
     figure.suptitle(
-        f"Joint dynamics of agent and environment: {num_steps:,} steps of "
-        f"{results.sizes['sample']:,} samples{words}\n"
+        f"Joint dynamics of agent and environment: {is_described.sum():,} steps of {num_samples:,} "
+        f"of {results.sizes['sample']:,} samples{words}\n"
         "(adjusted Rand index, halves of the source episodes)"
     )
     return figure
@@ -129,8 +135,8 @@ def _draw_actions(axis: Axes, results: xr.Dataset) -> None:
     image = axis.imshow(share, cmap="cividis", vmin=0, aspect="auto")
     axis.set_xticks(np.arange(share.shape[1]), names[: share.shape[1]], rotation=90, fontsize=7)
     axis.set_yticks(np.arange(share.shape[0]))
-    axis.set(title="share of the cluster's steps by action", ylabel="cluster")
-    axis.figure.colorbar(image, ax=axis, pad=0.02)
+    axis.set(title="actions in each behaviour", ylabel="behaviour")
+    axis.figure.colorbar(image, ax=axis, pad=0.02, label="share of the behaviour's steps")
 
 
 def draw_exemplars(results: xr.Dataset, max_clusters: int) -> Figure:

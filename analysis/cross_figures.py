@@ -121,9 +121,14 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
         axis.set_ylabel("component at t")
     for axis in axes[-1]:
         axis.set_xlabel("component at t + lag")
-    counts = f"{int(chosen['num_episodes'])} episodes"
+    counts = (
+        f"{int(chosen['num_episodes'])} episodes from {int(chosen['num_units'])} independent units"
+    )
     if variants:
-        counts += f", Jacobians of {int(chosen['num_jacobians'])}"
+        counts += (
+            f", Jacobians of {int(chosen['num_jacobians'])} "
+            f"from {int(chosen['num_jacobian_units'])}"
+        )
     who = "all episodes" if group == "all" else f"behaviour {group}"
     marks = f"ring: q < {SIGNIFICANT} against other pairings; dot: against time shifts as well"
     if variants:

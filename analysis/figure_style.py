@@ -1,8 +1,9 @@
 """What all figures share: colours, text, and how they are saved."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -79,6 +80,36 @@ def frame_clouds(axis: Axes, clouds: Sequence[NDArray[np.floating]]) -> int:
     points = np.concatenate([cloud[:, :2] for cloud in clouds])
     low, high = np.transpose(limits)
     return int(((points < low) | (points > high)).any(axis=1).sum())
+
+
+def tell_stability(attributes: Mapping[str, Any], unit: str = "source episodes") -> str:
+    """How stable clusters are, beside data without any; empty without a measurement.
+
+    Args:
+        attributes: of a result file.
+        unit: what was halved.
+    """
+    names = {"": "clusters", "dynamics_": "with changes included"}
+    found = [
+        f"{name} {attributes[f'{prefix}cluster_stability_adjusted_rand']:.2f}, normal data "
+        f"{attributes[f'{prefix}cluster_stability_control']:.2f}"
+        for prefix, name in names.items()
+        if f"{prefix}cluster_stability_adjusted_rand" in attributes
+    ]
+    if not found:
+        return ""
+    return f"stability (adjusted Rand index of halves of the {unit}): {'; '.join(found)}"
+
+
+def tell_trustworthiness(attributes: Mapping[str, Any]) -> str:
+    """How far neighbours in the layout are neighbours; empty without a measurement."""
+    name = "embedding_trustworthiness"
+    if name not in attributes:
+        return ""
+    return (
+        f"trustworthiness of the layout {attributes[name]:.2f}, of two principal components "
+        f"{attributes[f'{name}_of_pca']:.2f}, shuffled {attributes[f'{name}_of_shuffled']:.2f}"
+    )
 
 
 def figure_text(title_size: float = 9) -> AbstractContextManager[None]:

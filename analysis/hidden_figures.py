@@ -21,6 +21,8 @@ from analysis.figure_style import (
     frame_clouds,
     save_figures,
     spaced_hues,
+    tell_stability,
+    tell_trustworthiness,
 )
 from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, read_results
 from experiment.errors import require_at_least
@@ -116,6 +118,8 @@ class PlotTable:
     """The game's own variables, known of real rollouts."""
     factors: tuple[Variable, ...] = ()
     """Factors of the non-negative factorisation."""
+    num_decisions: tuple[int, ...] = ()
+    """Real and simulated rows of the result file, drawn or not."""
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
@@ -191,9 +195,15 @@ def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str,
     for space in spaces:
         paths = read_trajectories(dataset, space, config.num_trajectories, config.seed)
         yield f"{space}_trajectories", draw_trajectories(real, space, paths)
+    known = [
+        f"real rows, {tell_rows(real, 'real')}",
+        tell_trustworthiness(dataset.attrs) if best == "embedding" else "",
+        tell_stability(dataset.attrs, "levels"),
+    ]
+    what = "\n".join(filter(None, known))
     for start in range(0, table.num_clusters, config.clusters_per_page):
         clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
-        yield f"clusters_{start:03d}", draw_clusters(real, best, clusters)
+        yield f"clusters_{start:03d}", draw_clusters(real, best, clusters, what)
 
 
 def _pages(
@@ -204,7 +214,7 @@ def _pages(
         page = variables[start : start + PANELS_PER_PAGE]
         title = (
             f"Hidden states of real rollouts by {what} ({start + 1} to {start + len(page)} of "
-            f"{len(variables)}), {len(table.rows):,} decisions"
+            f"{len(variables)}), {tell_rows(table, 'real')}"
         )
         yield f"{name}_{start:03d}", draw_coloured(table, space, page, title)
 
@@ -248,8 +258,9 @@ def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTabl
     num_clusters, num_components = int(dataset.attrs["num_clusters"]), picked["ica"].shape[1]
     limits = colour_limits(frame, (*VARIABLES, *factors, *game))
     return PlotTable(
-        frame, spaces, names, num_clusters, num_components, limits, game=game, factors=factors
-    )
+        frame, spaces, names, num_clusters, num_components, limits, game=game, factors=factors,
+        num_decisions=tuple(int((source == code).sum()) for code in range(len(SOURCES))),
+    )  # fmt: skip
 
 
 def _add_factors(
@@ -284,7 +295,7 @@ def _add_game(
             continue
         frame[f"{GAME_PREFIX}{name}"] = column
         is_binary = bool(np.isin(known, (0.0, 1.0)).all())
-        label = str(name) if is_binary else f"{name} ({unit})"
+        label = str(name) if is_binary or unit == "1" else f"{name} ({unit})"
         variables.append(
             Variable(f"{GAME_PREFIX}{name}", label, "viridis", is_categorical=is_binary)
         )
@@ -332,9 +343,15 @@ def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
 
 def draw_variables(table: PlotTable, space: str, source: str) -> Figure:
     """Scatter of one space, one panel per variable, each with its own colour bar or legend."""
-    title = f"Hidden states of {source} rollouts, {len(table.rows):,} decisions"
+    title = f"Hidden states of {source} rollouts, {tell_rows(table, source)}"
     known = [variable for variable in VARIABLES if variable.name in table.rows]
     return draw_coloured(table, space, known, title)
+
+
+def tell_rows(table: PlotTable, source: str) -> str:
+    """How many decisions are drawn, of how many that there are."""
+    total = table.num_decisions[SOURCES.index(source)]
+    return f"{len(table.rows):,} of {total:,} decisions"
 
 
 def draw_coloured(
@@ -438,9 +455,10 @@ def draw_overlap(table: PlotTable) -> Figure:
     ]
     figure, axes = _grid(len(panels), panel_width=3.0)
     real, simulated = table.of_source("real"), table.of_source("simulated")
+    colours = np.array([REAL_COLOUR, SIMULATED_COLOUR])[table.rows["source"].to_numpy()]
     for axis, (space, pair) in zip(axes, panels, strict=True):
-        _scatter(axis, real.spaces[space][:, pair], c=REAL_COLOUR, alpha=0.3)
-        _scatter(axis, simulated.spaces[space][:, pair], c=SIMULATED_COLOUR, alpha=0.5)
+        # The rows are in a random order, so that neither source hides the other.
+        _scatter(axis, table.spaces[space][:, pair], c=colours, alpha=0.5)
         outside = frame_clouds(axis, [t.spaces[space][:, pair] for t in (real, simulated)])
         _label(axis, space, f"{outside:,} beyond the axes" if outside else "", pair)
     counts = {"real": len(real.rows), "simulated": len(simulated.rows)}
@@ -527,7 +545,7 @@ def draw_clusters(
 
 
 def draw_explained_variance(dataset: xr.Dataset, what: str) -> Figure:
-    """Share of the total variance by component, and its cumulative sum with the 95 % line.
+    """Share of the total variance by component, and its cumulative sum with the 95% line.
 
     Args:
         dataset: an open result file.
@@ -544,7 +562,7 @@ def draw_explained_variance(dataset: xr.Dataset, what: str) -> Figure:
     cumulative.axhline(95, color="black", lw=0.8, ls="--")
     cumulative.axvline(count, color=SIMULATED_COLOUR, lw=1)
     cumulative.set(xlabel="number of principal components", ylabel="cumulative % of total variance")
-    cumulative.set_title(f"{count} components hold 95 %")
+    cumulative.set_title(f"{count} components hold 95%")
     is_fitted = dataset["source"].values == 0
     if "fit_role" in dataset:
         roles = str(dataset["fit_role"].attrs["flag_meanings"]).split()

@@ -12,11 +12,16 @@ from numpy.typing import NDArray
 
 from analysis.cross_causation import summarise_effects
 from analysis.cross_figures import bar_ends, colour_limit, draw_matrix
-from analysis.figure_style import OKABE_ITO, PANEL_TITLE_LETTERS, figure_text, save_figures
+from analysis.figure_style import (
+    OKABE_ITO,
+    PANEL_TITLE_LETTERS,
+    figure_text,
+    save_figures,
+    tell_trustworthiness,
+)
 from analysis.hidden_figures import category_colours
 from analysis.jacobian_means import lag_means
 from analysis.results import JACOBIAN_NAME, PRODUCERS, read_results
-from analysis.vector_figures import tell_trustworthiness
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -99,7 +104,7 @@ def _draw_sizes(axis: Axes, results: xr.Dataset) -> None:
         size = summarise_effects(sizes, results["unit"].values)
         axis.plot(lags, size.mean, "-o", ms=3, color=colour, label=label)
         axis.fill_between(lags, *size.interval, color=colour, alpha=0.2, linewidth=0)
-    axis.set(xlabel="lag", ylabel="root mean square over components", ylim=(0, None))
+    axis.set(xlabel="lag (steps)", ylabel="root mean square over components", ylim=(0, None))
     axis.set_title("size of the Jacobian (95% intervals over source episodes)")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
@@ -121,7 +126,7 @@ def _draw_pushes(axis: Axes, results: xr.Dataset) -> None:
         axis.plot(lags, median, "-o", ms=3, color=colour, label=f"{label}: median, quartiles")
         axis.fill_between(lags, low, high, color=colour, alpha=0.2, linewidth=0)
     axis.axhline(0, color="black", lw=0.6)
-    axis.set(xlabel="lag", ylabel="cosine", ylim=(-0.3, 1.02))
+    axis.set(xlabel="lag (steps)", ylabel="cosine", ylim=(-0.3, 1.02))
     axis.set_title(f"Jacobian against a push of ± {results.attrs['push_size']:g} at step {start}")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
@@ -145,11 +150,11 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         c=[colours(c) for c in cluster], linewidths=0, rasterized=True,
     )  # fmt: skip
     axis.set(xticks=[], yticks=[], xlabel="embedding 0", ylabel="embedding 1")
-    title = "samples by their one-step Jacobian"
+    title = "samples by their one-step Jacobian, in their clusters' colours"
     if "cluster_stability_adjusted_rand" in results.attrs:
         stability = float(results.attrs["cluster_stability_adjusted_rand"])
         control = float(results.attrs["cluster_stability_control"])
-        title += f"\nstability {stability:.2f}, control {control:.2f}"
+        title += f"\nstability (adjusted Rand index) {stability:.2f}, control {control:.2f}"
     trust = textwrap.wrap(tell_trustworthiness(results.attrs), PANEL_TITLE_LETTERS)
     axis.set_title("\n".join([title, *trust]))
 
@@ -164,6 +169,7 @@ def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:
         .values
     )
     cluster = results["cluster"].values
+    colours = category_colours(int(results.attrs["num_clusters"]))
     count = min(max_clusters, int(results.attrs["num_clusters"]))
     columns = min(COLUMNS, count)
     rows = -(-count // columns)
@@ -176,7 +182,9 @@ def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:
         axis.set_axis_off()
     for c, axis in zip(range(count), axes.flat, strict=False):
         draw_matrix(axis, means[c], limit, order)
-        axis.set_title(f"cluster {c} (n = {int(np.sum(cluster == c))})")
+        # In the colour that the cluster has among the samples of the overview.
+        title = f"cluster {c} (n = {int(np.sum(cluster == c))})"
+        axis.set_title(title, color=colours(c), fontweight="bold")
     figure.colorbar(
         axes[0, 0].images[0], ax=axes, pad=0.02, extend=bar_ends(np.stack(means), limit),
         label="∂ component / ∂ component",

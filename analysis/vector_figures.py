@@ -1,16 +1,15 @@
 """Figures of the analyses of vectors that samples carry, drawn from their result files alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.figure_style import figure_text, save_figures
+from analysis.figure_style import figure_text, save_figures, tell_stability, tell_trustworthiness
 from analysis.hidden_figures import (
     PlotTable,
     Trajectory,
@@ -117,31 +116,6 @@ def _figures(
         clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
         heading = "\n".join(filter(None, [what[0].lower() + what[1:], stability]))
         yield f"clusters_{start:03d}", draw_clusters(table, best, clusters, heading)
-
-
-def tell_stability(attributes: Mapping[str, Any]) -> str:
-    """How stable clusters are, beside data without any; empty without a measurement."""
-    names = {"": "clusters", "dynamics_": "with changes included"}
-    found = [
-        f"{name} {attributes[f'{prefix}cluster_stability_adjusted_rand']:.2f}, normal data "
-        f"{attributes[f'{prefix}cluster_stability_control']:.2f}"
-        for prefix, name in names.items()
-        if f"{prefix}cluster_stability_adjusted_rand" in attributes
-    ]
-    if not found:
-        return ""
-    return f"stability (adjusted Rand index of halves of the source episodes): {'; '.join(found)}"
-
-
-def tell_trustworthiness(attributes: Mapping[str, Any]) -> str:
-    """How far neighbours in the layout are neighbours; empty without a measurement."""
-    name = "embedding_trustworthiness"
-    if name not in attributes:
-        return ""
-    return (
-        f"trustworthiness of the layout {attributes[name]:.2f}, of two principal components "
-        f"{attributes[f'{name}_of_pca']:.2f}, shuffled {attributes[f'{name}_of_shuffled']:.2f}"
-    )
 
 
 def read_vector_table(

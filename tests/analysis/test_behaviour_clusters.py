@@ -25,7 +25,7 @@ from analysis.behaviour_clusters import (
     measure_agreement,
     mix_samples,
 )
-from analysis.behaviour_figures import BehaviourPlottingConfig, plot_behaviour
+from analysis.behaviour_figures import BehaviourPlottingConfig, draw_overview, plot_behaviour
 from analysis.clustering import fit_clusters
 from analysis.episode_stacks import lengths_until_done, stack_rows
 from analysis.results import read_results
@@ -215,6 +215,15 @@ def test_figures_and_videos_are_drawn_from_the_file_alone(config, tmp_path):
     plotting = BehaviourPlottingConfig(input_dir=path.parent, output_dir=tmp_path, dpi=60)
     assert all(p.stat().st_size > 1000 for p in plot_behaviour(plotting, report))
     assert len(list((tmp_path / "videos").glob("*.mp4"))) >= 1
+
+
+def test_the_title_counts_samples_that_have_a_behaviour(config):
+    path = analyse_behaviour(config, StageReport("behaviour"))
+    with read_results(path) as results:
+        results.load()
+    results["cluster"][:4] = NO_CLUSTER
+    title = draw_overview(results).get_suptitle()
+    assert "48 steps of 6 of 10 samples" in title
 
 
 def test_steps_after_a_predicted_end_are_no_behaviour(planted_datasets, monkeypatch):

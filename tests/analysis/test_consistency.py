@@ -30,10 +30,10 @@ from analysis.cross_dynamics import (
     in_deviations,
 )
 from analysis.cross_dynamics import make_plan as make_cross_plan
-from analysis.cross_figures import CrossDrawing, plot_cross_dynamics
+from analysis.cross_figures import CrossDrawing, draw_group, plot_cross_dynamics
 from analysis.episode_stacks import CoordinateStack
 from analysis.false_discovery import false_discovery_q
-from analysis.results import BEHAVIOUR_NAME, JACOBIAN_NAME, read_results, write_results
+from analysis.results import BEHAVIOUR_NAME, CROSS_NAME, JACOBIAN_NAME, read_results, write_results
 from analysis.rollout_rows import RolloutRows
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
@@ -423,6 +423,10 @@ def test_figures_are_drawn_from_the_files_alone(cross, tmp_path):
     assert len(pictures) == 4
     assert (tmp_path / "figures" / "contact_sheet.png").stat().st_size > 1000
     assert all(picture.stat().st_size > 1000 for picture in pictures)
+    with read_results(tmp_path / CROSS_NAME) as results:
+        title = draw_group(results, ALL, [1], False).get_suptitle()
+        num_units = int(results["num_units"].sel(group=ALL))
+    assert f"from {num_units} independent units" in title
 
 
 def test_a_file_without_causation_is_refused(cross, tmp_path):

@@ -3,13 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.colors import to_hex
 from PIL import Image
 
 from analysis.hidden_figures import (
+    REAL_COLOUR,
+    SIMULATED_COLOUR,
     PlottingConfig,
     category_colours,
     draw_clusters,
     draw_coloured,
+    draw_overlap,
     draw_variables,
     episode_returns,
     plot_hidden_analysis,
@@ -70,6 +74,29 @@ def test_every_cluster_has_a_panel(plotted_result):
     assert [f"n = {count:,}" in title for count, title in zip(counts, titles, strict=True)] == [
         True
     ] * 3
+
+
+def test_neither_source_is_drawn_over_the_other(plotted_result):
+    with read_results(plotted_result) as dataset:
+        table = read_plot_table(dataset, 1000, 0)
+    is_simulated = table.rows["source"].to_numpy() == 1
+    # About as many changes from one source to the other as a random order has.
+    assert np.diff(is_simulated).sum() > is_simulated.sum() * (~is_simulated).mean()
+    panels = [axis for axis in draw_overlap(table).axes if axis.collections]
+    assert panels
+    for panel in panels:
+        (points,) = panel.collections
+        drawn = [to_hex(colour) for colour in points.get_facecolor()]
+        assert drawn == np.where(is_simulated, SIMULATED_COLOUR, REAL_COLOUR).tolist()
+
+
+def test_titles_tell_how_many_rows_of_all_are_drawn(plotted_result):
+    with read_results(plotted_result) as dataset:
+        totals = np.bincount(dataset.source.values)
+        table = read_plot_table(dataset, 20, 0)
+    for source, total in zip(("real", "simulated"), totals, strict=True):
+        figure = draw_variables(table.of_source(source), "pca", source)
+        assert f"20 of {total:,} decisions" in figure.get_suptitle()
 
 
 def test_a_category_has_one_colour_in_all_figures(plotted_result):

@@ -312,6 +312,27 @@ def test_the_page_names_the_intervention_and_shows_each_component_by_row(read_ef
         np.testing.assert_array_equal(drawn, expected.transpose("row_measure", "step"))
 
 
+def test_rounding_gets_no_dot(read_effects) -> None:
+    rounded = read_effects.copy(deep=True)
+    is_component = np.char.startswith(rounded["row_measure"].values.astype(str), "component:")
+    component = int(np.flatnonzero(is_component)[0])
+    world = {"world": "real", "variant": "tested"}
+    largest = float(np.abs(rounded["row_effect"][..., is_component, :]).max())
+    for size, is_dotted in ((1e-6 * largest, False), (0.5 * largest, True)):
+        chosen = {**world, "row_measure": rounded["row_measure"].values[component]}
+        rounded["row_effect"].loc[chosen] = size
+        rounded["row_effect_interval"].loc[{**chosen, "bound": "lower"}] = 0.9 * size
+        rounded["row_effect_interval"].loc[{**chosen, "bound": "upper"}] = 1.1 * size
+        (panel,) = (
+            axis
+            for axis in draw_effects(rounded).axes
+            if axis.get_title().startswith("components by row, real")
+        )
+        (dots,) = panel.lines
+        rows = np.asarray(dots.get_xdata())[np.asarray(dots.get_ydata()) == 0]
+        assert len(rows) == is_dotted * rounded.sizes["step"]
+
+
 def test_page_is_drawn_from_the_file(chain, read_effects, tmp_path: Path) -> None:
     provenance = collect_provenance({}, 0, {})
     write_results(tmp_path / "intervention_effects.nc", read_effects, provenance)
