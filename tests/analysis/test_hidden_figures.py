@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgba_array
 from PIL import Image
 
 from analysis.hidden_figures import (
@@ -86,7 +86,7 @@ def test_neither_source_is_drawn_over_the_other(plotted_result):
     assert panels
     for panel in panels:
         (points,) = panel.collections
-        drawn = [to_hex(colour) for colour in points.get_facecolor()]
+        drawn = [to_hex(colour) for colour in to_rgba_array(points.get_facecolor())]
         assert drawn == np.where(is_simulated, SIMULATED_COLOUR, REAL_COLOUR).tolist()
 
 
