@@ -30,7 +30,7 @@ from analysis.cross_dynamics import (
     in_deviations,
 )
 from analysis.cross_dynamics import make_plan as make_cross_plan
-from analysis.cross_figures import CrossDrawing, plot_cross_dynamics
+from analysis.cross_figures import CrossDrawing, draw_group, plot_cross_dynamics
 from analysis.episode_stacks import CoordinateStack
 from analysis.false_discovery import false_discovery_q
 from analysis.results import BEHAVIOUR_NAME, JACOBIAN_NAME, read_results, write_results
@@ -251,6 +251,35 @@ def test_statements_are_adjusted_among_themselves(cross):
         np.testing.assert_allclose(found.where(is_pair).values, among_themselves)
     for name in ("causation_p", "causation_q", "push_p", "push_q"):
         assert cross[name].sel(lag=0).isnull().all()
+
+
+def test_each_behaviour_has_the_order_of_its_own_correlations_at_lag_zero(tmp_path):
+    """Components 0 and 2, 1 and 3 are alike in behaviour 0; in behaviour 1 0 and 3, 1 and 2."""
+    plan = planted_plan(2)
+    rng = np.random.default_rng(4)
+    source = np.array([[0, 1, 0, 1], [0, 1, 1, 0]])[np.arange(NUM) % 2]
+    common, own = rng.normal(size=(NUM, LONG, 2)), rng.normal(size=(NUM, LONG, SIZE))
+    values = np.take_along_axis(common, source[:, None].repeat(LONG, axis=1), axis=2) + 0.3 * own
+    stack = replace(plan.stack, values=values.astype(np.float32))
+    path = compute_cross_dynamics(
+        replace(plan, stack=stack, jacobians=None), {}, tmp_path, StageReport("cross")
+    )
+    with read_results(path) as results:
+        order = results["component_order"].load()
+    for behaviour, pairs in (("0", {(0, 2), (1, 3)}), ("1", {(0, 3), (1, 2)})):
+        first, second = np.sort(order.sel(group=behaviour).values.reshape(2, 2), axis=1).tolist()
+        assert {tuple(first), tuple(second)} == pairs
+
+
+def test_a_page_shows_the_components_in_the_order_that_is_asked_for(cross):
+    order = [2, 0, 3, 1]
+    planted = cross.assign(component_order=(("group", "place"), [order] * cross.sizes["group"]))
+    values = planted["correlation"].sel(group="0", lag=1).values
+    for is_seriated, expected in ((True, order), (False, range(SIZE))):
+        axis = draw_group(planted, "0", [1], is_seriated).axes[0]
+        drawn = np.asarray(axis.images[0].get_array())
+        np.testing.assert_array_equal(drawn, values[np.ix_(expected, expected)])
+        assert [label.get_text() for label in axis.get_yticklabels()] == [str(c) for c in expected]
 
 
 def test_extremes_name_their_samples(cross):
