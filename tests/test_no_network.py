@@ -76,6 +76,7 @@ def test_the_guard_ends_a_script_that_hides_its_failures(tmp_path, asked, return
     assert result.returncode == return_code, result.stderr
 
 
+@pytest.mark.medium
 def test_training_recording_and_analysis_ask_nothing_of_a_network(tmp_path):
     commands = (
         ("train.py", "--param_name", "tiny", "--env_name", "fake", "--run_dir", "run"),
