@@ -99,13 +99,15 @@ def test_a_function_is_recorded_once_for_each_set_of_shapes_and_types():
 
     captured = CapturedFunction(double)
     inputs = (torch.ones(2), torch.ones(3), torch.ones(2, dtype=torch.float64))
-    for x in inputs:
-        assert captured(x).dtype == x.dtype
+    doubled = [captured(x) for x in inputs]
+    assert [one.dtype for one in doubled] == [x.dtype for x in inputs]
     recorded = list(calls)
     assert set(recorded) == {(tuple(x.shape), x.dtype) for x in inputs}
     for x in inputs:
         assert captured(3 * x).tolist() == [6] * len(x)
     assert calls == recorded
+    # What was returned before is nobody else's memory.
+    assert [one.tolist() for one in doubled] == [[2] * len(x) for x in inputs]
 
 
 def test_gradients_are_added_once_per_call_and_weights_may_change_in_place():
