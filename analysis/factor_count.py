@@ -22,6 +22,8 @@ from experiment.errors import UserError
 
 NUM_ROW_FOLDS = 3
 NUM_UNIT_FOLDS = 3
+SMALLEST_SHARE_LEFT = 1e-4
+"""Of the mean square of the data, that factors are taken to leave even where they fit exactly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,31 +78,59 @@ def choose_factor_count(
         data = np.maximum(hidden - low, 0.0).astype(np.float64)
         total += ((data[testing] - data[training].mean(axis=0)) ** 2).sum()
         for number, candidate in enumerate(candidates):
-            factors = _fit_factors(data[training], candidate, max_iter, seed)
+            fitted = _fit_factors(data[training], candidate, max_iter, seed)
             for shown, hidden_units in units:
-                told = _coefficients(data[testing][:, shown], factors[:, shown], max_iter)
-                predicted = told @ factors[:, hidden_units]
+                told = _coefficients(data[testing][:, shown], fitted, shown, max_iter)
+                predicted = told @ fitted.factors[:, hidden_units]
                 error[number] += ((data[testing][:, hidden_units] - predicted) ** 2).sum()
     return FactorChoice(candidates, error / total)
 
 
+@dataclass(frozen=True, eq=False)
+class _FittedFactors:
+    """Factors of the training rows, and what these say about coefficients."""
+
+    factors: NDArray[np.float64]
+    """(K, H)"""
+    penalty: NDArray[np.float64]
+    """(K,) of each squared coefficient: mean square of what the factors leave of a unit, over that
+    of the coefficient."""
+
+
 def _fit_factors(
     data: NDArray[np.float64], num_factors: int, max_iter: int, seed: int
-) -> NDArray[np.float64]:
-    """(N, H) → (num_factors, H)"""
+) -> _FittedFactors:
+    """(N, H) rows → `num_factors` factors."""
     nmf = NMF(num_factors, init="nndsvda", max_iter=max_iter, random_state=seed)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         # A candidate is judged as it is after so many iterations.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        nmf.fit(data)
-    return np.asarray(nmf.components_, np.float64)
+        coefficients = np.asarray(nmf.fit_transform(data), np.float64)
+    factors = np.asarray(nmf.components_, np.float64)
+    left = np.mean((data - coefficients @ factors) ** 2)
+    left = max(left, SMALLEST_SHARE_LEFT * np.mean(data**2))
+    # A factor that no row has needs no coefficient either.
+    mean_square = np.maximum(np.mean(coefficients**2, axis=0), np.finfo(np.float64).tiny)
+    return _FittedFactors(factors, left / mean_square)
 
 
 def _coefficients(
-    data: NDArray[np.float64], factors: NDArray[np.float64], max_iter: int
+    data: NDArray[np.float64], fitted: _FittedFactors, shown: NDArray[np.int64], max_iter: int
 ) -> NDArray[np.float64]:
-    """(N, H') rows and (K, H') factors → (N, K) non-negative coefficients."""
+    """(N, H') rows of the shown units → (N, K) non-negative coefficients.
+
+    Of a factor with next to no weight on these units they tell next to nothing: the best fit may
+    be a coefficient of any size, and the error of one row more than that of all others. So squared
+    coefficients are penalised as their size in the training rows says (ridge regression, as the
+    most probable coefficients of a normal prior: Hoerl and Kennard, 1970); what is not told is 0.
+    """
+    no_size = np.zeros((len(data), len(fitted.penalty)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found, _, _ = non_negative_factorization(data, H=factors, update_H=False, max_iter=max_iter)
+        found, _, _ = non_negative_factorization(
+            np.hstack([data, no_size]),
+            H=np.hstack([fitted.factors[:, shown], np.diag(np.sqrt(fitted.penalty))]),
+            update_H=False,
+            max_iter=max_iter,
+        )
     return np.asarray(found, np.float64)

@@ -19,6 +19,8 @@ from agents.ppo import PPOConfig, ppo_losses
 from agents.trainer import LOG_COLUMNS, Trainer, num_agents_due, train
 from agents.training_config import NetworkOptions, TrainingConfig, resolve_settings
 from environments.factory import EnvironmentConfig
+from environments.fake import FakeEnvironment
+from environments.procgen_adapter import ProcgenEnvironment
 from experiment.command_line import parse_command_line
 from experiment.distributed import ALONE
 from experiment.errors import UserError
@@ -325,6 +327,30 @@ def test_a_gradient_that_is_no_number_is_not_saved_even_where_the_losses_are(tmp
     with pytest.raises(UserError, match="the gradient's norm is nan at update 1"):
         train_tiny(tmp_path / "run", *flags)
     assert not list((tmp_path / "run").glob("model_*"))
+
+
+@pytest.mark.parametrize(
+    ("env_name", "environment"), [("fake", FakeEnvironment), ("coinrun", ProcgenEnvironment)]
+)
+def test_the_command_trains_on_the_levels_that_its_flags_name(
+    env_name, environment, tmp_path, monkeypatch
+):
+    met = set()
+    observe = environment.observe
+
+    def observe_and_note(self):
+        transition = observe(self)
+        met.update(transition.level_seed.tolist())
+        return transition
+
+    monkeypatch.setattr(environment, "observe", observe_and_note)
+    flags = ["--param_name", "tiny", "--env_name", env_name, "--run_dir", str(tmp_path / "run")]
+    flags += ["--start_level", "70", "--num_levels", "3", "--eval_episodes", "0"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *flags])
+    train_command()
+    # Four environments in 32 steps need not meet every level.
+    assert len(met) > 1
+    assert met <= {70, 71, 72}
 
 
 def test_a_second_training_in_the_same_run_folder_is_refused(tmp_path):

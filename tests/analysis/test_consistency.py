@@ -197,6 +197,35 @@ def test_the_planted_statement_is_ranked_first_with_its_sign(cross):
     assert statement(table, ALL, 1, 0, 1)["score"] <= 2
 
 
+def test_either_half_of_the_episodes_has_the_planted_correlation_at_its_lag(cross):
+    """x_1(t + 1) = a x_0(t) + noise has r = a / sqrt(1 + a²), and none at other lags."""
+    halves = cross["correlation_half"].sel(source=0, target=1)
+    for behaviour, gain in (("0", 0.9), ("1", -0.9)):
+        own = halves.sel(group=behaviour)
+        np.testing.assert_allclose(own.sel(lag=1), gain / np.sqrt(1 + gain**2), atol=0.15)
+        np.testing.assert_allclose(own.sel(lag=[0, 2]), 0.0, atol=0.3)
+
+
+def test_a_push_has_no_effect_after_the_end_of_an_episode(tmp_path):
+    """Half of the samples end with the step of the push; what stands behind it is not looked at."""
+    plan = planted_plan(2)
+    table = plan.jacobians
+    assert table is not None
+    assert table.push_effect is not None
+    ends = np.arange(NUM) % 4 < 2
+    length = np.where(ends, table.push_step + 1, table.length)
+    push = table.push_effect.copy()
+    push[ends, :, table.push_step + 1 :] = 1e6
+    cut_short = replace(table, length=length, push_effect=push)
+    path = compute_cross_dynamics(
+        replace(plan, jacobians=cut_short), {}, tmp_path, StageReport("cross")
+    )
+    with read_results(path) as results:
+        own = results["push"].sel(environment_gradient="passed", lag=1, source=0, target=1)
+        for behaviour, gain in (("0", 0.9), ("1", -0.9)):
+            assert float(own.sel(group=behaviour)) == pytest.approx(gain, abs=0.02)
+
+
 def test_one_kind_of_evidence_alone_ranks_below_both(cross):
     table = rank_statements(cross, StatementSettings(num_statements=10_000))
     only_correlated = statement(table, "0", 1, 2, 3)
@@ -251,6 +280,35 @@ def test_statements_are_adjusted_among_themselves(cross):
         np.testing.assert_allclose(found.where(is_pair).values, among_themselves)
     for name in ("causation_p", "causation_q", "push_p", "push_q"):
         assert cross[name].sel(lag=0).isnull().all()
+
+
+def test_each_behaviour_has_the_order_of_its_own_correlations_at_lag_zero(tmp_path):
+    """Components 0 and 2, 1 and 3 are alike in behaviour 0; in behaviour 1 0 and 3, 1 and 2."""
+    plan = planted_plan(2)
+    rng = np.random.default_rng(4)
+    source = np.array([[0, 1, 0, 1], [0, 1, 1, 0]])[np.arange(NUM) % 2]
+    common, own = rng.normal(size=(NUM, LONG, 2)), rng.normal(size=(NUM, LONG, SIZE))
+    values = np.take_along_axis(common, source[:, None].repeat(LONG, axis=1), axis=2) + 0.3 * own
+    stack = replace(plan.stack, values=values.astype(np.float32))
+    path = compute_cross_dynamics(
+        replace(plan, stack=stack, jacobians=None), {}, tmp_path, StageReport("cross")
+    )
+    with read_results(path) as results:
+        order = results["component_order"].load()
+    for behaviour, pairs in (("0", {(0, 2), (1, 3)}), ("1", {(0, 3), (1, 2)})):
+        first, second = np.sort(order.sel(group=behaviour).values.reshape(2, 2), axis=1).tolist()
+        assert {tuple(first), tuple(second)} == pairs
+
+
+def test_a_page_shows_the_components_in_the_order_that_is_asked_for(cross):
+    order = [2, 0, 3, 1]
+    planted = cross.assign(component_order=(("group", "place"), [order] * cross.sizes["group"]))
+    values = planted["correlation"].sel(group="0", lag=1).values
+    for is_seriated, expected in ((True, order), (False, range(SIZE))):
+        axis = draw_group(planted, "0", [1], is_seriated).axes[0]
+        drawn = np.asarray(axis.images[0].get_array())
+        np.testing.assert_array_equal(drawn, values[np.ix_(expected, expected)])
+        assert [label.get_text() for label in axis.get_yticklabels()] == [str(c) for c in expected]
 
 
 def test_extremes_name_their_samples(cross):
@@ -409,6 +467,18 @@ def test_the_result_file_keeps_agreement_and_statements(cross, tmp_path):
         assert results.sizes["statement"] == 30
         assert json.loads(results.attrs["input_hashes"])["dataset"] == "d"
     assert (tmp_path / "causal_statements.csv").read_text().count("\n") == 31
+
+
+def test_labels_tell_nothing_where_all_samples_have_the_same_gradients(cross, tmp_path):
+    """Whatever samples a group is dealt, its mean at each lag is the same, and agrees as well."""
+    plan = consistency_plan(cross)
+    alike = replace(plan, jacobian=plan.jacobian[:1].repeat(NUM, axis=0))
+    path = analyse_consistency(alike, {}, tmp_path, StageReport("alike"))
+    with read_results(path) as results:
+        own = results.sel(environment_gradient="passed", group="0", lag=1, measure="cosine")
+        assert (own["agreement"] > 0.5).all()
+        null = own["agreement_null"].sel(null="labels")
+        np.testing.assert_allclose(null, own["agreement"], atol=0.01)
 
 
 @pytest.mark.medium

@@ -10,9 +10,10 @@ NUM_EPISODES, NUM_STEPS, NUM_UNITS = 12, 25, 24
 EPISODE = np.repeat(np.arange(NUM_EPISODES), NUM_STEPS)
 
 
-def plant(num_factors, noise):
-    rng = np.random.default_rng(0)
-    factors = rng.gamma(0.5, size=(num_factors, NUM_UNITS))
+def plant(num_factors, noise, shape=0.5, seed=0):
+    """The smaller the shape, the fewer units a factor is felt in."""
+    rng = np.random.default_rng(seed)
+    factors = rng.gamma(shape, size=(num_factors, NUM_UNITS))
     weights = rng.gamma(1.0, size=(len(EPISODE), num_factors))
     return weights @ factors + noise * rng.normal(size=(len(EPISODE), NUM_UNITS))
 
@@ -36,6 +37,36 @@ def test_what_an_episode_has_to_itself_is_not_predicted_from_its_other_steps():
     of_steps = choose_factor_count(data, np.arange(len(EPISODE)), (NUM_EPISODES,), 400, 0)
     assert of_episodes.error[0] > 0.8
     assert of_steps.error[0] < 0.6
+
+
+def test_a_factor_that_the_shown_units_hardly_tell_of_has_no_boundless_error():
+    """Factors of one or two units: hidden, these are told by weights of 1e-30 elsewhere, if at all.
+
+    Coefficients that are free to fit such weights have errors of a thousand times the variance.
+    """
+    sparse = choose_factor_count(plant(4, 0.1, 0.05, seed=1), EPISODE, (1, 2, 3, 5, 9, 24), 400, 0)
+    assert sparse.error.max() < 2.0
+    assert sparse.best == 5
+    nothing_else = plant(4, 0.0, 0.01, seed=1)
+    assert choose_factor_count(nothing_else, EPISODE, (2, 14, 24), 400, 0).error.max() < 30.0
+
+
+@pytest.mark.parametrize(
+    "still", [(0, 60), (41, 83), (119, 179)], ids=["first", "in the middle", "last"]
+)
+def test_the_offset_is_the_minimum_of_all_rows(still):
+    """Two factors of coefficients a and 1 / a, but for one row each of two of three levels: 0.
+
+    Over the other rows a unit of weights F and G has the minimum 2 √(FG), which the two factors do
+    not describe: an offset that misses the still row of a training set leaves it to them.
+    """
+    rng = np.random.default_rng(2)
+    level = np.repeat([0, 1, 2], 60)
+    coefficient = np.exp(rng.uniform(-1.5, 1.5, len(level)))
+    factors = np.exp(rng.uniform(-1.0, 1.0, (2, NUM_UNITS)))
+    data = np.stack([coefficient, 1 / coefficient], axis=1) @ factors
+    data[list(still)] = 0.0
+    assert choose_factor_count(data, level, (2,), 400, 0).error[0] < 1e-4
 
 
 def test_candidates_beyond_the_hidden_units_stand_for_all_of_them(capsys):

@@ -19,6 +19,7 @@ from analysis.saliency_trust import (
     RealRow,
     TrustSettings,
     perturbation_curves,
+    real_row,
 )
 from analysis.saliency_trust_figures import SaliencyTrustPlottingConfig, plot_saliency_trust
 from analysis.saliency_trust_file import (
@@ -109,6 +110,80 @@ def test_interventions_act_on_the_real_agent_too():
     doubled = perturbation_curves(agent, row, planted_map(PATCH), 3, SETTINGS)
     plain = perturbation_curves(agent, patch_row(), planted_map(PATCH), 3, SETTINGS)
     np.testing.assert_allclose(doubled, 2 * plain, rtol=1e-4, atol=1e-3)
+
+
+class GatedAgent(PatchAgent):
+    """Its value is the sum of the patch times its state."""
+
+    def advance(self, embedding, state, first=None):
+        return embedding * state
+
+
+def test_what_the_agent_remembers_counts_beside_the_frame():
+    agent, row = cast("Any", GatedAgent()), patch_row()
+    curves, tripled, forgotten = (
+        perturbation_curves(
+            agent, replace(row, state_before=before), planted_map(PATCH), 3, SETTINGS
+        )
+        for before in (row.state_before, 3 * row.state_before, torch.zeros(1))
+    )
+    assert curves.max() > 100.0
+    np.testing.assert_allclose(tripled, 3 * curves, rtol=1e-3, atol=1.0)
+    assert not forgotten.any()
+
+
+def test_a_real_row_is_a_frame_and_the_state_before_it():
+    replay = SimpleNamespace(
+        obs=np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8),
+        agent_hidden=np.array([[1.0], [2.0], [3.0]], np.float32),
+        info=SimpleNamespace(agent_initial_state=np.array([-1.0], np.float32)),
+    )
+    rows = [real_row(cast("Any", replay), k, None, torch.device("cpu")) for k in range(3)]
+    assert [row.state_before.item() for row in rows] == [-1.0, 1.0, 2.0]
+    assert [row.step for row in rows] == [0, 1, 2]
+    for k, row in enumerate(rows):
+        torch.testing.assert_close(row.frame, torch.full((3, 2, 2), k / 255))
+
+
+def test_only_the_simulators_curve_depends_on_its_map_and_noise_on_the_sample():
+    agent, row = cast("Any", PatchAgent()), patch_row()
+    right, wrong, other_sample = (
+        perturbation_curves(agent, row, planted_map(patch), sample, SETTINGS)
+        for patch, sample in ((PATCH, 3), ((slice(20, 28), slice(20, 28)), 3), (PATCH, 4))
+    )
+    names = list(MAPS)
+    for name in MAPS:
+        i = names.index(name)
+        assert np.allclose(right[i], wrong[i]) == (name != "simulator")
+        assert np.allclose(right[i], other_sample[i]) == (name != "random")
+
+
+def test_edges_of_the_frame_are_where_it_changes():
+    """A bright patch on black: its edges are deleted and inserted before all else."""
+    frame = torch.zeros(3, SIZE, SIZE)
+    frame[(slice(None), *PATCH)] = 1.0
+    row = replace(patch_row(), frame=frame)
+    found = perturbation_curves(
+        cast("Any", PatchAgent()), row, planted_map((slice(20, 28), slice(20, 28))), 3, SETTINGS
+    )
+    areas = dict(zip(MAPS, curve_areas(found), strict=True))
+    deletion, insertion = MODES.index("deletion"), MODES.index("insertion")
+    assert areas["edges"][deletion] > 1.3 * areas["random"][deletion]
+    assert areas["edges"][insertion] < 0.7 * areas["random"][insertion]
+
+
+def test_random_maps_are_averaged():
+    """The mean over two maps is of the first, which is that of one map alone, and another."""
+    agent, row = cast("Any", PatchAgent()), patch_row()
+    alone, both = (
+        perturbation_curves(
+            agent, row, planted_map(PATCH), 3, replace(SETTINGS, num_random_maps=count)
+        )[-1]
+        for count in (1, 2)
+    )
+    other = 2 * both - alone
+    assert not np.allclose(other, alone)
+    np.testing.assert_allclose(other[0, [0, -1]], alone[0, [0, -1]], rtol=1e-4, atol=1e-3)
 
 
 def planted_changes(num_samples=6, num_directions=200):

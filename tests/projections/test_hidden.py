@@ -182,6 +182,16 @@ def test_seed_makes_the_fit_reproducible(hidden_states):
     assert not np.allclose(first.linear_, other.linear_)
 
 
+def test_non_negative_factors_begin_at_the_least_of_every_unit_among_all_inliers():
+    """Every unit is least in a row of its own, the first and the last among them."""
+    states = np.random.default_rng(7).uniform(1.0, 2.0, size=(200, 6))
+    inliers = np.arange(200) != 30
+    states[[0, 1, 50, 101, 198, 199], np.arange(6)] = np.arange(6) / 6
+    states[30] = -5.0
+    projection = HiddenProjection("nmf", 3, max_iter=2000).fit(states, inliers=inliers)
+    np.testing.assert_allclose(projection.origin_, np.arange(6) / 6)
+
+
 def test_scikit_learn_conventions(ica_projection):
     copy = clone(ica_projection)
     assert isinstance(copy, HiddenProjection)
