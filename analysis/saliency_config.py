@@ -125,8 +125,9 @@ class SaliencyConfig:
     """Copies of each sample whose gradients are averaged: the clean one and perturbed ones."""
     perturbation_scale: float = 1.25e-4
     """Standard deviation of the noise on the latents of the perturbed copies."""
-    batch_size: int = 8
-    """Samples computed together; changes the speed only."""
+    batch_size: int | None = None
+    """Samples computed together; changes the speed only. Default: 8; on a GPU, which takes more of
+    them in the same time, up to 64, as its free memory allows."""
     gradient_method: GradientMethod = "loop"
     """Backward passes: one per target (loop), or all at once (batched), which takes more memory;
     changes the speed only."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,16 @@ from projections.hidden import (
 )
 from projections.intervention import Intervention
 from rollouts.store import RolloutDataset
+
+CPU_SAMPLES = 8
+"""Samples that a CPU computes together: with more it is no quicker."""
+
+GPU_SAMPLES = 64
+"""Samples that a GPU computes together where they fit: each step launches as many kernels for one
+sample as for many."""
+
+GPU_BYTES_PER_PIXEL = 1000
+"""Of a simulated frame on a GPU: twice what the full-size networks keep for a backward pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +84,28 @@ class SaliencyPlan:
             self.targets, config.targets.target_steps, config.integration.settings
         )
 
+    @property
+    def batch_size(self) -> int:
+        """Samples computed together: those asked for, or as many as suit the device."""
+        if self.config.batch_size is not None:
+            return self.config.batch_size
+        if self.source.device.type != "cuda":
+            return CPU_SAMPLES
+        free_bytes, _ = torch.cuda.mem_get_info(self.source.device)
+        return min(GPU_SAMPLES, max(1, free_bytes // 2 // self._gpu_bytes_per_sample))
+
+    @property
+    def _gpu_bytes_per_sample(self) -> int:
+        """What the copies of a sample take until their gradients are there."""
+        settings = self.config.targets
+        num_frames = self.config.copies.num_copies * (max(settings.target_steps) + 1)
+        num_pixels = prod(self.source.simulator.environment.obs_shape[:2])
+        kept = num_frames * num_pixels * GPU_BYTES_PER_PIXEL
+        if self.config.gradient_method == "loop":
+            return kept
+        # The gradients of all targets flow back side by side, each through a layer at a time.
+        return kept * (1 + len(self.targets) // 4)
+
     def trust_of(self, ids: NDArray[np.int64], combined: bool) -> NDArray[np.float32]:
         """(S,) trust of samples; a combined one has no counterpart in reality."""
         if combined:
@@ -99,7 +132,9 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
 
 
 def _check_numbers(config: SaliencyConfig) -> None:
-    require_at_least(config, "saliency_batch_size", "batch_size")
+    require_at_least(config, "saliency_batch_size")
+    if config.batch_size is not None:
+        require_at_least(config, "batch_size")
     require_at_least(config.targets, "num_sim_steps")
     if not config.drawing.fps > 0:
         raise UserError(f"--fps {config.drawing.fps}: must be above 0")

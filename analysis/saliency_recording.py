@@ -152,7 +152,7 @@ def batches_of_plan(plan: SaliencyPlan) -> Iterator[SampleBatch]:
     if config.combine_samples_not_iterate:
         return iter([_combined(plan)])
     num_steps = config.targets.num_sim_steps
-    return sample_batches(source, plan.sample_ids, plan.interventions, num_steps, config.batch_size)
+    return sample_batches(source, plan.sample_ids, plan.interventions, num_steps, plan.batch_size)
 
 
 def _combined(plan: SaliencyPlan) -> SampleBatch:

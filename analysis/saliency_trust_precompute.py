@@ -82,8 +82,9 @@ class SaliencyTrustCommand:
     """Random directions of each step size."""
     num_random_maps: int = 4
     """Maps of noise that the random baseline averages over."""
-    batch_size: int = 8
-    """Samples computed together; changes the speed only."""
+    batch_size: int | None = None
+    """Samples computed together; changes the speed only. Default: 8; on a GPU up to 64, as its free
+    memory allows."""
     num_resamples: int = 2000
     """Bootstrap resamples of the episodes, for the 95% intervals."""
     seed: int = 0

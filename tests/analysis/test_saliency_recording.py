@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from analysis.results import input_hashes, read_results
@@ -14,7 +15,7 @@ from analysis.saliency_config import (
     parse_ids,
 )
 from analysis.saliency_pictures import gradient_times_input, trust_mark
-from analysis.saliency_plan import make_plan
+from analysis.saliency_plan import CPU_SAMPLES, GPU_BYTES_PER_PIXEL, GPU_SAMPLES, make_plan
 from analysis.saliency_recording import record_saliency
 from experiment.errors import UserError
 from experiment.report import StageReport
@@ -193,6 +194,24 @@ def test_batch_size_and_method_change_nothing(saliency, saliency_config, tmp_pat
         expected = dataset[f"gradient_{name}"].values
         tolerance = 1e-5 * np.nanmax(np.abs(expected))
         np.testing.assert_allclose(other[f"gradient_{name}"], expected, atol=tolerance)
+
+
+def test_a_gpu_computes_as_many_samples_together_as_fit(saliency_config, monkeypatch):
+    plan = make_plan(replace(saliency_config, batch_size=None))
+    assert plan.batch_size == CPU_SAMPLES
+    on_gpu = replace(plan, source=replace(plan.source, device=torch.device("cuda")))
+    # Three copies of steps 0 to 3, of 64 × 64 pixels; half of what is free.
+    bytes_per_sample = 3 * 4 * 64 * 64 * GPU_BYTES_PER_PIXEL
+    for free, expected in [(0, 1), (11, 5), (12, 6), (1000, GPU_SAMPLES)]:
+        free_bytes = free * bytes_per_sample
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free_bytes: (free, 0))
+        assert on_gpu.batch_size == expected
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (80 * bytes_per_sample, 0))
+    assert on_gpu.batch_size == 40
+    batched = replace(on_gpu, config=replace(on_gpu.config, gradient_method="batched"))
+    # Seven targets flow back together: four by name and three directions.
+    assert batched.batch_size == 20
+    assert replace(on_gpu, config=replace(on_gpu.config, batch_size=3)).batch_size == 3
 
 
 def test_combined_samples_give_one_result(saliency_config, simulated_chain, tmp_path):
