@@ -46,7 +46,8 @@ _MAX_OPEN_SHARDS = 128
 class RolloutWriter:
     """Appends rollouts to a dataset; many writers of different names may do so at once.
 
-    Used as a context manager. A clean exit seals the open shard; an exception drops it.
+    Used as a context manager. A clean exit seals the open shard; an exception drops it, as does a
+    failure to write or to seal, whatever it is.
 
     Args:
         folder: the dataset; created if it is absent, continued if it exists.
@@ -100,7 +101,12 @@ class RolloutWriter:
             raise UserError(f"{self.folder}: episode_id {episode_id} exists already")
         if self._shard is None:
             self._shard = ShardBuilder(self.metadata)
-        self._shard.append(rollout)
+        try:
+            self._shard.append(rollout)
+        except BaseException:
+            # Some of its arrays may have rows that others lack.
+            self.discard()
+            raise
         self._episode_ids.add(episode_id)
         self._open_ids.add(episode_id)
         if self._shard.num_bytes >= self.shard_bytes:
@@ -115,13 +121,12 @@ class RolloutWriter:
         """
         if self._shard is None:
             return
-        image = self._shard.finish()
-        self._shard = None
         try:
+            image = self._shard.finish()
             path = write_shard(self.folder, self.writer, image, self._check_rivals)
             self._known_shards.add(path)
         finally:
-            self._open_ids.clear()
+            self.discard()
 
     def _check_rivals(self) -> None:
         """A job that was requeued while it still ran would else leave every episode twice."""

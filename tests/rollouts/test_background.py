@@ -1,5 +1,6 @@
 """Rollouts written in a thread: the same ones, in bounded memory, and no failure goes unseen."""
 
+import itertools
 import threading
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from experiment.errors import UserError
 from rollouts import background
 from rollouts.background import write_in_background
+from rollouts.chunk_writer import ChunkWriter
+from rollouts.description import METADATA_FILE
 from rollouts.sealing import list_shards
-from rollouts.store import RolloutDataset, RolloutWriter
+from rollouts.store import RolloutDataset, RolloutWriter, verify_dataset
 
 
 def test_the_dataset_is_the_one_written_directly(
@@ -46,6 +49,31 @@ def test_a_failure_ends_the_making_and_keeps_sealed_shards(tmp_path, make_metada
     assert num_made < 2 * background.MAX_WAITING_ROWS / 10
     assert set(range(7)) <= set(RolloutDataset(tmp_path).episodes["episode_id"])
     assert not any(thread.name.startswith("writer") for thread in threading.enumerate())
+
+
+def test_what_a_compressing_thread_runs_into_ends_the_making(
+    tmp_path, monkeypatch, make_metadata, make_rollout
+):
+    encode, num_encoded = ChunkWriter._encode, itertools.count()
+
+    def encode_or_fail(self, chunk):
+        if next(num_encoded) == 400:
+            raise MemoryError("no room to compress")
+        return encode(self, chunk)
+
+    monkeypatch.setattr(ChunkWriter, "_encode", encode_or_fail)
+    threads_before, metadata = set(threading.enumerate()), make_metadata()
+    with (
+        pytest.raises(MemoryError, match="no room to compress"),
+        RolloutWriter(tmp_path, metadata, shard_bytes=metadata.row_bytes * 600) as writer,
+    ):
+        write_in_background(writer, (make_rollout(i, 600) for i in range(1000)), 60.0)
+    sealed = RolloutDataset(tmp_path)
+    assert 0 < sealed.num_episodes < 1000
+    assert verify_dataset(tmp_path) == []
+    assert {*tmp_path.iterdir()} == {tmp_path / METADATA_FILE, *sealed.shard_paths}
+    begun = set(threading.enumerate()) - threads_before
+    assert not any(thread.name.startswith("compressor") for thread in begun)
 
 
 def test_who_makes_faster_than_the_disk_takes_waits(

@@ -16,7 +16,7 @@ import pytest
 
 from experiment.errors import UserError
 from rollouts import sealing
-from rollouts.schema import SchemaError
+from rollouts.schema import ContentHash, SchemaError
 from rollouts.sealing import list_shards
 from rollouts.store import RolloutDataset, RolloutWriter, verify_dataset
 from rollouts.types import Rollout
@@ -510,6 +510,36 @@ def test_a_full_disk_or_quota_is_a_user_error(
     with pytest.raises(UserError, match=r"disk full while writing .*shard-0-00000\.h5"):
         writer.seal()
     assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+
+
+@pytest.mark.parametrize("fails_at", [1, 3, 10])
+@pytest.mark.parametrize("length", [20, 600], ids=["in sealing", "in writing"])
+def test_a_shard_that_failed_is_not_sealed_later(
+    fails_at, length, tmp_path, monkeypatch, make_metadata, make_rollout, assert_same_rollouts
+):
+    """A second try would store the rows of some fields twice, and readers refuse such a shard."""
+    num_updates, update = 0, ContentHash.update
+
+    def update_or_fail(self, name, rows):
+        nonlocal num_updates
+        num_updates += 1
+        if num_updates == fails_at:
+            raise MemoryError
+        update(self, name, rows)
+
+    writer = RolloutWriter(tmp_path, make_metadata())
+    monkeypatch.setattr(ContentHash, "update", update_or_fail)
+    with pytest.raises(MemoryError):  # noqa: PT012 (which of the two fails is a parameter)
+        writer.write(make_rollout(0, length))
+        writer.seal()
+    writer.seal()
+    assert not list_shards(tmp_path)
+    writer.write(make_rollout(1, length))
+    writer.seal()
+    assert verify_dataset(tmp_path) == []
+    found = RolloutDataset(tmp_path)
+    assert found.num_episodes == 1
+    assert_same_rollouts(found.read_episode(0), make_rollout(1, length))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path, make_metadata):
