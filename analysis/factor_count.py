@@ -24,6 +24,8 @@ NUM_ROW_FOLDS = 3
 NUM_UNIT_FOLDS = 3
 SMALLEST_SHARE_LEFT = 1e-4
 """Of the mean square of the data, that factors are taken to leave even where they fit exactly."""
+LARGEST_PENALTY = 1e200
+"""Leaves no coefficient, and is far below the largest number, whatever the size of the data."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,7 @@ def _fit_factors(
     left = np.mean((data - coefficients @ factors) ** 2)
     left = max(left, SMALLEST_SHARE_LEFT * np.mean(data**2))
     # A factor that no row has needs no coefficient either.
-    mean_square = np.maximum(np.mean(coefficients**2, axis=0), np.finfo(np.float64).tiny)
+    mean_square = np.maximum(np.mean(coefficients**2, axis=0), left / LARGEST_PENALTY)
     return _FittedFactors(factors, left / mean_square)
 
 

@@ -51,6 +51,12 @@ def test_a_factor_that_the_shown_units_hardly_tell_of_has_no_boundless_error():
     assert choose_factor_count(nothing_else, EPISODE, (2, 14, 24), 400, 0).error.max() < 30.0
 
 
+def test_factors_that_no_row_has_are_no_trouble_however_large_the_hidden_states():
+    """One factor makes these rows, so that of 24 most have no coefficients other than 0."""
+    choice = choose_factor_count(1e5 * plant(1, 0.0), EPISODE, (1, NUM_UNITS), 100, 0)
+    np.testing.assert_allclose(choice.error, 0.0, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "still", [(0, 60), (41, 83), (119, 179)], ids=["first", "in the middle", "last"]
 )
