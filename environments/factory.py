@@ -96,7 +96,8 @@ def make_environment_from_spec(
         seed: decides in which order levels are drawn from the range.
         num_levels: number of levels; 0 means 10^9.
         start_level: first level of the range.
-        num_threads: threads that step the environments.
+        num_threads: threads that step the environments. With 0 Procgen's are stepped by whoever
+            sends the actions; Gymnasium's have one thread at least.
 
     Raises:
         UserError: unknown adapter, a level range that the environment does not have, or a negative

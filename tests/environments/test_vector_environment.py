@@ -67,8 +67,10 @@ def test_observe_is_idempotent_and_results_are_not_overwritten(make_env, game) -
     np.testing.assert_array_equal(before.obs, kept)
 
 
-def test_same_seed_and_actions_give_the_same_episodes(make_env, game) -> None:
-    one, other = make_env(game, NUM_ENVS, seed=5), make_env(game, NUM_ENVS, seed=5)
+@pytest.mark.parametrize("num_threads", [0, 1, 3])
+def test_same_seed_and_actions_give_the_same_episodes(make_env, game, num_threads) -> None:
+    one = make_env(game, NUM_ENVS, seed=5)
+    other = make_env(game, NUM_ENVS, seed=5, num_threads=num_threads)
     actions = draw_actions(60, one)
     for left, right in zip(play(one, actions), play(other, actions), strict=True):
         for slot in range(NUM_ENVS):
