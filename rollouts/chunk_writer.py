@@ -43,6 +43,10 @@ class ChunkWriter:
 
         Returns before they are compressed, so that the pieces must not be changed any more. What
         does not fill a chunk waits for the next call.
+
+        Raises:
+            MemoryError: or what else a compressing thread ran into with rows of an earlier call;
+                the array is then of no use any more.
         """
         chunks = list(self._whole_chunks(pieces))
         self._store_compressed()
@@ -66,7 +70,7 @@ class ChunkWriter:
             self._rest = rows[num_whole * self._rows_per_chunk :].copy()
 
     def finish(self) -> None:
-        """Write what waits; nothing may be added afterwards."""
+        """Write what waits; nothing may be added afterwards. Raises as `append` does."""
         self._store_compressed()
         num_rows = len(self._rest)
         if num_rows:

@@ -64,3 +64,14 @@ def test_what_cannot_be_compressed_is_read_back(tmp_path) -> None:
         array = file["array"]
         assert isinstance(array, h5py.Dataset)
         np.testing.assert_array_equal(array[:], rows)
+
+
+def test_rows_come_in_any_byte_order(tmp_path) -> None:
+    rows = np.random.default_rng(0).normal(size=(3 * ROWS_PER_CHUNK, 4)).astype("<f4")
+    pieces = [rows[:5], rows[5:7].astype(">f4"), rows[7:].astype(">f4")]
+    with h5py.File(tmp_path / "rows.h5", "w") as file, ThreadPoolExecutor(1) as executor:
+        array = make_array(file, "<f4", (4,), shuffles=True)
+        writer = ChunkWriter(array, shuffles=True, executor=executor)
+        writer.append(pieces)
+        writer.finish()
+        np.testing.assert_array_equal(array[:], rows)
