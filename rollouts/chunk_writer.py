@@ -6,7 +6,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numcodecs import Blosc
 from numpy.typing import NDArray
 
 BLOSC_CODEC = "lz4hc"
@@ -28,6 +27,9 @@ class ChunkWriter:
     """
 
     def __init__(self, array: h5py.Dataset, shuffles: bool, executor: Executor) -> None:
+        # Here, since whoever only reads datasets, the panel above all, starts sooner without it.
+        from numcodecs import Blosc
+
         self._array = array
         shuffle = Blosc.SHUFFLE if shuffles else Blosc.NOSHUFFLE
         self._codec = Blosc(BLOSC_CODEC, BLOSC_LEVEL, shuffle)
