@@ -1,27 +1,34 @@
 """How fast episodes are recorded, beside what the network alone allows, and in how much memory.
 
-`python benchmarks/record.py` records CoinRun with a network of full width, in turns with the
-network's forward pass alone on batches of the same size (half the environments: the other half is
-stepped meanwhile), without and with the game's states. On a CPU with several threads the pass alone
-is measured in two ways: one after the other, each with all threads, and two at a time, each with
-half of them, as recording plays. It prints frames per second by the wall clock, the ratios to both,
-and how many times smaller than its arrays the recording is on disk. Then
+`python benchmarks/record.py` records CoinRun with a network of full width, in turns of seconds with
+the network's forward pass alone on batches of the same size (half the environments: the other half
+is stepped meanwhile), without and with the game's states. The recording is a process of its own,
+which is stopped during the network's turns: the speed of a shared machine moves within a minute, so
+that a recording and a pass before or after it may have met two machines. On a CPU with several
+threads the pass alone is measured in two ways: one after the other, each with all threads, and two
+at a time, each with half of them, as recording plays. It prints frames per second by the wall
+clock, the ratios to both, and how many times smaller than its arrays the recording is on disk. Then
 it records short episodes of the fake environment in processes of their own and prints their memory,
 which must not grow with the number of episodes. The agent is untrained, and its levels are those
 that a dataset begins with.
 """
 
 import multiprocessing
+import os
 import re
 import resource
+import signal
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -54,12 +61,14 @@ class Config:
     num_frames: int = 60_000
     """Frames of each recording. In a short one nearly all are compressed after the last step: an
     untrained agent's episodes last up to 1,000 steps."""
-    num_forward_frames: int = 10_000
-    """Frames of each measurement of the network alone."""
+    num_forward_frames: int = 4000
+    """Frames of each measurement of the network alone, which is a turn of it."""
+    seconds_per_turn: float = 4.0
+    """How long a recording runs before the network's next turn."""
     num_envs: int = 64
     """Environments stepped together."""
     repetitions: int = 3
-    """Recordings, each beside a measurement of the network; the median ratio is printed."""
+    """Recordings; that of the median ratio is printed, and all ratios."""
     use_backgrounds: bool = False
     """Draw the game's backgrounds."""
     device: str = "cpu"
@@ -99,16 +108,17 @@ class Memory:
     """Median over its second half."""
 
 
+class _Recorded(NamedTuple):
+    num_frames: int
+    compression: float
+
+
 def main() -> None:
     """Entry point."""
     config = parse_flags(Config, "Measure the speed and the memory of recording.")
-    environment = EnvironmentConfig(env_name="coinrun", use_backgrounds=config.use_backgrounds)
-    spec = environment_spec(environment)
-    agent = make_agent(spec, NetworkConfig(), str(resolve_device(config.device)))
-    # The first environment of a process reads the game's pictures, which takes seconds once.
-    make_environment_from_spec(spec, 1).close()
+    resolve_device(config.device)
     for with_state in (False, True):
-        speeds = [measure_speed(agent, spec, config, with_state) for _ in range(config.repetitions)]
+        speeds = [measure_speed(config, with_state) for _ in range(config.repetitions)]
         median = sorted(speeds, key=lambda speed: speed.ratio)[len(speeds) // 2]
         print("with game states" if with_state else "without game states")
         print(f"  forward pass    {median.forward:8,.0f} frames/s")
@@ -117,6 +127,7 @@ def main() -> None:
             f"  recording       {median.recording:8,.0f} frames/s, {median.ratio:.2f} of the first "
             f"and {median.ratio_to_pairs:.2f} of the second"
         )
+        print(f"  all ratios      {', '.join(f'{speed.ratio:.2f}' for speed in speeds)}")
         print(f"  smaller by      {median.compression:8.1f} times (all fields)")
     for num_episodes in config.memory_episodes:
         memory = measure_memory(num_episodes)
@@ -133,12 +144,83 @@ def make_agent(spec: EnvironmentSpec, network: NetworkConfig, device: str) -> Lo
     return LoadedAgent(policy, spec, hash_agent(policy), Path("untrained"), 0)
 
 
-def measure_speed(
-    agent: LoadedAgent, spec: EnvironmentSpec, config: Config, with_state: bool
-) -> Speed:
-    """Time the network alone, before and after a recording."""
-    before = measure_forward(agent, spec, config)
-    before_in_pairs = measure_forward_in_pairs(agent, spec, config)
+def make_spec(config: Config) -> EnvironmentSpec:
+    """What is recorded."""
+    return environment_spec(
+        EnvironmentConfig(env_name="coinrun", use_backgrounds=config.use_backgrounds)
+    )
+
+
+def measure_speed(config: Config, with_state: bool) -> Speed:
+    """Time a recording in a process of its own and, in turns with it, the network alone."""
+    spec = make_spec(config)
+    agent = make_agent(spec, NetworkConfig(), config.device)
+    seconds_recording, forward, forward_in_pairs = 0.0, [], []
+    with tempfile.TemporaryDirectory() as folder, _recorder(config, with_state, folder) as recorder:
+        is_done = False
+        while not is_done:
+            start = time.perf_counter()
+            recorder.resume()
+            is_done = recorder.connection.poll(config.seconds_per_turn)
+            recorder.pause()
+            seconds_recording += time.perf_counter() - start
+            forward.append(measure_forward(agent, spec, config, config.num_forward_frames))
+            forward_in_pairs.append(measure_forward_in_pairs(agent, spec, config))
+        recorded: _Recorded = recorder.connection.recv()
+    return Speed(
+        statistics.harmonic_mean(forward),
+        statistics.harmonic_mean(forward_in_pairs),
+        recorded.num_frames / seconds_recording,
+        recorded.compression,
+    )
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """A recording in a process of its own, which tells of its end through `connection`."""
+
+    process_id: int
+    connection: Connection
+
+    def resume(self) -> None:
+        os.kill(self.process_id, signal.SIGCONT)
+
+    def pause(self) -> None:
+        os.kill(self.process_id, signal.SIGSTOP)
+
+
+@contextmanager
+def _recorder(config: Config, with_state: bool, folder: str) -> Iterator[_Recorder]:
+    """A recording that has just begun, paused; its process is ended on leaving."""
+    context = multiprocessing.get_context("spawn")
+    connection, connection_of_child = context.Pipe()
+    process = context.Process(
+        target=_record, args=(config, with_state, folder, connection_of_child)
+    )
+    process.start()
+    # As long as this process held it too, the end of a child that died would go unnoticed.
+    connection_of_child.close()
+    try:
+        assert process.pid is not None
+        recorder = _Recorder(process.pid, connection)
+        connection.recv()
+        recorder.pause()
+        connection.send("begin")
+        yield recorder
+        recorder.resume()
+        process.join()
+    finally:
+        # One that failed, or that is left before its end, may be paused for ever.
+        process.kill()
+
+
+def _record(config: Config, with_state: bool, folder: str, connection: Connection) -> None:
+    """Say when all is ready, record once the other end says so, and tell what it was."""
+    device = resolve_device(config.device)
+    spec = make_spec(config)
+    agent = make_agent(spec, NetworkConfig(), str(device))
+    # The first environment of a process reads the game's pictures, which takes seconds once.
+    make_environment_from_spec(spec, 1).close()
     recording = RecordingConfig(
         max_episodes=config.num_frames,
         max_steps=config.num_frames,
@@ -146,37 +228,32 @@ def measure_speed(
         seed=SEED,
         with_state=with_state,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        summary = record_episodes(agent, spec, folder, recording, config.device)
-        dataset = RolloutDataset(folder)
-        size = sum(path.stat().st_size for path in dataset.shard_paths)
-        compression = dataset.raw_bytes / size
-    after = measure_forward(agent, spec, config)
-    after_in_pairs = measure_forward_in_pairs(agent, spec, config)
-    return Speed(
-        statistics.mean([before, after]),
-        statistics.mean([before_in_pairs, after_in_pairs]),
-        summary.frames_per_second,
-        compression,
-    )
+    connection.send("ready")
+    connection.recv()
+    record_episodes(agent, spec, folder, recording, device)
+    dataset = RolloutDataset(folder)
+    size = sum(path.stat().st_size for path in dataset.shard_paths)
+    connection.send(_Recorded(dataset.num_rows, dataset.raw_bytes / size))
 
 
 def measure_forward_in_pairs(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> float:
     """As `measure_forward`, of two threads that compute side by side with half the cores each."""
-    num_threads = torch.get_num_threads()
+    num_threads, num_frames = torch.get_num_threads(), config.num_forward_frames
     if torch.device(config.device).type != "cpu" or num_threads < 2:
-        return measure_forward(agent, spec, config)
+        return measure_forward(agent, spec, config, num_frames)
 
     def one_half(_: int) -> float:
         # A setting of the thread that calls it.
         torch.set_num_threads(num_threads // 2)
-        return measure_forward(agent, spec, config)
+        return measure_forward(agent, spec, config, num_frames // 2)
 
     with ThreadPoolExecutor(2) as pool:
         return sum(pool.map(one_half, range(2)))
 
 
-def measure_forward(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -> float:
+def measure_forward(
+    agent: LoadedAgent, spec: EnvironmentSpec, config: Config, num_frames: int
+) -> float:
     """Frames per second of the policy's step on images that are there already."""
     batch_size = max(1, config.num_envs // 2)
     height, width, channels = spec.obs_shape
@@ -184,7 +261,7 @@ def measure_forward(agent: LoadedAgent, spec: EnvironmentSpec, config: Config) -
     images = frames.permute(0, 3, 1, 2)
     state = agent.policy.initial_state(batch_size).to(config.device)
     first = torch.zeros(batch_size, dtype=torch.bool, device=config.device)
-    num_steps = max(1, config.num_forward_frames // batch_size)
+    num_steps = max(1, num_frames // batch_size)
     with torch.inference_mode():
         for _ in range(3):
             agent.policy.step(images, state, first)
