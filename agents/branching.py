@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from agents.checkpoint import LoadedAgent
-from agents.episode_slots import Branch, BranchPoint, EpisodeStart
 from agents.intervening import UNTOUCHED, Intervening
+from agents.open_episode import Branch, BranchPoint, EpisodeStart
 from agents.player import Player
 from agents.recorder import (
     RecordingSummary,

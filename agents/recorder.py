@@ -22,9 +22,10 @@ import pandas as pd
 import torch
 
 from agents.checkpoint import LoadedAgent
-from agents.episode_slots import EpisodeSlots, EpisodeStart
+from agents.episode_slots import EpisodeSlots
 from agents.intervening import UNTOUCHED, Intervening
 from agents.networks import RecurrentPolicy
+from agents.open_episode import EndedEpisode, EpisodeStart
 from agents.player import Player, full_float32
 from agents.recording_config import RecordingConfig, level_seeds
 from agents.recording_plan import estimate_rows, require_space, what_remains
@@ -218,7 +219,10 @@ def play_starts(
     turns = list(map(_turns_of_half, halves, hands, budgets))
     try:
         # Closed before the environments are: no thread may step one that is gone.
-        with closing(_play_all(turns, num_players)) as rollouts:
+        with closing(_play_all(turns, num_players)) as ended:
+            # Put together here, beside those who play, and one by one: the memory of one serves
+            # the next.
+            rollouts = map(EndedEpisode.rollout, ended)
             yield from _shown(rollouts, count, config.max_steps)
     finally:
         for half in halves:
@@ -260,8 +264,8 @@ def _num_environment_threads(config: RecordingConfig, num_players: int) -> int:
 
 
 def _play_all(
-    turns: list[Iterator[list[Rollout]]], num_players: int
-) -> Generator[Rollout, None, None]:
+    turns: list[Iterator[list[EndedEpisode]]], num_players: int
+) -> Generator[EndedEpisode, None, None]:
     if num_players == 1:
         yield from chain.from_iterable(alternate(turns))
         return
@@ -277,14 +281,14 @@ def _play_all(
 
 def _turns_of_half(
     half: EpisodeSlots, starts: Iterator[EpisodeStart], budget: "_Budget"
-) -> Iterator[list[Rollout]]:
+) -> Iterator[list[EndedEpisode]]:
     """Play, and yield after each step which episodes ended with the step before."""
     while True:
         ended = list(half.collect())
         if budget.is_spent(half):
             yield ended
-            # One by one: the first is written while the next is put together.
-            yield from ([rollout] for rollout in half.cut())
+            # One by one: a list would hold the frames of all until the last is written.
+            yield from ([episode] for episode in half.cut())
             return
         half.begin_episodes(list(islice(starts, half.num_free)))
         half.act()

@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.episode_slots import BranchPoint
+from agents.open_episode import BranchPoint
 from environments.factory import DEFAULT_NUM_THREADS, make_environment_from_spec
 from environments.protocol import Transition, VectorEnvironment
 from environments.saved_states import find_foreign

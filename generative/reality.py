@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from agents.checkpoint import LoadedAgent
-from agents.episode_slots import Branch, BranchPoint, EpisodeStart
+from agents.open_episode import Branch, BranchPoint, EpisodeStart
 from agents.player import BehaviourConfig, Player
 from agents.recorder import (
     dataset_metadata,
