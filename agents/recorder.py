@@ -44,6 +44,10 @@ from rollouts.sealing import list_shards
 from rollouts.store import RolloutDataset, RolloutWriter
 from rollouts.types import Rollout
 
+_MAX_PLAYERS = 2
+_LARGE_GROUP = 32
+"""Environments from which on the network gains little by more of them, on a CPU."""
+
 SECONDS_BETWEEN_SEALS = 60.0
 """A killed recorder loses at most the work of this time."""
 
@@ -180,10 +184,10 @@ def play_starts(
 ) -> Iterator[Rollout]:
     """Play episodes from where they start and yield each when it ends, in the order of their ends.
 
-    The environments are played in two halves: each in a thread of its own where the processor has
-    two to give, else in turns, so that stepping one overlaps inference for the other. A start's
-    position decides its half, and each half has its part of a budget of rows, so that the episodes
-    and their order are the same either way.
+    The environments are played in groups: by two threads where the processor has two to give, else
+    in turns, so that stepping one group overlaps inference for another. A start's position decides
+    its group, and each group has its part of a budget of rows, so that the episodes and their order
+    are the same either way.
 
     Args:
         player: who plays.
@@ -196,9 +200,9 @@ def play_starts(
     if not count:
         return
     num_envs = min(config.num_envs, count)
-    sizes = [size for size in (num_envs - num_envs // 2, num_envs // 2) if size]
+    sizes = group_sizes(num_envs)
     num_players = _num_players(player, len(sizes))
-    halves = [
+    groups = [
         EpisodeSlots(
             make_environment_from_spec(
                 environment,
@@ -214,9 +218,9 @@ def play_starts(
         )
         for size in sizes
     ]
-    hands = deal(starts, len(halves))
-    budgets = _Budget.shared_by(len(halves), config)
-    turns = list(map(_turns_of_half, halves, hands, budgets))
+    hands = deal(starts, len(groups))
+    budgets = _Budget.shared_by(len(groups), config)
+    turns = list(map(_turns_of_group, groups, hands, budgets))
     try:
         # Closed before the environments are: no thread may step one that is gone.
         with closing(_play_all(turns, num_players)) as ended:
@@ -225,8 +229,8 @@ def play_starts(
             rollouts = map(EndedEpisode.rollout, ended)
             yield from _shown(rollouts, count, config.max_steps)
     finally:
-        for half in halves:
-            half.environment.close()
+        for group in groups:
+            group.environment.close()
 
 
 def _shown(rollouts: Iterator[Rollout], count: int, max_steps: int | None) -> Iterator[Rollout]:
@@ -244,15 +248,26 @@ def _shown(rollouts: Iterator[Rollout], count: int, max_steps: int | None) -> It
             yield rollout
 
 
-def _num_players(player: Player, num_halves: int) -> int:
+def group_sizes(num_envs: int) -> list[int]:
+    """Environments of each group, which two threads play.
+
+    A third group lets them share the work as they come, where a group is large enough even so for
+    the network to be fast: with two, the faster thread has to wait for the other.
+    """
+    num_groups = min(num_envs, 2 if num_envs < 3 * _LARGE_GROUP else 3)
+    size, more = divmod(num_envs, num_groups)
+    return [size + (index < more) for index in range(num_groups)]
+
+
+def _num_players(player: Player, num_groups: int) -> int:
     """Threads that play; agents from elsewhere may not bear to be asked by two at a time."""
     if player.device.type != "cpu" or not isinstance(player.policy, RecurrentPolicy):
         return 1
-    return min(num_halves, torch.get_num_threads())
+    return min(_MAX_PLAYERS, num_groups, torch.get_num_threads())
 
 
 def _num_environment_threads(config: RecordingConfig, num_players: int) -> int:
-    """Threads that step one half's environments; 0 leaves it to whoever plays it.
+    """Threads that step one group's environments; 0 leaves it to whoever plays it.
 
     A player that shares the cores with another steps on its own ones: threads beside it would only
     take turns with it and with the other player.
@@ -273,52 +288,50 @@ def _play_all(
     # Outside the threads: within, one could restore what the other had set.
     with full_float32(), ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads_before)
-        ahead = [
-            stack.enter_context(played_ahead(each, threads_before // num_players)) for each in turns
-        ]
-        yield from chain.from_iterable(alternate(ahead))
+        ahead = played_ahead(turns, num_players, threads_before // num_players)
+        yield from chain.from_iterable(alternate(stack.enter_context(ahead)))
 
 
-def _turns_of_half(
-    half: EpisodeSlots, starts: Iterator[EpisodeStart], budget: "_Budget"
+def _turns_of_group(
+    group: EpisodeSlots, starts: Iterator[EpisodeStart], budget: "_Budget"
 ) -> Iterator[list[EndedEpisode]]:
     """Play, and yield after each step which episodes ended with the step before."""
     while True:
-        ended = list(half.collect())
-        if budget.is_spent(half):
+        ended = list(group.collect())
+        if budget.is_spent(group):
             yield ended
             # One by one: a list would hold the frames of all until the last is written.
-            yield from ([episode] for episode in half.cut())
+            yield from ([episode] for episode in group.cut())
             return
-        half.begin_episodes(list(islice(starts, half.num_free)))
-        half.act()
+        group.begin_episodes(list(islice(starts, group.num_free)))
+        group.act()
         yield ended
-        if not half.is_playing:
+        if not group.is_playing:
             return
 
 
 @dataclass(frozen=True)
 class _Budget:
-    """What ends the playing of a half."""
+    """What ends the playing of a group."""
 
     max_steps: int | None
     end: float
     """On the monotonic clock."""
 
     @classmethod
-    def shared_by(cls, num_halves: int, config: RecordingConfig) -> list["_Budget"]:
+    def shared_by(cls, num_groups: int, config: RecordingConfig) -> list["_Budget"]:
         """Equal parts, up to a row."""
         end = time.monotonic() + 3600 * (np.inf if config.max_hours is None else config.max_hours)
         if config.max_steps is None:
-            return [cls(None, end)] * num_halves
-        steps, more = divmod(config.max_steps, num_halves)
-        return [cls(steps + (index < more), end) for index in range(num_halves)]
+            return [cls(None, end)] * num_groups
+        steps, more = divmod(config.max_steps, num_groups)
+        return [cls(steps + (index < more), end) for index in range(num_groups)]
 
-    def is_spent(self, half: EpisodeSlots) -> bool:
+    def is_spent(self, group: EpisodeSlots) -> bool:
         # Not before the first step, however short the time: a dataset has at least one episode.
-        if half.num_steps > 0 and time.monotonic() >= self.end:
+        if group.num_steps > 0 and time.monotonic() >= self.end:
             return True
-        return self.max_steps is not None and half.num_steps >= self.max_steps
+        return self.max_steps is not None and group.num_steps >= self.max_steps
 
 
 def summarise(folder: Path, new_rows: int, seconds: float) -> RecordingSummary:

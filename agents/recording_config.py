@@ -20,8 +20,9 @@ class RecordingConfig:
 
     max_episodes: int = 4000
     """Episodes that the dataset shall have in all; those already there are not played again."""
-    num_envs: int = 64
-    """Environments stepped together; changes the speed only."""
+    num_envs: int = 96
+    """Environments played side by side; changes the speed only, and with a budget of rows which
+    episodes it cuts."""
     start_level: int = 0
     """First level seed. Levels from 1000000000 on are held out: training never sees them."""
     num_levels: int = 0

@@ -1,19 +1,20 @@
 """Work that is dealt out to threads, and whose results come in an order that no thread decides."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
+from queue import SimpleQueue
 from threading import Lock
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 
 T = TypeVar("T")
 
 MAX_AHEAD = 32
-"""Results that may wait, so that threads of unequal speed rarely wait for each other."""
+"""Results of a hand that may wait, so that whoever makes them rarely waits for their taker."""
 
 
 def deal(items: Iterable[T], num_hands: int) -> list[Iterator[T]]:
@@ -53,21 +54,74 @@ def alternate(iterators: Iterable[Iterator[T]]) -> Iterator[T]:
 
 
 @contextmanager
-def played_ahead(items: Iterator[T], num_threads: int) -> Iterator[Iterator[T]]:
-    """Make the items in a thread, up to `MAX_AHEAD` before they are taken.
+def played_ahead(
+    hands: Sequence[Iterator[T]], num_players: int, num_threads: int
+) -> Iterator[list[Iterator[T]]]:
+    """Make the items of all hands in threads, up to `MAX_AHEAD` of a hand before they are taken.
 
-    PyTorch uses `num_threads` of its own threads there. On leaving, the item that is being made
-    is awaited and no other is begun.
+    A player who has made an item takes up the hand that has waited longest. So the hands keep pace
+    with each other however unequal the players are, if there are more hands than players.
+
+    Args:
+        hands: what makes the items; each is played by one thread at a time.
+        num_players: threads.
+        num_threads: PyTorch's own threads for each of them.
+
+    Yields:
+        The items of each hand, in their order; taking one raises what making it raised. On leaving,
+        items that are being made are awaited and no other is begun.
     """
-    with ThreadPoolExecutor(1, "player", torch.set_num_threads, (num_threads,)) as thread:
-        waiting = deque(thread.submit(next, items, None) for _ in range(MAX_AHEAD))
+    players = ThreadPoolExecutor(num_players, "player", torch.set_num_threads, (num_threads,))
+    played = [_PlayedHand(hand, players) for hand in hands]
+    try:
+        yield [hand.take() for hand in played]
+    finally:
+        for hand in played:
+            hand.stop()
+        players.shutdown(cancel_futures=True)
 
-        def take() -> Iterator[T]:
-            while (item := waiting.popleft().result()) is not None:
-                waiting.append(thread.submit(next, items, None))
-                yield item
 
+class _PlayedHand(Generic[T]):
+    """The items of one hand, made by whichever player is free."""
+
+    def __init__(self, items: Iterator[T], players: Executor) -> None:
+        self._items = items
+        self._players = players
+        self._made: SimpleQueue[Future[T]] = SimpleQueue()
+        self._lock = Lock()
+        self._num_waiting = 0
+        self._is_being_played = self._is_over = False
+        self._go_on()
+
+    def take(self) -> Iterator[T]:
+        while True:
+            item = self._made.get()
+            if isinstance(item.exception(), StopIteration):
+                return
+            yield item.result()
+            with self._lock:
+                self._num_waiting -= 1
+                self._go_on()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._is_over = True
+
+    def _go_on(self) -> None:
+        if not (self._is_over or self._is_being_played or self._num_waiting == MAX_AHEAD):
+            self._is_being_played = True
+            self._players.submit(self._play)
+
+    def _play(self) -> None:
+        item: Future[T] = Future()
         try:
-            yield take()
-        finally:
-            thread.shutdown(cancel_futures=True)
+            item.set_result(next(self._items))
+        except BaseException as error:
+            # The end as well.
+            item.set_exception(error)
+        with self._lock:
+            self._made.put(item)
+            self._num_waiting += 1
+            self._is_being_played = False
+            self._is_over |= item.exception() is not None
+            self._go_on()

@@ -1,8 +1,8 @@
 """How fast episodes are recorded, beside what the network alone allows, and in how much memory.
 
 `python benchmarks/record.py` records CoinRun with a network of full width, in turns of seconds with
-the network's forward pass alone on batches of the same size (half the environments: the other half
-is stepped meanwhile), without and with the game's states. The recording is a process of its own,
+the network's forward pass alone on batches of the same size (a group of environments: the others
+are played meanwhile), without and with the game's states. The recording is a process of its own,
 which is stopped during the network's turns: the speed of a shared machine moves within a minute, so
 that a recording and a pass before or after it may have met two machines. On a CPU with several
 threads the pass alone is measured in two ways: one after the other, each with all threads, and two
@@ -34,7 +34,7 @@ import torch
 
 from agents.checkpoint import LoadedAgent, hash_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
-from agents.recorder import record_episodes
+from agents.recorder import group_sizes, record_episodes
 from agents.recording_config import RecordingConfig
 from environments.factory import (
     EnvironmentConfig,
@@ -58,15 +58,15 @@ _FRAME_SIZE = 32
 class Config:
     """Size of the benchmark."""
 
-    num_frames: int = 60_000
-    """Frames of each recording. In a short one nearly all are compressed after the last step: an
-    untrained agent's episodes last up to 1,000 steps."""
+    num_frames: int = 100_000
+    """Frames of each recording. In a short one nearly all are compressed after the last step, and
+    all memory is new: an untrained agent's episodes last up to 1,000 steps."""
     num_forward_frames: int = 4000
     """Frames of each measurement of the network alone, which is a turn of it."""
-    seconds_per_turn: float = 4.0
+    seconds_per_turn: float = 6.0
     """How long a recording runs before the network's next turn."""
-    num_envs: int = 64
-    """Environments stepped together."""
+    num_envs: int = 96
+    """Environments played side by side."""
     repetitions: int = 3
     """Recordings; that of the median ratio is printed, and all ratios."""
     use_backgrounds: bool = False
@@ -255,7 +255,7 @@ def measure_forward(
     agent: LoadedAgent, spec: EnvironmentSpec, config: Config, num_frames: int
 ) -> float:
     """Frames per second of the policy's step on images that are there already."""
-    batch_size = max(1, config.num_envs // 2)
+    batch_size = max(group_sizes(config.num_envs))
     height, width, channels = spec.obs_shape
     frames = torch.rand(batch_size, height, width, channels, device=config.device)
     images = frames.permute(0, 3, 1, 2)

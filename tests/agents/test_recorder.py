@@ -29,7 +29,7 @@ from agents.checkpoint import (
 from agents.environment_match import environment_of_agent
 from agents.networks import NetworkConfig, RecurrentPolicy
 from agents.player import BehaviourConfig, Player
-from agents.recorder import play_episodes, record_episodes
+from agents.recorder import group_sizes, play_episodes, record_episodes
 from agents.recording_config import RecordingConfig, apply_slurm_defaults, level_seeds
 from agents.recording_plan import EXPECTED_COMPRESSION, RowEstimate, estimate_rows
 from environments.factory import EnvironmentConfig, environment_spec, make_environment_from_spec
@@ -151,6 +151,13 @@ def test_flags_of_an_episode_agree_with_its_rewards() -> None:
         assert not rollout.reward[:-1].any()
         assert rollout.info.truncated <= (len(rollout) == FAKE.time_limit)
     assert len({(e.info.level_complete, e.info.truncated) for e in episodes}) == 3
+
+
+def test_groups_of_environments_are_of_about_one_size_and_three_where_large() -> None:
+    assert group_sizes(1) == [1]
+    assert group_sizes(5) == [3, 2]
+    assert group_sizes(95) == [48, 47]
+    assert group_sizes(97) == [33, 32, 32]
 
 
 def test_spent_budget_cuts_running_episodes_and_keeps_them(tmp_path) -> None:

@@ -48,15 +48,66 @@ def test_iterators_alternate_until_all_have_ended() -> None:
 def test_playing_ahead_changes_neither_items_nor_order() -> None:
     caller, players = threading.get_ident(), set()
 
-    def items() -> Iterator[int]:
-        for item in range(3 * MAX_AHEAD):
+    def items(start: int) -> Iterator[int]:
+        for item in range(start, start + 3 * MAX_AHEAD):
             players.add(threading.get_ident())
             yield item
 
-    with played_ahead(items(), 1) as ahead:
-        assert list(ahead) == list(range(3 * MAX_AHEAD))
-    assert len(players) == 1
+    with played_ahead([items(0), items(1000), items(2000)], 2, 1) as ahead:
+        found = list(alternate(ahead))
+    assert found == [start + item for item in range(3 * MAX_AHEAD) for start in (0, 1000, 2000)]
+    assert 1 <= len(players) <= 2
     assert caller not in players
+
+
+def test_a_hand_is_played_by_one_thread_at_a_time() -> None:
+    is_playing = threading.Lock()
+
+    def items() -> Iterator[int]:
+        for item in range(50):
+            assert is_playing.acquire(blocking=False)
+            time.sleep(1e-4)
+            is_playing.release()
+            yield item
+
+    with played_ahead([items()], 3, 1) as (ahead,):
+        assert list(ahead) == list(range(50))
+
+
+def test_a_slow_player_holds_up_no_hand() -> None:
+    is_slow, was_slow, num_played = threading.Event(), threading.Event(), [0, 0, 0]
+
+    def items(hand: int) -> Iterator[int]:
+        while True:
+            if hand == 0 and num_played[hand] == 2:
+                was_slow.set()
+                is_slow.wait(10)
+            num_played[hand] += 1
+            yield hand
+
+    with played_ahead([items(hand) for hand in range(3)], 2, 1) as ahead:
+        assert was_slow.wait(10)
+        others = [next(ahead[hand]) for _ in range(MAX_AHEAD) for hand in (1, 2)]
+        assert others == [1, 2] * MAX_AHEAD
+        assert num_played[0] == 2
+        is_slow.set()
+
+
+def test_who_plays_pauses_while_enough_is_waiting() -> None:
+    made = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            made.append(len(made))
+            yield len(made)
+
+    with played_ahead([endless()], 1, 1) as (ahead,):
+        deadline = time.monotonic() + 10
+        while len(made) < MAX_AHEAD and time.monotonic() < deadline:
+            time.sleep(1e-3)
+        time.sleep(0.02)
+        assert len(made) == MAX_AHEAD
+        assert [next(ahead) for _ in range(2 * MAX_AHEAD)] == list(range(1, 2 * MAX_AHEAD + 1))
 
 
 def test_an_error_reaches_whoever_takes_the_items_and_nothing_runs_on() -> None:
@@ -67,12 +118,12 @@ def test_an_error_reaches_whoever_takes_the_items_and_nothing_runs_on() -> None:
         yield 0
         raise ValueError("broken")
 
-    with pytest.raises(ValueError, match="broken"), played_ahead(items(), 1) as ahead:
+    with pytest.raises(ValueError, match="broken"), played_ahead([items()], 1, 1) as (ahead,):
         list(ahead)
     assert made == [0]
 
 
-def test_leaving_stops_the_thread_soon() -> None:
+def test_leaving_stops_the_threads_soon() -> None:
     made = []
 
     def endless() -> Iterator[int]:
@@ -81,9 +132,9 @@ def test_leaving_stops_the_thread_soon() -> None:
             yield len(made)
 
     threads_before = torch.get_num_threads()
-    with played_ahead(endless(), threads_before) as ahead:
-        assert next(ahead) == 1
+    with played_ahead([endless(), endless()], 2, threads_before) as ahead:
+        next(ahead[0])
     num_made = len(made)
-    assert num_made <= MAX_AHEAD + 2
+    assert num_made <= 2 * MAX_AHEAD + 2
     time.sleep(0.05)
     assert len(made) == num_made
