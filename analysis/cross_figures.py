@@ -86,7 +86,8 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
     """Correlation and mean Jacobians of one group, one column per lag.
 
     A mark stands on an entry that is significant after control of false discoveries: a ring under
-    the pairing null, a dot under the time-shift null as well; a dot on a mean that is not zero.
+    the pairing null, a dot under the time-shift null as well; a dot on a mean that is not zero. At
+    lag 0, where the matrix is symmetric, only entries above the diagonal are tested.
     """
     variants = list(VARIANTS) if "causation" in results else []
     rows = 1 + len(variants)
@@ -121,20 +122,26 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
         axis.set_ylabel("component at t")
     for axis in axes[-1]:
         axis.set_xlabel("component at t + lag")
+    figure.suptitle(_title(chosen, group, bool(variants), 0 in lags))
+    return figure
+
+
+def _title(chosen: xr.Dataset, group: str, has_jacobians: bool, has_lag_zero: bool) -> str:
+    """How many there are of what is drawn, and what the marks mean."""
     counts = (
         f"{int(chosen['num_episodes'])} episodes from {int(chosen['num_units'])} independent units"
     )
-    if variants:
-        counts += (
-            f", Jacobians of {int(chosen['num_jacobians'])} "
-            f"from {int(chosen['num_jacobian_units'])}"
-        )
-    who = "all episodes" if group == "all" else f"behaviour {group}"
     marks = f"ring: q < {SIGNIFICANT} against other pairings; dot: against time shifts as well"
-    if variants:
+    if has_jacobians:
+        counts += (
+            f"; Jacobians of {int(chosen['num_jacobians'])} episodes "
+            f"from {int(chosen['num_jacobian_units'])} units"
+        )
         marks += ", or mean Jacobian not zero"
-    figure.suptitle(f"{who} ({counts})\n{marks}")
-    return figure
+    if has_lag_zero:
+        marks += "; at lag 0 above the diagonal only"
+    who = "all episodes" if group == ALL else f"behaviour {group}"
+    return f"{who} ({counts})\n{marks}"
 
 
 def _order(chosen: xr.Dataset, is_seriated: bool) -> NDArray[np.int64]:
@@ -207,18 +214,21 @@ def draw_extremes(results: xr.Dataset) -> Figure:
     own = np.arange(size)
     figure = Figure(figsize=(11.5, 4.0), layout="constrained")
     axes = figure.subplots(1, 3)
+    total = results.sizes["jacobian_sample"]
     chosen = results["extrema_causation"].sel(environment_gradient="passed", lag=lag)
     low, high = (chosen.sel(extreme=end).values[own, own] for end in ("low", "high"))
     limit = colour_limit(np.concatenate([low, high])[~np.isclose(np.concatenate([low, high]), 1.0)])
     panels = {"lowest": low, "highest": high, "highest − lowest": high - low}
     for axis, (title, values) in zip(axes, panels.items(), strict=True):
         draw_matrix(axis, values, limit, own)
-        axis.set(title=f"component is {title}", xlabel="component one step later")
-    axes[0].set_ylabel("component that is extreme")
+        axis.set(title=f"component is {title}", xlabel="component at t + lag")
+    axes[0].set_ylabel("component that is extreme at t")
     shown = np.stack(list(panels.values()))
     figure.colorbar(
         axes[-1].images[0], ax=axes, pad=0.02, extend=bar_ends(shown, limit), label=JACOBIAN_UNIT
     )
     few = "; so few that the difference shows their spread" if count < 10 else ""
-    figure.suptitle(f"Mean Jacobian at lag {lag} of the {count} most extreme samples{few}")
+    figure.suptitle(
+        f"Mean Jacobian at lag {lag} of the {count} most extreme of {total} samples{few}"
+    )
     return figure

@@ -52,7 +52,7 @@ def choose_factor_count(
     """Find which number of factors predicts held-out units of held-out episodes best.
 
     Args:
-        hidden: (N, H) hidden states.
+        hidden: (N, H) hidden states, in any unit: only their ratios count.
         unit: (N,) of each row: what is held out as a whole, its level or episode.
         candidates: numbers of factors; one above the number of hidden units stands for that.
         max_iter: limit on the iterations of each factorisation.
@@ -67,6 +67,7 @@ def choose_factor_count(
             f"--nmf_candidates: choosing needs {NUM_ROW_FOLDS} levels and {NUM_UNIT_FOLDS} "
             f"hidden units, found {len(np.unique(unit))} and {num_units}"
         )
+    hidden = _to_unit_size(hidden)
     existing = (at_most_available(c, num_units, "--nmf_candidates") for c in candidates)
     candidates = tuple(dict.fromkeys(existing))
     rows = list(
@@ -77,7 +78,7 @@ def choose_factor_count(
     total = 0.0
     for training, testing in tqdm(rows, desc="number of factors", unit="fold", disable=None):
         low = hidden[training].min(axis=0)
-        data = np.maximum(hidden - low, 0.0).astype(np.float64)
+        data = np.maximum(hidden - low, 0.0)
         total += ((data[testing] - data[training].mean(axis=0)) ** 2).sum()
         for number, candidate in enumerate(candidates):
             fitted = _fit_factors(data[training], candidate, max_iter, seed)
@@ -86,6 +87,16 @@ def choose_factor_count(
                 predicted = told @ fitted.factors[:, hidden_units]
                 error[number] += ((data[testing][:, hidden_units] - predicted) ** 2).sum()
     return FactorChoice(candidates, error / total)
+
+
+def _to_unit_size(hidden: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(N, H) → the same with 1 as the largest absolute value, like states of a GRU.
+
+    Where a factorisation starts depends on the unit of the data: its zeros are filled with the mean
+    of the data, while coefficients and factors grow with the root of that.
+    """
+    largest = np.abs(hidden).max()
+    return np.asarray(hidden, np.float64) / (largest if largest > 0 else 1.0)
 
 
 @dataclass(frozen=True, eq=False)

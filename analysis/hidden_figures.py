@@ -31,11 +31,14 @@ from experiment.report import StageReport
 
 BACKGROUND = "0.82"
 REAL_COLOUR, SIMULATED_COLOUR = "#2166ac", "#e66101"
-MAX_LEGEND_ENTRIES = 15
+MAX_LEGEND_ENTRIES, MAX_TICKS = 15, 9
 SHOWN_COMPONENTS = 6
 """How many leading components the pair plots need."""
 AXIS_NAMES = {"pca": "PC {}", "ica": "IC {}", "embedding": "embedding {}"}
 COLUMNS = 4
+NEAR_SPAN, MANY_ROWS = 0.05, 0.75
+"""A variable of which this share of the rows lies within that part of the colour scale around the
+median is nearly the same everywhere."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ VARIABLES = (
 )
 """In rows of four, so that the panels with a legend share the last column. Those that a result file
 has are drawn."""
+OWN_SCALE = ("step", "episode_length")
+"""Told of samples on a scale of their own: a sample has few steps, counted from its own start."""
 GAME_PREFIX, FACTOR_PREFIX = "game ", "factor "
 """Beginnings of the names of columns that a result file names itself."""
 PANELS_PER_PAGE = 20
@@ -109,8 +114,8 @@ class PlotTable:
     num_components: int
     """Independent components."""
     colour_limits: dict[str, tuple[float, float]]
-    """Ends of the colour scale by continuous variable, the same for both sources, so that their
-    figures can be compared by eye."""
+    """Ends of the colour scale by continuous variable, the same for both sources (but for
+    `OWN_SCALE`), so that their figures can be compared by eye."""
     num_dynamics_clusters: int = 0
     """Clusters found with changes from step to step included; 0 where there are none."""
     source_names: tuple[str, ...] = SOURCES
@@ -119,13 +124,20 @@ class PlotTable:
     factors: tuple[Variable, ...] = ()
     """Factors of the non-negative factorisation."""
     num_decisions: tuple[int, ...] = ()
-    """Real and simulated rows of the result file, drawn or not."""
+    """Real and simulated rows of the result file up to the end, drawn or not."""
+    num_episodes: tuple[int, ...] = ()
+    """Real episodes and simulated samples that these are of."""
+    layout_trust: str = ""
+    """How far the layout can be believed, for titles."""
 
     def of_source(self, source: str) -> "PlotTable":
         """Only the rows of `real` or of `simulated` rollouts."""
         keep = (self.rows["source"] == SOURCES.index(source)).to_numpy()
         spaces = {name: coordinates[keep] for name, coordinates in self.spaces.items()}
-        return replace(self, rows=self.rows.loc[keep], spaces=spaces)
+        rows = self.rows.loc[keep]
+        own = colour_limits(rows, [v for v in VARIABLES if v.name in OWN_SCALE and v.name in rows])
+        limits = self.colour_limits | own
+        return replace(self, rows=rows, spaces=spaces, colour_limits=limits)
 
     @property
     def has_simulated(self) -> bool:
@@ -192,14 +204,11 @@ def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str,
             figure = draw_variables(simulated, space, "simulated")
             yield f"{space}_variables_simulated", figure
     best = "embedding" if "embedding" in table.spaces else "pca"
+    what = f"Real episodes through hidden-state space, over {tell_rows(real, 'real')} in grey"
     for space in spaces:
         paths = read_trajectories(dataset, space, config.num_trajectories, config.seed)
-        yield f"{space}_trajectories", draw_trajectories(real, space, paths)
-    known = [
-        f"real rows, {tell_rows(real, 'real')}",
-        tell_trustworthiness(dataset.attrs) if best == "embedding" else "",
-        tell_stability(dataset.attrs, "levels"),
-    ]
+        yield f"{space}_trajectories", draw_trajectories(real, space, paths, what, "episode")
+    known = [tell_rows(real, "real"), tell_stability(dataset.attrs, "levels")]
     what = "\n".join(filter(None, known))
     for start in range(0, table.num_clusters, config.clusters_per_page):
         clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
@@ -222,17 +231,23 @@ def _pages(
 def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTable:
     """Choose the rows to draw, at most `max_points` of each source, and read them.
 
+    What a sample does after the end that is predicted for it is not drawn.
+
     Args:
         dataset: the open result file.
         max_points: limit per source.
         seed: chooses the rows.
     """
-    source = dataset["source"].values
+    is_over = ends_before(dataset) > 0
     rng = np.random.default_rng(seed)
-    chosen = []
-    for code in range(len(SOURCES)):
-        rows = np.flatnonzero(source == code)
-        chosen.append(rows if len(rows) <= max_points else rng.choice(rows, max_points, False))
+    of_sources = [
+        np.flatnonzero((dataset["source"].values == code) & ~is_over)
+        for code in range(len(SOURCES))
+    ]
+    chosen = [
+        rows if len(rows) <= max_points else rng.choice(rows, max_points, False)
+        for rows in of_sources
+    ]
     # A random order keeps late rows from hiding early ones.
     rows = rng.permutation(np.concatenate(chosen))
     order = np.argsort(rows)
@@ -259,7 +274,9 @@ def read_plot_table(dataset: xr.Dataset, max_points: int, seed: int) -> PlotTabl
     limits = colour_limits(frame, (*VARIABLES, *factors, *game))
     return PlotTable(
         frame, spaces, names, num_clusters, num_components, limits, game=game, factors=factors,
-        num_decisions=tuple(int((source == code).sum()) for code in range(len(SOURCES))),
+        num_decisions=tuple(len(rows) for rows in of_sources),
+        num_episodes=tuple(len(np.unique(dataset["episode_index"].values[r])) for r in of_sources),
+        layout_trust=tell_trustworthiness(dataset.attrs),
     )  # fmt: skip
 
 
@@ -328,30 +345,48 @@ def _single_source_limits(values: NDArray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
-    """(row,) sum of rewards of the episode that each row belongs to, up to its end.
+def ends_before(dataset: xr.Dataset) -> NDArray[np.int64]:
+    """(row,) how many ends of its episode lie before each row.
 
-    A sample goes on after the end that is predicted for it, and so do the rewards that the
-    simulator predicts.
+    Above 0 only in samples, which go on after the end that is predicted for them.
     """
     keys = [dataset["source"].values, dataset["episode_index"].values]
     done = pd.Series(dataset["done"].values.astype(np.int64))
-    ends_before = done.groupby(keys).cumsum() - done
-    rewards = pd.Series(np.where(ends_before > 0, 0.0, dataset["reward"].values))
+    return (done.groupby(keys).cumsum() - done).to_numpy()
+
+
+def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:
+    """(row,) sum of rewards of the episode that each row belongs to, up to its end."""
+    keys = [dataset["source"].values, dataset["episode_index"].values]
+    rewards = pd.Series(np.where(ends_before(dataset) > 0, 0.0, dataset["reward"].values))
     return rewards.groupby(keys).transform("sum").to_numpy(np.float32)
 
 
 def draw_variables(table: PlotTable, space: str, source: str) -> Figure:
-    """Scatter of one space, one panel per variable, each with its own colour bar or legend."""
+    """Scatter of one space, one panel per variable, each with its own colour bar or legend.
+
+    A continuous variable that has one value only has no panel.
+    """
     title = f"Hidden states of {source} rollouts, {tell_rows(table, source)}"
-    known = [variable for variable in VARIABLES if variable.name in table.rows]
+    known = [
+        variable
+        for variable in VARIABLES
+        if variable.name in table.rows
+        and (variable.is_categorical or table.rows[variable.name].nunique() > 1)
+    ]
+    if source == "simulated":
+        known = [replace(v, label=v.label.replace("episode", "sample")) for v in known]
     return draw_coloured(table, space, known, title)
 
 
 def tell_rows(table: PlotTable, source: str) -> str:
-    """How many decisions are drawn, of how many that there are."""
-    total = table.num_decisions[SOURCES.index(source)]
-    return f"{len(table.rows):,} of {total:,} decisions"
+    """How many decisions are drawn, of how many that there are, in how many episodes."""
+    code = SOURCES.index(source)
+    unit = {"real": "episodes", "simulated": "samples up to their ends"}[source]
+    return (
+        f"{len(table.rows):,} of {table.num_decisions[code]:,} decisions of "
+        f"{table.num_episodes[code]:,} {unit}"
+    )
 
 
 def draw_coloured(
@@ -361,14 +396,26 @@ def draw_coloured(
     figure, axes = _grid(len(variables), panel_width=3.6)
     for axis, variable in zip(axes, variables, strict=True):
         _draw_variable(axis, table, space, variable)
+    if any(v.is_categorical or _is_nearly_constant(table, v) for v in variables):
+        title += "; the rarer a category or value is, the further on top"
     figure.suptitle(title + _frame_all(axes, table, space))
     return figure
 
 
+def _is_nearly_constant(table: PlotTable, variable: Variable) -> bool:
+    low, high = table.colour_limits[variable.name]
+    values = table.rows[variable.name].dropna()
+    is_near = (values - values.median()).abs() <= NEAR_SPAN * (high - low)
+    return bool(is_near.mean() >= MANY_ROWS)
+
+
 def _frame_all(axes: Sequence[Axes], table: PlotTable, space: str) -> str:
-    """Give all panels the same robust limits; returns a word on the points beyond them."""
+    """Give all panels the same robust limits; returns words on the points beyond them and on the
+    trust in the layout."""
     outside = [frame_clouds(axis, [table.spaces[space]]) for axis in axes]
-    return f"; {outside[0]:,} beyond the axes" if outside and outside[0] else ""
+    beyond = f"; {outside[0]:,} beyond the axes" if outside and outside[0] else ""
+    has_trust = space == "embedding" and table.layout_trust
+    return f"{beyond}\n{table.layout_trust}" if has_trust else beyond
 
 
 def _draw_variable(axis: Axes, table: PlotTable, space: str, variable: Variable) -> None:
@@ -389,8 +436,11 @@ def _draw_continuous(
     axis: Axes, table: PlotTable, space: str, variable: Variable, values: NDArray
 ) -> None:
     low, high = table.colour_limits[variable.name]
-    # The unusual values on top: few rewards among many zeros would vanish otherwise.
-    order = np.argsort(np.abs(values - np.median(values)), kind="stable")
+    # Rows are in a random order: with either end on top, what is between would be hidden. But few
+    # rewards among many zeros would vanish.
+    order = np.arange(len(values))
+    if _is_nearly_constant(table, variable):
+        order = np.argsort(np.abs(values - np.median(values)), kind="stable")
     points = _scatter(
         axis, table.spaces[space][order], c=values[order], cmap=variable.colour_map,
         vmin=low, vmax=high,
@@ -411,7 +461,7 @@ def _draw_categories(
     norm = BoundaryNorm(np.arange(num_categories + 1) - 0.5, num_categories)
     points = _scatter(axis, table.spaces[space][order], c=values[order], cmap=colours, norm=norm)
     if len(present) > MAX_LEGEND_ENTRIES:
-        ticks = np.unique(np.linspace(0, num_categories - 1, 9).astype(int))
+        ticks = np.arange(0, num_categories, -(-num_categories // MAX_TICKS))
         axis.figure.colorbar(points, cax=_beside(axis), ticks=ticks)
         return
     labels = [
@@ -461,10 +511,11 @@ def draw_overlap(table: PlotTable) -> Figure:
         _scatter(axis, table.spaces[space][:, pair], c=colours, alpha=0.5)
         outside = frame_clouds(axis, [t.spaces[space][:, pair] for t in (real, simulated)])
         _label(axis, space, f"{outside:,} beyond the axes" if outside else "", pair)
-    counts = {"real": len(real.rows), "simulated": len(simulated.rows)}
     handles = [
-        Line2D([], [], marker="o", ls="", color=colour, label=f"{name} ({counts[name]:,})")
-        for name, colour in zip(counts, (REAL_COLOUR, SIMULATED_COLOUR), strict=True)
+        Line2D([], [], marker="o", ls="", color=colour, label=f"{name}: {tell_rows(rows, name)}")
+        for name, rows, colour in zip(
+            SOURCES, (real, simulated), (REAL_COLOUR, SIMULATED_COLOUR), strict=True
+        )
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     figure.suptitle("Hidden states of real and simulated rollouts on the axes of the real ones")
@@ -502,10 +553,18 @@ def draw_trajectories(
     table: PlotTable,
     space: str,
     trajectories: Sequence[Trajectory],
-    what: str = "Real episodes through hidden-state space",
-    unit: str = "episode",
+    what: str,
+    unit: str,
 ) -> Figure:
-    """One panel per episode: its decisions as arrows over all rows in grey."""
+    """One panel per episode: its decisions as arrows over all rows in grey.
+
+    Args:
+        table: the rows in grey.
+        space: to draw in.
+        trajectories: the episodes.
+        what: they are, and what is in grey, for the title.
+        unit: what one of them is called.
+    """
     figure, axes = _grid(len(trajectories), panel_width=3.0)
     for axis, trajectory in zip(axes, trajectories, strict=True):
         _scatter(axis, table.spaces[space], c=BACKGROUND)
@@ -524,9 +583,7 @@ def draw_trajectories(
     return figure
 
 
-def draw_clusters(
-    table: PlotTable, space: str, clusters: Sequence[int], what: str = "real rows"
-) -> Figure:
+def draw_clusters(table: PlotTable, space: str, clusters: Sequence[int], what: str) -> Figure:
     """One panel per cluster, its rows over all others in grey."""
     figure, axes = _grid(len(clusters), panel_width=2.6)
     labels = table.rows["cluster"].to_numpy()
@@ -563,12 +620,20 @@ def draw_explained_variance(dataset: xr.Dataset, what: str) -> Figure:
     cumulative.axvline(count, color=SIMULATED_COLOUR, lw=1)
     cumulative.set(xlabel="number of principal components", ylabel="cumulative % of total variance")
     cumulative.set_title(f"{count} components hold 95%")
-    is_fitted = dataset["source"].values == 0
-    if "fit_role" in dataset:
-        roles = str(dataset["fit_role"].attrs["flag_meanings"]).split()
-        is_fitted = dataset["fit_role"].values == roles.index("inlier")
-    figure.suptitle(f"{what}: explained variance (n = {is_fitted.sum():,})")
+    figure.suptitle(f"{what}: explained variance of {_tell_fitted(dataset)}")
     return figure
+
+
+def _tell_fitted(dataset: xr.Dataset) -> str:
+    """How many rows components were fitted on, of how many episodes or samples."""
+    is_fitted = dataset["source"].values == 0
+    if "fit_role" not in dataset:
+        samples = np.unique(dataset["sample_id"].values[is_fitted])
+        return f"{is_fitted.sum():,} vectors of {len(samples):,} samples"
+    roles = str(dataset["fit_role"].attrs["flag_meanings"]).split()
+    is_fitted = dataset["fit_role"].values == roles.index("inlier")
+    episodes = np.unique(dataset["episode_index"].values[is_fitted])
+    return f"{is_fitted.sum():,} decisions of {len(episodes):,} real episodes"
 
 
 def _grid(num_panels: int, panel_width: float) -> tuple[Figure, list[Axes]]:

@@ -86,10 +86,12 @@ def draw_overview(results: xr.Dataset) -> Figure:
         _draw_places(places, results)
     else:
         places.set_axis_off()
+    num_units = len(np.unique(results["unit"].values))
     reproduced = float(results["frames_reproduced"].mean())
     figure.suptitle(
         f"Jacobians between {results.sizes['source']} components of "
-        f"{results.sizes['sample']} samples ({reproduced:.1%} of stored frames reproduced)"
+        f"{results.sizes['sample']} samples of at most {results.sizes['target_step']} steps "
+        f"from {num_units} source episodes ({reproduced:.1%} of stored frames reproduced)"
     )
     return figure
 
@@ -150,13 +152,14 @@ def _draw_places(axis: Axes, results: xr.Dataset) -> None:
         c=[colours(c) for c in cluster], linewidths=0, rasterized=True,
     )  # fmt: skip
     axis.set(xticks=[], yticks=[], xlabel="embedding 0", ylabel="embedding 1")
-    title = "samples by their one-step Jacobian, in their clusters' colours"
+    told = ["samples by their one-step Jacobian, in their clusters' colours"]
     if "cluster_stability_adjusted_rand" in results.attrs:
         stability = float(results.attrs["cluster_stability_adjusted_rand"])
         control = float(results.attrs["cluster_stability_control"])
-        title += f"\nstability (adjusted Rand index) {stability:.2f}, control {control:.2f}"
-    trust = textwrap.wrap(tell_trustworthiness(results.attrs), PANEL_TITLE_LETTERS)
-    axis.set_title("\n".join([title, *trust]))
+        told.append(f"stability (adjusted Rand index) {stability:.2f}, control {control:.2f}")
+    told.append(tell_trustworthiness(results.attrs))
+    lines = [line for words in told for line in textwrap.wrap(words, PANEL_TITLE_LETTERS)]
+    axis.set_title("\n".join(lines))
 
 
 def draw_clusters(results: xr.Dataset, max_clusters: int) -> Figure:

@@ -98,23 +98,29 @@ def _figures(
     if len(str(results.attrs["sources"]).split()) == 1:
         variables = [v for v in variables if v.name != "source"]
     table = read_vector_table(results, variables, config.max_points, config.seed)
-    title = f"{what}, {len(table.rows):,} of {results.sizes['row']:,} drawn"
+    of_samples = np.unique([results["source"].values, results["sample_id"].values], axis=1)
+    drawn = (
+        f"{len(table.rows):,} of {results.sizes['row']:,} vectors of {of_samples.shape[1]:,} "
+        "samples"
+    )
     stability = tell_stability(results.attrs)
     yield "explained_variance", draw_explained_variance(results, what)
     for space in table.spaces:
-        known = [title, tell_trustworthiness(results.attrs) if space == "embedding" else ""]
-        heading = "\n".join(filter(None, [*known, stability]))
+        heading = "\n".join(filter(None, [f"{what}, {drawn}", stability]))
         yield f"{space}_variables", draw_coloured(table, space, variables, heading)
     best = "embedding" if "embedding" in table.spaces else "pca"
     if "step" in results:
         paths = read_sample_trajectories(results, best, config.num_trajectories, config.seed)
         yield (
             f"{best}_trajectories",
-            draw_trajectories(table, best, paths, f"{what}: single samples", "sample"),
+            draw_trajectories(
+                table, best, paths, f"{what}: single samples over {drawn} in grey", "sample"
+            ),
         )
     for start in range(0, table.num_clusters, config.clusters_per_page):
         clusters = range(start, min(start + config.clusters_per_page, table.num_clusters))
-        heading = "\n".join(filter(None, [what[0].lower() + what[1:], stability]))
+        known = [f"{what[0].lower()}{what[1:]}, {drawn}", stability]
+        heading = "\n".join(filter(None, known))
         yield f"clusters_{start:03d}", draw_clusters(table, best, clusters, heading)
 
 
@@ -138,6 +144,7 @@ def read_vector_table(
         colour_limits(frame, variables),
         int(results.attrs.get("dynamics_num_clusters", 0)),
         ("window", "random"),
+        layout_trust=tell_trustworthiness(results.attrs),
     )
 
 

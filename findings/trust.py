@@ -2,6 +2,7 @@
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from analysis.fidelity_curves import SHORT_MEANINGS
 from analysis.results import SALIENCY_TRUST_NAME
@@ -19,7 +20,7 @@ PREDICTIONS = {
     "last_frame": "last frame repeated",
     "mean_frame": "mean frame",
 }
-MEASURES = ("mse", "policy_kl", "value_error", "hidden_cosine")
+MEASURES = ("mse", "ssim", "policy_kl", "value_error", "hidden_cosine")
 BASELINES = ("shuffled_actions", "last_frame", "mean_frame")
 SHOWN_HORIZONS = (1, 2, 4, 8)
 SHOWN_STEP_SIZES = 4
@@ -95,27 +96,33 @@ def fidelity_table(fidelity: xr.Dataset) -> Table:
 
 
 def beaten_sentence(fidelity: xr.Dataset, measure: str) -> str:
-    """At which horizons the simulator beats each baseline by more than the interval's width."""
+    """At which horizons the simulator beats each baseline, and at which each beats the simulator.
+
+    Better and worse are differences whose interval excludes 0; horizon 0 predicts nothing.
+    """
     told = []
     for baseline in BASELINES:
         at = fidelity.sel(measure=measure, prediction="mode", baseline=baseline)
         low, high = at["difference_interval"].transpose("bound", "horizon").values
-        horizons = at["horizon"].values
-        better = low > 0 if measure in RISING_SCORES else high < 0
-        won = [int(h) for h, is_better in zip(horizons, better, strict=True) if is_better and h > 0]
-        where = f"at horizons {_runs(won)}" if won else "nowhere"
-        told.append(f"{PREDICTIONS[baseline]}: {where}")
+        is_higher, is_lower = low > 0, high < 0
+        rises = measure in RISING_SCORES
+        is_better, is_worse = (is_higher, is_lower) if rises else (is_lower, is_higher)
+        predicted = at["horizon"].values > 0
+        won, lost = (at["horizon"].values[predicted & which] for which in (is_better, is_worse))
+        where = f"at {_horizon_runs(won)}" if len(won) else "nowhere"
+        worse = f", worse at {_horizon_runs(lost)}" if len(lost) else ""
+        told.append(f"{PREDICTIONS[baseline]}: {where}{worse}")
     return (
-        f"By {SHORT_MEANINGS[measure]} the simulator is better than baselines (95% interval of the "
-        f"paired difference) as follows. {'; '.join(told)}."
+        f"By {SHORT_MEANINGS[measure]} the simulator is better than baselines, or worse (95% "
+        f"interval of the paired difference), as follows. {'; '.join(told)}."
     )
 
 
-def _runs(numbers: list[int]) -> str:
-    """Ascending numbers as `1 to 4, 6`."""
-    breaks = [i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1]
-    runs = np.split(np.array(numbers), breaks)
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in runs)
+def _horizon_runs(horizons: NDArray[np.int64]) -> str:
+    """Ascending horizons as `horizons 1 to 4, 6`."""
+    runs = np.split(horizons, np.flatnonzero(np.diff(horizons) != 1) + 1)
+    told = ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in runs)
+    return f"horizon{'s' if len(horizons) > 1 else ''} {told}"
 
 
 def hidden_table(fidelity: xr.Dataset) -> Table:

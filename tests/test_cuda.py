@@ -1,4 +1,7 @@
-"""What a GPU does otherwise than a CPU: kernels launched as graphs. Skipped where there is none."""
+"""What a GPU does otherwise than a CPU: kernels launched as graphs. Skipped where there is none.
+
+Captured functions on a single GPU: `tests/experiment/test_cuda_graphs.py`.
+"""
 
 import copy
 from dataclasses import fields, replace
@@ -30,42 +33,12 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 CUDA = torch.device("cuda")
 
 
-def test_a_captured_function_computes_for_every_input_and_shape_and_keeps_its_results():
-    captured = CapturedFunction(lambda x, y: x * y + 1)
-    x, y = torch.rand(3, device=CUDA), torch.rand(3, device=CUDA)
-    first, second = captured(x, y), captured(y, y)
-    assert torch.equal(first, x * y + 1)
-    assert torch.equal(second, y * y + 1)
-    wide = torch.rand(5, device=CUDA)
-    assert torch.equal(captured(wide, wide), wide * wide + 1)
-
-
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_a_captured_function_computes_on_the_gpu_of_its_inputs():
     captured = CapturedFunction(lambda x: 3 * x)
     for value in (1.0, 2.0):
         x = torch.full((4,), value, device="cuda:1")
         assert torch.equal(captured(x), 3 * x)
-
-
-def test_a_captured_function_adds_gradients_and_sees_weights_that_change_in_place():
-    weight = nn.Parameter(torch.tensor([2.0, 3.0], device=CUDA))
-
-    def loss(x):
-        value = (weight * x).square().sum()
-        value.backward()
-        return value.detach()
-
-    captured = CapturedFunction(loss, [weight])
-    weight.grad = torch.ones(2, device=CUDA)
-    x = torch.tensor([1.0, -1.0], device=CUDA)
-    assert captured(x).item() == 4 + 9
-    assert weight.grad.tolist() == [1 + 4, 1 + 6]
-    with torch.no_grad():
-        weight.copy_(torch.tensor([1.0, 0.0]))
-    weight.grad.zero_()
-    assert captured(2 * x).item() == 4
-    assert weight.grad.tolist() == [8, 0]
 
 
 @pytest.fixture

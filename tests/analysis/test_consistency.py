@@ -30,10 +30,15 @@ from analysis.cross_dynamics import (
     in_deviations,
 )
 from analysis.cross_dynamics import make_plan as make_cross_plan
-from analysis.cross_figures import CrossDrawing, draw_group, plot_cross_dynamics
+from analysis.cross_figures import (
+    CrossDrawing,
+    draw_extremes,
+    draw_group,
+    plot_cross_dynamics,
+)
 from analysis.episode_stacks import CoordinateStack
 from analysis.false_discovery import false_discovery_q
-from analysis.results import BEHAVIOUR_NAME, CROSS_NAME, JACOBIAN_NAME, read_results, write_results
+from analysis.results import BEHAVIOUR_NAME, JACOBIAN_NAME, read_results, write_results
 from analysis.rollout_rows import RolloutRows
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
@@ -493,10 +498,42 @@ def test_figures_are_drawn_from_the_files_alone(cross, tmp_path):
     assert len(pictures) == 4
     assert (tmp_path / "figures" / "contact_sheet.png").stat().st_size > 1000
     assert all(picture.stat().st_size > 1000 for picture in pictures)
-    with read_results(tmp_path / CROSS_NAME) as results:
-        title = draw_group(results, ALL, [1], False).get_suptitle()
-        num_units = int(results["num_units"].sel(group=ALL))
-    assert f"from {num_units} independent units" in title
+
+
+def test_titles_of_matrices_tell_the_counts_of_their_own_group(cross):
+    numbers = {
+        "num_episodes": (60, 31, 29),
+        "num_units": (50, 26, 24),
+        "num_jacobians": (40, 21, 19),
+        "num_jacobian_units": (30, 16, 14),
+    }
+    counted = cross.assign({name: ("group", list(found)) for name, found in numbers.items()})
+    titles = {
+        group: (
+            f"{who} ({episodes} episodes from {units} independent units; "
+            f"Jacobians of {jacobians} episodes from {jacobian_units} units)"
+        )
+        for group, who, episodes, units, jacobians, jacobian_units in zip(
+            (ALL, "0", "1"),
+            ("all episodes", "behaviour 0", "behaviour 1"),
+            *numbers.values(),
+            strict=True,
+        )
+    }
+    for group, title in titles.items():
+        first, marks = draw_group(counted, group, [1], False).get_suptitle().splitlines()
+        assert first == title
+        assert "diagonal" not in marks
+    assert (
+        "at lag 0 above the diagonal only" in draw_group(cross, ALL, [0, 1], False).get_suptitle()
+    )
+    without = cross.drop_vars("causation")
+    assert "Jacobian" not in draw_group(without, "1", [1], False).get_suptitle()
+
+
+def test_the_figure_of_extremes_tells_how_many_of_how_many(cross):
+    """A tenth of 60 samples."""
+    assert "at lag 1 of the 6 most extreme of 60 samples" in draw_extremes(cross).get_suptitle()
 
 
 def test_a_file_without_causation_is_refused(cross, tmp_path):

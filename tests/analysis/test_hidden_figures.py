@@ -9,6 +9,7 @@ from PIL import Image
 from analysis.hidden_figures import (
     REAL_COLOUR,
     SIMULATED_COLOUR,
+    VARIABLES,
     PlottingConfig,
     category_colours,
     draw_clusters,
@@ -69,7 +70,7 @@ def test_every_figure_is_drawn_as_png_and_pdf(plotted_result, tmp_path):
 def test_every_cluster_has_a_panel(plotted_result):
     with read_results(plotted_result) as dataset:
         table = read_plot_table(dataset, 1000, 0).of_source("real")
-        titles = [a.get_title() for a in draw_clusters(table, "pca", range(3)).axes]
+        titles = [a.get_title() for a in draw_clusters(table, "pca", range(3), "rows").axes]
         counts = np.bincount(dataset.cluster.values[dataset.source.values == 0])
     assert [f"n = {count:,}" in title for count, title in zip(counts, titles, strict=True)] == [
         True
@@ -82,9 +83,9 @@ def test_neither_source_is_drawn_over_the_other(plotted_result):
     is_simulated = table.rows["source"].to_numpy() == 1
     # About as many changes from one source to the other as a random order has.
     assert np.diff(is_simulated).sum() > is_simulated.sum() * (~is_simulated).mean()
-    panels = [axis for axis in draw_overlap(table).axes if axis.collections]
-    assert panels
-    for panel in panels:
+    drawn_on = [axis for axis in draw_overlap(table).axes if axis.collections]
+    assert drawn_on
+    for panel in drawn_on:
         (points,) = panel.collections
         drawn = [to_hex(colour) for colour in to_rgba_array(points.get_facecolor())]
         assert drawn == np.where(is_simulated, SIMULATED_COLOUR, REAL_COLOUR).tolist()
@@ -94,9 +95,95 @@ def test_titles_tell_how_many_rows_of_all_are_drawn(plotted_result):
     with read_results(plotted_result) as dataset:
         totals = np.bincount(dataset.source.values)
         table = read_plot_table(dataset, 20, 0)
-    for source, total in zip(("real", "simulated"), totals, strict=True):
+    of_episodes = ("of 30 episodes", "of 10 samples")
+    for source, total, episodes in zip(("real", "simulated"), totals, of_episodes, strict=True):
         figure = draw_variables(table.of_source(source), "pca", source)
-        assert f"20 of {total:,} decisions" in figure.get_suptitle()
+        assert f"20 of {total:,} decisions {episodes}" in figure.get_suptitle()
+
+
+def test_what_a_sample_does_after_its_end_is_not_drawn(plotted_result):
+    """A sample goes on after the end predicted for it, and ends are predicted again."""
+    with read_results(plotted_result) as file:
+        dataset = file.load()
+    done, value = dataset.done.values.copy(), np.zeros(dataset.sizes["row"])
+    is_simulated = dataset.source.values == 1
+    episode = dataset.episode_index.values
+    is_first_sample = is_simulated & (episode == episode[is_simulated].min())
+    done[is_first_sample], value[is_first_sample] = 1, 7.0
+    dataset["done"], dataset["value"] = ("row", done), ("row", value)
+    table = read_plot_table(dataset, 10_000, 0)
+    assert (table.rows["value"] == 7.0).sum() == 1
+    left_out = is_first_sample.sum() - 1
+    assert left_out > 0
+    real, simulated = np.bincount(dataset.source.values)
+    assert table.num_decisions == (real, simulated - left_out)
+    assert len(table.rows) == real + simulated - left_out
+
+
+def panels(figure):
+    return {a.get_title().split(" (n =")[0]: a for a in figure.axes if a.get_title()}
+
+
+def drawn_values(figure, label):
+    """In the order in which they are drawn."""
+    return np.asarray(panels(figure)[label].collections[-1].get_array())
+
+
+def test_extreme_values_hide_others_only_where_nearly_all_rows_are_alike(plotted_result):
+    """Drawn last, the larger of two values would colour any dense cloud, whatever is in it."""
+    with read_results(plotted_result) as dataset:
+        table = read_plot_table(dataset, 1000, 0).of_source("real")
+    count = len(table.rows)
+    spread = np.random.default_rng(0).permutation(np.linspace(0.0, 1.0, count) ** 3)
+    few = np.where(np.arange(count) % 10 == 0, 10.0, 0.0)
+    table = replace(
+        table,
+        rows=table.rows.assign(value=spread, reward=few),
+        colour_limits=table.colour_limits | {"value": (0.0, 1.0), "reward": (0.0, 10.0)},
+    )
+    figure = draw_variables(table, "pca", "real")
+    np.testing.assert_array_equal(drawn_values(figure, "value"), spread)
+    np.testing.assert_array_equal(drawn_values(figure, "reward"), np.sort(few))
+    assert "the further on top" in figure.get_suptitle()
+    variables = [variable for variable in VARIABLES if variable.name == "value"]
+    assert "on top" not in draw_coloured(table, "pca", variables, "title").get_suptitle()
+
+
+def test_steps_of_samples_have_a_scale_and_a_name_of_their_own(plotted_result):
+    with read_results(plotted_result) as file:
+        dataset = file.load()
+    is_real = dataset.source.values == 0
+    dataset["step"] = ("row", np.where(is_real, 100 * dataset.step.values, dataset.step.values))
+    # One length of all samples is nothing to colour by.
+    length = np.where(is_real, dataset.episode_length.values, 10)
+    dataset["episode_length"] = ("row", length)
+    table = read_plot_table(dataset, 1000, 0)
+    real, simulated = (
+        panels(draw_variables(table.of_source(source), "pca", source))
+        for source in ("real", "simulated")
+    )
+    assert real["step in episode"].collections[0].get_clim()[1] > 300
+    assert simulated["step in sample"].collections[0].get_clim()[1] < 100
+    assert "episode length" in real
+    assert "sample length" not in simulated
+
+
+def test_the_trust_in_the_layout_is_told_where_it_is_drawn(plotted_result):
+    with read_results(plotted_result) as dataset:
+        table = read_plot_table(dataset, 1000, 0)
+    table = replace(table.of_source("real"), layout_trust="trustworthiness 0.9")
+    titles = {s: draw_variables(table, s, "real").get_suptitle() for s in ("pca", "embedding")}
+    assert "trustworthiness 0.9" in titles["embedding"]
+    assert "trustworthiness" not in titles["pca"]
+
+
+def test_ticks_of_many_categories_are_equally_far_apart(plotted_result):
+    with read_results(plotted_result) as dataset:
+        table = read_plot_table(dataset, 1000, 0).of_source("real")
+    clusters = np.arange(len(table.rows)) % 32
+    table = replace(table, rows=table.rows.assign(cluster=clusters), num_clusters=32)
+    bar = panels(draw_variables(table, "pca", "real"))["cluster"].child_axes[0]
+    assert bar.get_yticks().tolist() == [0, 4, 8, 12, 16, 20, 24, 28]
 
 
 def test_a_category_has_one_colour_in_all_figures(plotted_result):
@@ -124,13 +211,13 @@ def test_both_sources_share_their_colour_limits(plotted_result):
         table = read_plot_table(dataset, 1000, 0)
     shown = {}
     for source in ("real", "simulated"):
-        panels = draw_variables(table.of_source(source), "pca", source).axes
+        figure = draw_variables(table.of_source(source), "pca", source)
         shown[source] = {
-            panel.get_title().split(" (n =")[0]: panel.collections[0].get_clim()
-            for panel in panels
-            if panel.get_title()
+            label: panel.collections[0].get_clim() for label, panel in panels(figure).items()
         }
-    assert shown["real"] == shown["simulated"]
+    shared = ("value", "policy entropy (nats)", "reward", "cluster", "action taken")
+    for label in shared:
+        assert shown["real"][label] == shown["simulated"][label]
     values = table.rows.groupby("source")["value"]
     low, high = values.quantile(0.01).min(), values.quantile(0.99).max()
     assert high - low > 90.0

@@ -2,7 +2,9 @@
 
 import numpy as np
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from analysis.figure_style import figure_text
 from analysis.jacobian_figures import draw_clusters, draw_overview
 
 CLUSTERS = np.array([0, 0, 0, 1, 1, 2])
@@ -31,6 +33,29 @@ def jacobian_results() -> xr.Dataset:
         },
         attrs={"grad_timestep": 1, "num_clusters": 3},
     )
+
+
+def test_titles_stay_inside_the_figure_and_tell_the_counts():
+    results = jacobian_results()
+    results["unit"] = ("sample", [0, 0, 1, 2, 3, 4])
+    results.attrs |= {
+        "cluster_stability_adjusted_rand": 0.7,
+        "cluster_stability_control": 0.25,
+        "embedding_trustworthiness": 0.9,
+        "embedding_trustworthiness_of_pca": 0.8,
+        "embedding_trustworthiness_of_shuffled": 0.5,
+    }
+    with figure_text():
+        figure = draw_overview(results)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        width, height = canvas.get_width_height()
+        for axis in figure.axes:
+            title = axis.title.get_window_extent(canvas.get_renderer())
+            assert title.x0 >= 0
+            assert title.x1 <= width
+            assert title.y1 <= height
+    assert "6 samples of at most 3 steps from 5 source episodes" in figure.get_suptitle()
 
 
 def test_a_cluster_is_named_in_the_colour_of_its_samples():

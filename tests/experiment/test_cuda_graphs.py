@@ -1,9 +1,9 @@
-"""What a captured function does around its graphs, on a CPU.
+"""What a captured function computes: on a GPU where there is one, and everywhere on a CPU.
 
-The stand-in for a CUDA graph notes every operation of PyTorch while the function is recorded,
-undoes what these changed, since a GPU computes nothing then, and repeats them on the same memory at
-each replay. So buffers, shapes and gradients are tested here; streams, and whether a GPU accepts a
-function, only on one (`tests/test_cuda.py`).
+On the CPU a stand-in for a CUDA graph notes every operation of PyTorch while the function is
+recorded, undoes what these changed, since a GPU computes nothing then, and repeats them on the same
+memory at each replay. That tests buffers, shapes and gradients; streams, and whether a GPU accepts
+a function, only a GPU does.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -48,8 +48,19 @@ class NotedOperations(TorchDispatchMode):
                         own.copy_(new)
 
 
-@pytest.fixture(autouse=True)
-def graphs_without_a_gpu(monkeypatch):
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request, monkeypatch):
+    """Where to capture: on a GPU, or on the CPU with stand-ins for its graphs."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU with CUDA")
+    if request.param == "cpu":
+        replace_graphs(monkeypatch)
+    return torch.device(request.param)
+
+
+def replace_graphs(monkeypatch):
+    """Let captured functions record `NotedOperations` in place of CUDA graphs."""
+
     @contextmanager
     def record(graph, stream):
         with graph:
@@ -75,9 +86,10 @@ class SumAndProduct:
     product: Tensor
 
 
-def test_every_result_is_its_own_inputs_and_stays_as_it_was():
+def test_every_result_is_its_own_inputs_and_stays_as_it_was(device):
     captured = CapturedFunction(lambda x, y: SumAndProduct(x + y, x * y))
-    x, y = torch.tensor([1.0, 2.0]), torch.tensor([3.0, 5.0])
+    x = torch.tensor([1.0, 2.0], device=device)
+    y = torch.tensor([3.0, 5.0], device=device)
     first = captured(x, y)
     second = captured(y, y)
     assert first.sum.tolist() == [4, 7]
@@ -87,10 +99,10 @@ def test_every_result_is_its_own_inputs_and_stays_as_it_was():
     # What was handed in is neither kept nor changed.
     assert x.tolist() == [1, 2]
     x.zero_()
-    assert captured(y, torch.ones(2)).product.tolist() == [3, 5]
+    assert captured(y, torch.ones_like(y)).product.tolist() == [3, 5]
 
 
-def test_a_function_is_recorded_once_for_each_set_of_shapes_and_types():
+def test_a_function_is_recorded_once_for_each_set_of_shapes_and_types(device):
     calls = []
 
     def double(x):
@@ -98,7 +110,8 @@ def test_a_function_is_recorded_once_for_each_set_of_shapes_and_types():
         return 2 * x
 
     captured = CapturedFunction(double)
-    inputs = (torch.ones(2), torch.ones(3), torch.ones(2, dtype=torch.float64))
+    shapes_and_types = ((2, torch.float32), (3, torch.float32), (2, torch.float64))
+    inputs = [torch.ones(size, dtype=dtype, device=device) for size, dtype in shapes_and_types]
     doubled = [captured(x) for x in inputs]
     assert [one.dtype for one in doubled] == [x.dtype for x in inputs]
     recorded = list(calls)
@@ -110,8 +123,8 @@ def test_a_function_is_recorded_once_for_each_set_of_shapes_and_types():
     assert [one.tolist() for one in doubled] == [[2] * len(x) for x in inputs]
 
 
-def test_gradients_are_added_once_per_call_and_weights_may_change_in_place():
-    weight = nn.Parameter(torch.tensor([2.0, 3.0]))
+def test_gradients_are_added_once_per_call_and_weights_may_change_in_place(device):
+    weight = nn.Parameter(torch.tensor([2.0, 3.0], device=device))
 
     def loss(x):
         value = (weight * x).square().sum()
@@ -119,8 +132,8 @@ def test_gradients_are_added_once_per_call_and_weights_may_change_in_place():
         return value.detach()
 
     captured = CapturedFunction(loss, [weight])
-    weight.grad = torch.ones(2)
-    x = torch.tensor([1.0, -1.0])
+    weight.grad = torch.ones_like(weight)
+    x = torch.tensor([1.0, -1.0], device=device)
     assert captured(x).item() == 4 + 9
     assert weight.grad.tolist() == [1 + 4, 1 + 6]
     with torch.no_grad():
@@ -130,8 +143,8 @@ def test_gradients_are_added_once_per_call_and_weights_may_change_in_place():
     assert weight.grad.tolist() == [8, 0]
 
 
-def test_a_parameter_without_a_gradient_gets_one():
-    weight = nn.Parameter(torch.tensor([2.0]))
+def test_a_parameter_without_a_gradient_gets_one(device):
+    weight = nn.Parameter(torch.tensor([2.0], device=device))
 
     def loss(x):
         value = (weight * x).sum()
@@ -140,6 +153,6 @@ def test_a_parameter_without_a_gradient_gets_one():
 
     captured = CapturedFunction(loss, [weight])
     for number in (1, 2):
-        assert captured(torch.tensor([5.0])).item() == 10
+        assert captured(torch.tensor([5.0], device=device)).item() == 10
         assert weight.grad is not None
         assert weight.grad.tolist() == [5 * number]
