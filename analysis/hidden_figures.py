@@ -24,7 +24,7 @@ from analysis.figure_style import (
     tell_stability,
     tell_trustworthiness,
 )
-from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, read_results
+from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, ends_before, read_results
 from experiment.errors import require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -343,16 +343,6 @@ def _single_source_limits(values: NDArray) -> tuple[float, float]:
     if low == high:
         low, high = values.min(), values.max()
     return float(low), float(high)
-
-
-def ends_before(dataset: xr.Dataset) -> NDArray[np.int64]:
-    """(row,) how many ends of its episode lie before each row.
-
-    Above 0 only in samples, which go on after the end that is predicted for them.
-    """
-    keys = [dataset["source"].values, dataset["episode_index"].values]
-    done = pd.Series(dataset["done"].values.astype(np.int64))
-    return (done.groupby(keys).cumsum() - done).to_numpy()
 
 
 def episode_returns(dataset: xr.Dataset) -> NDArray[np.float32]:

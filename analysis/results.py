@@ -14,8 +14,9 @@ from typing import Any
 import h5netcdf
 import hdf5plugin
 import numpy as np
+import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike, DTypeLike
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from xarray.backends import CachingFileManager, H5NetCDFStore
 
 from experiment.errors import UserError
@@ -244,3 +245,13 @@ def _chunks(shape: tuple[int, ...], itemsize: int, target_bytes: int = 256 * 102
     row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * itemsize
     rows = min(max(1, target_bytes // max(row_bytes, 1)), max(shape[0], 1))
     return (rows, *(max(size, 1) for size in shape[1:]))
+
+
+def ends_before(results: xr.Dataset) -> NDArray[np.int64]:
+    """(row,) how many ends of its episode lie before each row of hidden states.
+
+    Above 0 only in samples, which go on after the end that is predicted for them.
+    """
+    keys = [results["source"].values, results["episode_index"].values]
+    done = pd.Series(results["done"].values.astype(np.int64))
+    return (done.groupby(keys).cumsum() - done).to_numpy()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -18,7 +19,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from analysis.figure_style import frame_clouds
 from analysis.probe_targets import ProbeTargets
 from analysis.probes import fit_linear
-from analysis.results import PRODUCERS, SOURCES
+from analysis.results import PRODUCERS, SOURCES, ends_before
 from experiment.errors import UserError
 from experiment.resampling import INTERVAL_PERCENTILES, resample_weights
 
@@ -51,6 +52,8 @@ class Separability:
 def read_states(results: xr.Dataset, max_points: int, seed: int) -> States:
     """At most `max_points` random rows of each source from the result of the hidden analysis.
 
+    What a sample does after the end that is predicted for it is left out: nothing real is like it.
+
     Raises:
         UserError: it has no simulated rows, or does not tell which rows are independent.
     """
@@ -59,9 +62,11 @@ def read_states(results: xr.Dataset, max_points: int, seed: int) -> States:
             "--input_dir: the hidden analysis does not tell which rows are independent of each "
             f"other; make it anew with: {PRODUCERS['hidden_analysis']}"
         )
-    source = results["source"].values
+    source, is_over = results["source"].values, ends_before(results) > 0
     rng = np.random.default_rng(seed)
-    of_sources = [rng.permutation(np.flatnonzero(source == code)) for code in range(len(SOURCES))]
+    of_sources = [
+        rng.permutation(np.flatnonzero((source == code) & ~is_over)) for code in range(len(SOURCES))
+    ]
     if not len(of_sources[1]):
         raise UserError(
             "--input_dir: the hidden analysis was made without simulated rollouts; make it anew "
@@ -151,34 +156,26 @@ def overlap_dataset(states: States, found: Separability, control: Separability) 
 
 
 def draw_overlap(results: xr.Dataset, first: int) -> Figure:
-    """Component `first` against the next: real states blue, simulated ones red above them."""
+    """Component `first` against the next: real states blue, simulated ones red."""
     figure = Figure(figsize=(5.2, 4.8), layout="constrained")
     axis = figure.subplots()
     is_simulated = results["source"].values == 1
-    clouds = []
-    for rows, colour, alpha, name in (
-        (~is_simulated, REAL_COLOUR, 0.25, "real"),
-        (is_simulated, SIMULATED_COLOUR, 0.5, "simulated"),
-    ):
-        points = results["pca"].values[rows, first : first + 2]
-        clouds.append(points)
-        axis.scatter(
-            points[:, 0],
-            points[:, 1],
-            s=3,
-            linewidths=0,
-            alpha=alpha,
-            color=colour,
-            label=f"{name} ({rows.sum():,})",
-            rasterized=True,
-        )
+    points = results["pca"].values[:, first : first + 2]
+    # In a random order, so that neither hides the other.
+    order = np.random.default_rng(0).permutation(len(points))
+    colours = np.where(is_simulated, SIMULATED_COLOUR, REAL_COLOUR)[order]
+    axis.scatter(*points[order].T, s=3, linewidths=0, alpha=0.5, c=colours, rasterized=True)
+    clouds = [points[~is_simulated], points[is_simulated]]
     outside = frame_clouds(axis, clouds)
     beyond = f" ({outside:,} of {len(is_simulated):,} points beyond the axes)" if outside else ""
     axis.set(xlabel=f"PC {first}{beyond}", ylabel=f"PC {first + 1}")
-    legend = axis.legend(loc="upper right", markerscale=3)
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set_alpha(1.0)
+    handles = [
+        Line2D([], [], marker="o", ls="", ms=4, color=colour, label=f"{name} ({len(cloud):,})")
+        for name, colour, cloud in zip(
+            SOURCES, (REAL_COLOUR, SIMULATED_COLOUR), clouds, strict=True
+        )
+    ]
+    axis.legend(handles=handles, loc="upper right")
     area = results["roc_area"].values
     low, high = results["roc_area_interval"].values
     axis.set_title(

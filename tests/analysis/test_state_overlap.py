@@ -54,6 +54,8 @@ def test_rows_of_both_sources_are_read_with_their_units():
         {
             "source": ("row", np.repeat([0, 1], [6, 4])),
             "unit": ("row", np.array([0, 0, 1, 1, 2, 2, 0, 0, 7, 7])),
+            "episode_index": ("row", np.array([0, 0, 1, 1, 2, 2, 0, 0, 1, 1])),
+            "done": ("row", np.array([0, 1, 0, 1, 0, 1, 0, 0, 0, 1])),
             "pca": (("row", "pca_component"), np.arange(20.0).reshape(10, 2)),
         }
     )
@@ -65,6 +67,19 @@ def test_rows_of_both_sources_are_read_with_their_units():
         read_states(results.isel(row=slice(0, 6)), 50, 0)
     with pytest.raises(UserError, match="which rows are independent"):
         read_states(results.drop_vars("unit"), 50, 0)
+
+
+def test_what_a_sample_does_after_its_end_is_left_out():
+    results = xr.Dataset(
+        {
+            "source": ("row", [0, 0, 1, 1, 1, 1, 1]),
+            "unit": ("row", [0, 0, 1, 1, 1, 1, 1]),
+            "episode_index": ("row", [0, 0, 0, 0, 0, 0, 1]),
+            "done": ("row", [0, 1, 0, 1, 0, 1, 0]),
+            "pca": (("row", "pca_component"), np.arange(7.0)[:, None]),
+        }
+    )
+    assert read_states(results, 50, 0).scores[:, 0].tolist() == [0, 1, 2, 3, 6]
 
 
 def test_missing_analysis_is_named(tmp_path):
