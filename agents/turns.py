@@ -74,6 +74,9 @@ def played_ahead(
     players = ThreadPoolExecutor(num_players, "player", torch.set_num_threads, (num_threads,))
     played = [_PlayedHand(hand, players) for hand in hands]
     try:
+        # Here, since a thread that cannot be started leaves others behind, which play already.
+        for hand in played:
+            hand.begin()
         yield [hand.take() for hand in played]
     finally:
         for hand in played:
@@ -91,7 +94,10 @@ class _PlayedHand(Generic[T]):
         self._lock = Lock()
         self._num_waiting = 0
         self._is_being_played = self._is_over = False
-        self._go_on()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._go_on()
 
     def take(self) -> Iterator[T]:
         while True:

@@ -1,10 +1,13 @@
 import threading
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 import torch
 
+from agents import turns
 from agents.turns import MAX_AHEAD, alternate, deal, played_ahead
 
 
@@ -60,6 +63,19 @@ def test_playing_ahead_changes_neither_items_nor_order() -> None:
     assert caller not in players
 
 
+def test_each_player_computes_with_the_threads_that_it_is_given() -> None:
+    def numbers_of_threads() -> Iterator[int]:
+        for _ in range(4):
+            yield torch.get_num_threads()
+
+    threads_before = torch.get_num_threads()
+    try:
+        with played_ahead([numbers_of_threads(), numbers_of_threads()], 2, 3) as ahead:
+            assert list(alternate(ahead)) == [3] * 8
+    finally:
+        torch.set_num_threads(threads_before)
+
+
 def test_a_hand_is_played_by_one_thread_at_a_time() -> None:
     is_playing = threading.Lock()
 
@@ -72,6 +88,18 @@ def test_a_hand_is_played_by_one_thread_at_a_time() -> None:
 
     with played_ahead([items()], 3, 1) as (ahead,):
         assert list(ahead) == list(range(50))
+
+
+def test_an_item_that_is_handed_over_late_is_not_overtaken(monkeypatch) -> None:
+    class SlowQueue(SimpleQueue):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if item.exception() is None and item.result() % 3 == 0:
+                time.sleep(2e-3)
+            super().put(item, block, timeout)
+
+    monkeypatch.setattr(turns, "SimpleQueue", SlowQueue)
+    with played_ahead([iter(range(20))], 2, 1) as (ahead,):
+        assert [next(ahead) for _ in range(20)] == list(range(20))
 
 
 def test_a_slow_player_holds_up_no_hand() -> None:
@@ -121,6 +149,61 @@ def test_an_error_reaches_whoever_takes_the_items_and_nothing_runs_on() -> None:
     with pytest.raises(ValueError, match="broken"), played_ahead([items()], 1, 1) as (ahead,):
         list(ahead)
     assert made == [0]
+
+
+def test_a_hand_that_has_ended_is_not_asked_again() -> None:
+    num_asked = 0
+
+    class Ending:
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            nonlocal num_asked
+            num_asked += 1
+            raise StopIteration
+
+    with played_ahead([Ending()], 1, 1) as (ahead,):
+        assert list(ahead) == []
+    assert num_asked == 1
+
+
+def test_leaving_awaits_what_is_being_made_and_begins_nothing_else() -> None:
+    is_begun, is_left, begun, made = threading.Event(), threading.Event(), [], []
+
+    def items(hand: int) -> Iterator[int]:
+        begun.append(hand)
+        is_begun.set()
+        is_left.wait(10)
+        made.append(hand)
+        yield hand
+
+    with played_ahead([items(0), items(1)], 1, 1):
+        assert is_begun.wait(10)
+        threading.Timer(0.05, is_left.set).start()
+    assert begun == made == [0]
+
+
+def test_a_thread_that_cannot_be_started_leaves_none_behind(monkeypatch) -> None:
+    start = threading.Thread.start
+
+    def start_one(thread: threading.Thread) -> None:
+        if thread.name == "player_1":
+            raise RuntimeError("no more threads")
+        start(thread)
+
+    def slowly() -> Iterator[int]:
+        for item in range(1000):
+            time.sleep(0.01)
+            yield item
+
+    monkeypatch.setattr(threading.Thread, "start", start_one)
+    with (
+        pytest.raises(RuntimeError, match="no more threads"),
+        played_ahead([slowly(), slowly()], 2, 1),
+    ):
+        pass
+    assert not any(thread.name.startswith("player") for thread in threading.enumerate())
 
 
 def test_leaving_stops_the_threads_soon() -> None:
