@@ -143,9 +143,11 @@ def _metadata_of_recording(
     return replace(metadata, save_state_every=config.save_state_every)
 
 
-def write_rollouts(writer: RolloutWriter, rollouts: Iterable[Rollout]) -> int:
+def write_rollouts(writer: RolloutWriter, rollouts: Generator[Rollout, None, None]) -> int:
     """Write rollouts as they come, sealing a shard now and then; returns the number of rows."""
-    return write_in_background(writer, rollouts, SECONDS_BETWEEN_SEALS)
+    # Where writing fails, the error would else hold on to those who play, who would go on.
+    with closing(rollouts):
+        return write_in_background(writer, rollouts, SECONDS_BETWEEN_SEALS)
 
 
 def play_episodes(
@@ -154,7 +156,7 @@ def play_episodes(
     environment: EnvironmentSpec,
     config: RecordingConfig,
     episode_ids: Iterable[int],
-) -> Iterator[Rollout]:
+) -> Generator[Rollout, None, None]:
     """Play the given episodes and yield each when it ends, in the order of their ends."""
     ids = list(episode_ids)
     starts = _level_starts(config, ids, UNTOUCHED)
@@ -181,7 +183,7 @@ def play_starts(
     config: RecordingConfig,
     starts: Iterable[EpisodeStart],
     count: int,
-) -> Iterator[Rollout]:
+) -> Generator[Rollout, None, None]:
     """Play episodes from where they start and yield each when it ends, in the order of their ends.
 
     The environments are played in groups: by two threads where the processor has two to give, else

@@ -9,7 +9,7 @@ Samples from random, interpolated or given latents have no counterpart.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -126,7 +126,7 @@ def _play(
     samples: list[_Sample],
     intervention: Intervention | None,
     device: torch.device | str,
-) -> Iterator[Rollout]:
+) -> Generator[Rollout, None, None]:
     # Every action is given, so none is drawn.
     behaviour = BehaviourConfig(greedy=True)
     player = Player(plan.agent.policy, behaviour, device, intervention)

@@ -1,5 +1,6 @@
 """The recorder: what it keeps is what happened, whatever the batch, and all of it."""
 
+import itertools
 import json
 import math
 import shutil
@@ -36,7 +37,7 @@ from environments.factory import EnvironmentConfig, environment_spec, make_envir
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
 from rollouts.description import read_metadata
-from rollouts.store import RolloutDataset, verify_dataset
+from rollouts.store import RolloutDataset, RolloutWriter, verify_dataset
 from rollouts.types import Rollout
 
 FAKE = environment_spec(EnvironmentConfig(env_name="fake"))
@@ -180,9 +181,14 @@ def test_spent_budget_cuts_running_episodes_and_keeps_them(tmp_path) -> None:
         np.testing.assert_array_equal(rollout.reward, whole.reward[: len(rollout)])
 
 
+@pytest.mark.parametrize(("large_group", "num_groups"), [(32, 2), (2, 3)])
 @pytest.mark.parametrize("budget", [{"max_episodes": 24}, {"max_episodes": 100, "max_steps": 101}])
-def test_two_threads_record_the_same_in_the_same_order_as_one(tmp_path, budget) -> None:
+def test_two_threads_record_the_same_in_the_same_order_as_one(
+    tmp_path, monkeypatch, budget, large_group, num_groups
+) -> None:
+    monkeypatch.setattr(recorder, "_LARGE_GROUP", large_group)
     agent, config = make_agent(FAKE), replace(SMALL, num_envs=6, **budget)
+    assert len(group_sizes(config.num_envs)) == num_groups
     recorded = {}
     threads_before = torch.get_num_threads()
     for num_threads in (1, 2):
@@ -252,6 +258,28 @@ def test_whoever_stops_early_stops_the_threads_before_the_environments_close(mon
     finally:
         torch.set_num_threads(threads_before)
     assert players_when_closed == [[], []]
+
+
+def test_a_failure_to_write_stops_those_who_play(tmp_path, monkeypatch) -> None:
+    write, num_written = RolloutWriter.write, itertools.count()
+
+    def write_or_fail(writer: RolloutWriter, rollout: Rollout) -> None:
+        if next(num_written) == 3:
+            raise OSError("disk full")
+        write(writer, rollout)
+
+    monkeypatch.setattr(RolloutWriter, "write", write_or_fail)
+    config = replace(SMALL, max_episodes=1000, num_envs=6)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        # The error at hand keeps all that its traceback leads to.
+        with pytest.raises(OSError, match="disk full"):
+            record_episodes(make_agent(FAKE), FAKE, tmp_path, config)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads_before)
+    assert not any(thread.name.startswith("player") for thread in threading.enumerate())
 
 
 def test_time_that_is_over_at_once_leaves_one_step_of_each_episode(tmp_path) -> None:
