@@ -1,5 +1,6 @@
 """Chunks compressed by several threads are those that HDF5 itself would have made."""
 
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -75,3 +76,14 @@ def test_rows_come_in_any_byte_order(tmp_path) -> None:
         writer.append(pieces)
         writer.finish()
         np.testing.assert_array_equal(array[:], rows)
+
+
+def test_rows_that_wait_hold_on_to_no_episode(tmp_path) -> None:
+    with h5py.File(tmp_path / "rows.h5", "w") as file, ThreadPoolExecutor(1) as executor:
+        writer = ChunkWriter(make_array(file, "<f4", (4,), shuffles=True), True, executor)
+        episode = np.zeros((ROWS_PER_CHUNK - 1, 4), np.float32)
+        watched = weakref.ref(episode)
+        writer.append([episode])
+        del episode
+        assert watched() is None
+        writer.finish()
