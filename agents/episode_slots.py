@@ -129,7 +129,6 @@ class EpisodeSlots:
         if not playing:
             return
         indices = np.array([index for index, _ in playing])
-        # The environment's own memory, which the next step overwrites.
         frames = self.environment.observe().obs
         states = self._states_to_keep(dict(playing))
         decision = self._player.decide(
@@ -141,17 +140,16 @@ class EpisodeSlots:
             np.array([len(episode) for _, episode in playing], np.int64),
         )
         self._state[indices] = decision.state
-        for (index, episode), row in zip(playing, decision.rows(), strict=True):
-            if episode.is_to_be_saved:
-                episode.saved_states.append(states[index])
-            episode.append(frames[index], row)
         actions = np.full(self.environment.num_envs, self.environment.spec.null_action, np.int32)
         actions[indices] = decision.action
         self.environment.send(actions)
         self._awaits_step = True
         self.num_steps += len(playing)
-        # Read while the environments step.
-        for index, episode in playing:
+        # While the environments step, which changes none of this.
+        for (index, episode), row in zip(playing, decision.rows(), strict=True):
+            if episode.is_to_be_saved:
+                episode.saved_states.append(states[index])
+            episode.append(frames[index], row)
             if episode.tracer is not None:
                 episode.tracer.append(states[index])
 

@@ -124,7 +124,10 @@ class VectorEnvironment(Protocol):
     num_envs: int
 
     def observe(self) -> Transition:
-        """Wait for the running step, if any, and tell what it led to. Idempotent."""
+        """Wait for the running step, if any, and tell what it led to. Idempotent.
+
+        Later steps leave the arrays that it told as they are.
+        """
         ...
 
     def send(self, actions: NDArray[np.integer]) -> None:
