@@ -46,6 +46,7 @@ from environments.protocol import EnvironmentSpec
 from experiment.command_line import parse_flags
 from experiment.devices import resolve_device
 from experiment.errors import run_entry_point
+from experiment.parent import signal_at_end_of_parent
 from rollouts.store import RolloutDataset
 
 SEED = 0
@@ -216,6 +217,8 @@ def _recorder(config: Config, with_state: bool, folder: str) -> Iterator[_Record
 
 def _record(config: Config, with_state: bool, folder: str, connection: Connection) -> None:
     """Say when all is ready, record once the other end says so, and tell what it was."""
+    # Whoever is asked to end the benchmark would else leave this process behind, paused for ever.
+    signal_at_end_of_parent(signal.SIGKILL)
     device = resolve_device(config.device)
     spec = make_spec(config)
     agent = make_agent(spec, NetworkConfig(), str(device))

@@ -5,11 +5,9 @@ Values meet in rank order; each process then computes the same from the same num
 """
 
 import contextlib
-import ctypes
 import datetime
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,11 +18,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from experiment.errors import USER_ERROR_EXIT_CODE, UserError
+from experiment.parent import signal_at_end_of_parent
 
 Result = TypeVar("Result")
-
-_PR_SET_PDEATHSIG = 1
-"""Linux: which signal a process gets when its parent ends."""
 
 TIMEOUT = datetime.timedelta(hours=2)
 """How long a process waits for the others, which may be writing or evaluating."""
@@ -162,7 +158,9 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
     if ranks.size == 1:
         yield ranks
         return
-    _stop_with_launcher()
+    # torchrun hands SIGTERM on, but SIGUSR1 or a lack of memory ends it alone: its processes would
+    # go on without anyone who knows of them, beside those of the job that is started next.
+    signal_at_end_of_parent(signal.SIGTERM)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -171,16 +169,6 @@ def joined(ranks: Ranks, device: torch.device) -> Iterator[Ranks]:
         yield ranks
     finally:
         dist.destroy_process_group()
-
-
-def _stop_with_launcher() -> None:
-    """Ask this process to stop when torchrun is gone.
-
-    torchrun hands SIGTERM on, but SIGUSR1 or a lack of memory ends it alone: its processes would
-    go on without anyone who knows of them, beside those of the job that is started next.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager
