@@ -1,9 +1,9 @@
 """Lets an agent play and keeps what happened.
 
 Episode e of a dataset has number e, its level is a function of e, and every action is drawn by a
-key made of e and the row. So the number of environments changes nothing but the speed. Every
-episode that is begun is kept, also one that a budget cuts short: otherwise short episodes would be
-overrepresented.
+key made of e and the row. So it is the same however many environments are played side by side;
+their number decides in which order episodes end, and which ones a budget cuts short. Every episode
+that is begun is kept, also one that is cut: otherwise short episodes would be overrepresented.
 
 Many processes may record one dataset: process I of N plays the episodes e ≡ I (mod N) and seals
 shards under a name of its own. Their union is the dataset that one process would have made.

@@ -21,8 +21,9 @@ class RecordingConfig:
     max_episodes: int = 4000
     """Episodes that the dataset shall have in all; those already there are not played again."""
     num_envs: int = 96
-    """Environments played side by side; changes the speed only, and with a budget of rows which
-    episodes it cuts."""
+    """Environments played side by side. What happens in an episode does not depend on their number,
+    but the speed does, the memory (13 kB per row of CoinRun, of all episodes that run), the order
+    of the episodes and, with --max_steps or --max_hours, which of them are cut."""
     start_level: int = 0
     """First level seed. Levels from 1000000000 on are held out: training never sees them."""
     num_levels: int = 0
