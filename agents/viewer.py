@@ -39,7 +39,7 @@ class LiveWindow:
         self._make_photo = ImageTk.PhotoImage
         self._photo: ImageTk.PhotoImage | None = None
         self._seconds_per_frame = 1 / fps
-        self._due = time.monotonic()
+        self._due: float | None = None
         self.is_open = True
 
     def show(self, frame: NDArray[np.uint8]) -> None:
@@ -63,6 +63,9 @@ class LiveWindow:
 
     def _wait(self) -> None:
         """Let frames follow each other at the pace; one that came late does not hurry the next."""
+        if self._due is None:
+            # The first frame is seen for as long as the others, whenever the window was opened.
+            self._due = time.monotonic()
         self._root.update()
         self._due = max(self._due + self._seconds_per_frame, time.monotonic())
         while self.is_open and (remaining := self._due - time.monotonic()) > 0:
