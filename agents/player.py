@@ -5,7 +5,7 @@ before the heads read it and before it is carried on.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -235,14 +235,20 @@ def behaviour_log_probs(
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
-@contextmanager
-def full_float32() -> Iterator[None]:
+def full_float32() -> AbstractContextManager[None]:
     """Turn off TF32, whose ten-bit mantissas would break the replay of recordings."""
+    return tf32(is_allowed=False)
+
+
+@contextmanager
+def tf32(is_allowed: bool) -> Iterator[None]:
+    """Say whether a GPU may round the factors of products to ten bits, which is several times
+    faster; a CPU never does."""
     # Any: pyright does not know the attribute of the cudnn module.
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32)
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    matmul.allow_tf32 = cudnn.allow_tf32 = is_allowed
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from agents.player import tf32
 from analysis.saliency_targets import Target, evaluate_targets
 from experiment.randomness import keyed_normal
 from generative.bottleneck import Bottleneck
@@ -27,6 +28,9 @@ from projections.intervention import Intervention
 
 GradientMethod = Literal["loop", "batched"]
 """One backward pass per target on a retained graph, or all targets in one vectorised pass."""
+GradientPrecision = Literal["float32", "tf32"]
+"""Of products in backward passes on a GPU. Forward passes are in full float32, so that the sample
+that was recorded comes out again."""
 
 PATHS = {
     "passed": (True, True),
@@ -40,6 +44,16 @@ cut, the *environment*'s alone where nothing else is; with neither, only what ne
 of the agent remains."""
 MIXED = "mixed"
 """Both − agent − environment."""
+
+
+@dataclass(frozen=True)
+class BackwardPasses:
+    """How gradients are computed."""
+
+    method: GradientMethod = "loop"
+    """Changes the speed only."""
+    precision: GradientPrecision = "float32"
+    """Rounding is for a GPU; a CPU takes float32 always."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +219,7 @@ def attribute(
     targets: Sequence[Target],
     target_steps: Sequence[int],
     num_copies: int,
-    method: GradientMethod = "loop",
+    passes: BackwardPasses = BackwardPasses(),
     num_rows: int | None = None,
 ) -> Attributions:
     """Gradients of all targets with respect to every step, averaged over copies.
@@ -216,13 +230,13 @@ def attribute(
         targets: Q of them.
         target_steps: R of them, each below K.
         num_copies: adjacent copies of each sample, the clean one first.
-        method: `loop` or `batched`; the result is the same.
+        passes: how gradients are computed.
         num_rows: length of the K axis of the result, by default K. Rows that were not simulated
             come after every target, so they are zero like all such rows.
     """
     rows = len(steps.images) if num_rows is None else num_rows
     per_step = [
-        _attribute_at(steps, latent, targets, t, num_copies, method, rows) for t in target_steps
+        _attribute_at(steps, latent, targets, t, num_copies, passes, rows) for t in target_steps
     ]
     return Attributions(
         **{
@@ -238,7 +252,7 @@ def _attribute_at(
     targets: Sequence[Target],
     t: int,
     num_copies: int,
-    method: GradientMethod,
+    passes: BackwardPasses,
     num_rows: int,
 ) -> Attributions:
     """The same for one target step, without the R axis."""
@@ -248,7 +262,8 @@ def _attribute_at(
     inputs = [tensor for sequence in sequences for tensor in sequence[: t + 1]]
     # Element b of the batch reaches only its own targets: the gradient of the sum over the batch
     # holds the gradients of all elements.
-    gradients = _gradients(outputs, [*inputs, latent], num_copies, method)
+    with tf32(is_allowed=passes.precision == "tf32"):
+        gradients = _gradients(outputs, [*inputs, latent], num_copies, passes.method)
     values = outputs.new_full((len(targets), outputs.shape[1]), torch.nan)
     values[defined] = outputs.detach()
 

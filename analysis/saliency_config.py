@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from analysis.integrated_gradients import IntegrationSettings
-from analysis.saliency import MIXED, PATHS, CopySettings, GradientMethod
+from analysis.saliency import MIXED, PATHS, CopySettings, GradientMethod, GradientPrecision
 from analysis.saliency_integration import FRAME_BASELINES
 from experiment.errors import UserError
 from generative.reference_flags import ReferenceFlags
@@ -131,6 +131,10 @@ class SaliencyConfig:
     gradient_method: GradientMethod = "loop"
     """Backward passes: one per target (loop), or all at once (batched), which takes more memory;
     changes the speed only."""
+    gradient_precision: GradientPrecision = "tf32"
+    """Precision of backward passes on a GPU: float32, or tf32, which rounds the factors of products
+    to ten bits and is faster. Samples are simulated in full float32 either way, and a CPU takes
+    float32 always."""
     drawing: Annotated[DrawingSettings, tyro.conf.arg(name="")] = field(
         default_factory=DrawingSettings
     )

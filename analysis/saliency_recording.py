@@ -15,6 +15,7 @@ from agents.player import full_float32
 from analysis.results import SALIENCY_NAME, ResultStream, read_results, streamed_results
 from analysis.saliency import (
     Attributions,
+    BackwardPasses,
     attribute,
     attribute_paths,
     perturbed_copies,
@@ -226,7 +227,7 @@ def _attribute(plan: SaliencyPlan, batch: SampleBatch) -> list[Attributions]:
             plan.targets,
             settings.target_steps,
             config.copies.num_copies,
-            config.gradient_method,
+            BackwardPasses(config.gradient_method, config.gradient_precision),
             num_rows=settings.num_sim_steps,
         )
 

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 
 from agents.networks import NetworkConfig, make_policy
-from analysis.saliency import GradientMethod, SimulationChoices, attribute, resimulate
+from agents.player import full_float32
+from analysis.saliency import (
+    BackwardPasses,
+    GradientMethod,
+    GradientPrecision,
+    SimulationChoices,
+    attribute,
+    resimulate,
+)
 from analysis.saliency_targets import Target, TargetContext, make_targets
 from experiment.command_line import apply_values, load_preset, parse_flags
 from experiment.devices import resolve_device
@@ -49,6 +57,8 @@ class BenchmarkConfig:
     """Times each variant is measured; the fastest counts."""
     per_target: bool = True
     """Whether the simulation per target is measured too."""
+    gradient_precision: GradientPrecision = "tf32"
+    """Of backward passes on a GPU; simulations are in full float32, as in the command."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N."""
     report: Path | None = None
@@ -133,8 +143,16 @@ def _attribute(
 ) -> None:
     latent = sample.latent.clone().requires_grad_(True)
     ids = np.arange(config.samples).repeat(config.copies)
-    steps = resimulate(sample.simulator, latent, ids, num_steps, SimulationChoices())
-    attribute(steps, latent, targets, (config.target_step,), config.copies, method)
+    with full_float32():
+        steps = resimulate(sample.simulator, latent, ids, num_steps, SimulationChoices())
+    attribute(
+        steps,
+        latent,
+        targets,
+        (config.target_step,),
+        config.copies,
+        BackwardPasses(method, config.gradient_precision),
+    )
 
 
 def _fastest(run: Callable[[], None], repeats: int, device: torch.device) -> Seconds:

@@ -5,6 +5,7 @@ Captured functions on a single GPU: `tests/experiment/test_cuda_graphs.py`.
 
 import copy
 from dataclasses import fields, replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,16 @@ from torch import nn
 from agents.collection import Collector
 from agents.execution import Execution
 from agents.networks import NetworkConfig, RecurrentPolicy
+from agents.player import full_float32
 from agents.ppo import PPOConfig, PPOLearner, RolloutBatch
+from analysis.saliency import (
+    BackwardPasses,
+    GradientPrecision,
+    SimulationChoices,
+    attribute,
+    resimulate,
+)
+from analysis.saliency_targets import Target
 from environments.fake import FakeEnvironment, fake_spec
 from environments.protocol import VectorEnvironment
 from experiment.cuda_graphs import CapturedFunction
@@ -130,6 +140,27 @@ def test_losses_and_gradients_of_the_simulator_by_graphs_equal_those_without(
             error = (parameter.grad - wanted).norm()
             assert error <= 0.02 * wanted.norm() + 1e-3
         optimiser.step()
+
+
+@pytest.mark.parametrize("method", ["loop", "batched"])
+def test_rounded_gradients_of_saliency_are_near_those_that_are_not(method):
+    torch.manual_seed(0)
+    agent = RecurrentPolicy(NetworkConfig(width=0.5, num_features=16))
+    sizes = SimulatorConfig(latent_dim=8, deter_dim=32, num_categoricals=4, num_classes=4)
+    simulator = Simulator(sizes, agent).to(CUDA).eval().requires_grad_(False)
+    latent = simulator.bottleneck.project(torch.randn(6, 8, device=CUDA)).requires_grad_(True)
+    targets = [Target("value", lambda steps, t, _: steps.value[t])]
+    with full_float32():
+        steps = resimulate(simulator, latent, np.arange(2).repeat(3), 3, SimulationChoices())
+        exact, rounded = (
+            attribute(steps, latent, targets, (2,), 3, BackwardPasses(method, precision))
+            for precision in get_args(GradientPrecision)
+        )
+    assert torch.equal(rounded.target_values, exact.target_values)
+    for name in ("images", "agent_state", "latent"):
+        wanted = getattr(exact, name)
+        error = (getattr(rounded, name) - wanted).norm()
+        assert 1e-5 < error / wanted.norm() < 0.01, name
 
 
 def _flat(module: nn.Module) -> torch.Tensor:

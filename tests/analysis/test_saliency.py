@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from agents.player import full_float32
 from analysis.saliency import (
     MIXED,
     PATHS,
     Attributions,
+    BackwardPasses,
     CopySettings,
     GradientMethod,
     attribute,
@@ -16,7 +18,13 @@ from analysis.saliency import (
     resimulate,
 )
 from analysis.saliency import SimulationChoices as Choices
-from analysis.saliency_targets import TargetContext, greedy_log_prob, make_targets
+from analysis.saliency_targets import (
+    AgentSteps,
+    Target,
+    TargetContext,
+    greedy_log_prob,
+    make_targets,
+)
 from experiment.errors import UserError
 from generative.bottleneck import SphereBottleneck
 from generative.gradient_edges import GradientEdges
@@ -141,7 +149,7 @@ def gradients(simulator, latent, kinds, target_steps=(3,), num_copies=1, cut=Fal
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("method", ["loop", "batched"])
 def test_value_gradients_equal_the_closed_form(linear, cut, method):
-    found = gradients(linear, latents(2), ["value"], cut=cut, method=method)
+    found = gradients(linear, latents(2), ["value"], cut=cut, passes=BackwardPasses(method))
     expected = linear.state_gradients(linear.w, t=3, cut=cut)
     for step, (state, deter, image) in enumerate(expected):
         for sample in range(2):
@@ -160,7 +168,7 @@ def path_gradients(simulator, paths, method: GradientMethod = "loop"):
     steps = resimulate(simulator, latent, np.arange(2), NUM_STEPS, Choices(), edges=edges)
     targets = make_targets(["value"], [], context())
     found = attribute_paths(
-        edges, paths, lambda: attribute(steps, latent, targets, (3,), 1, method)
+        edges, paths, lambda: attribute(steps, latent, targets, (3,), 1, BackwardPasses(method))
     )
     return dict(zip(paths, found, strict=True))
 
@@ -199,6 +207,26 @@ def test_paths_can_be_asked_for_alone_and_leave_the_edges_open(linear):
     assert edges == GradientEdges(True, True)
 
 
+@pytest.mark.parametrize("method", ["loop", "batched"])
+@pytest.mark.parametrize(("precision", "is_rounded"), [("float32", False), ("tf32", True)])
+def test_only_backward_passes_may_be_rounded(linear, method, precision, is_rounded):
+    latent, flags = latents(1), torch.backends.cudnn
+    steps = resimulate(linear, latent, np.arange(1), NUM_STEPS, Choices())
+    in_target, backward = [], []
+
+    def compute(steps: AgentSteps, t: int, _: int) -> torch.Tensor:
+        in_target.append(flags.allow_tf32)
+        return steps.value[t]
+
+    steps.images[0].register_hook(lambda _: backward.append(flags.allow_tf32))
+    with full_float32():
+        targets = [Target("value", compute)]
+        attribute(steps, latent, targets, (3,), 1, BackwardPasses(method, precision))
+        assert not flags.allow_tf32
+    assert in_target == [False]
+    assert backward == [is_rounded]
+
+
 def test_rows_that_were_not_simulated_are_zero(linear):
     targets, latent = make_targets(["value"], [], context()), latents(1)
     found = []
@@ -230,7 +258,7 @@ def test_the_cut_changes_earlier_steps_only(linear):
 def test_identical_copies_average_to_the_single_gradient(linear, method):
     kinds = ["value", "action", "value_delta"]
     single = gradients(linear, latents(3), kinds)
-    copied = gradients(linear, latents(3, 9), kinds, num_copies=9, method=method)
+    copied = gradients(linear, latents(3, 9), kinds, num_copies=9, passes=BackwardPasses(method))
     for name in ("images", "agent_state", "env_deter", "latent", "target_values"):
         torch.testing.assert_close(getattr(copied, name), getattr(single, name))
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from analysis import saliency_recording
 from analysis.results import input_hashes, read_results
 from analysis.saliency import PATHS
 from analysis.saliency_config import (
@@ -186,14 +187,42 @@ def test_value_delta_is_undefined_at_step_zero(saliency):
     assert np.isfinite(values.sel(target_step=3)).all()
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 1}, {"gradient_method": "batched"}])
-def test_batch_size_and_method_change_nothing(saliency, saliency_config, tmp_path, changes):
+@pytest.mark.parametrize(
+    "changes",
+    [{"batch_size": 1}, {"gradient_method": "batched"}, {"gradient_precision": "float32"}],
+)
+def test_batch_size_and_kind_of_backward_passes_change_nothing_on_a_cpu(
+    saliency, saliency_config, tmp_path, changes
+):
     dataset, _ = saliency
     other, _ = run(saliency_config, output_dir=tmp_path, **changes)
     for name in GRADIENTS:
         expected = dataset[f"gradient_{name}"].values
         tolerance = 1e-5 * np.nanmax(np.abs(expected))
         np.testing.assert_allclose(other[f"gradient_{name}"], expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(("precision", "is_rounded"), [("float32", False), ("tf32", True)])
+def test_samples_are_simulated_in_full_float32(
+    saliency_config, tmp_path, monkeypatch, precision, is_rounded
+):
+    simulated, passes = [], []
+    simulate, gradients = saliency_recording.resimulate, saliency_recording.attribute
+
+    def watched_simulation(*args, **kwargs):
+        simulated.append(torch.backends.cudnn.allow_tf32)
+        return simulate(*args, **kwargs)
+
+    def watched_gradients(*args, **kwargs):
+        passes.append(args[5].precision == "tf32")
+        return gradients(*args, **kwargs)
+
+    monkeypatch.setattr(saliency_recording, "resimulate", watched_simulation)
+    monkeypatch.setattr(saliency_recording, "attribute", watched_gradients)
+    run(saliency_config, output_dir=tmp_path, gradient_precision=precision)
+    # Two batches: simulated clean and with copies; gradients on two paths.
+    assert simulated == 4 * [False]
+    assert passes == 4 * [is_rounded]
 
 
 def test_a_gpu_computes_as_many_samples_together_as_fit(saliency_config, monkeypatch):
