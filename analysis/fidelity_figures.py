@@ -1,6 +1,7 @@
 """Figures of the simulator's fidelity, drawn from result files alone."""
 
 import textwrap
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,14 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.fidelity_curves import LINES, draw_line, open_axis, select_curve
+from analysis.fidelity_curves import (
+    LINES,
+    Line,
+    draw_line,
+    leave_out_horizon_0,
+    open_axis,
+    select_curve,
+)
 from analysis.fidelity_summary import draw_summary
 from analysis.figure_style import figure_text, save_figures
 from analysis.results import read_results
@@ -88,7 +96,8 @@ def draw_scores(results: xr.Dataset) -> Figure:
 
 
 def draw_differences(results: xr.Dataset) -> Figure:
-    """Score of the simulator minus that of its strongest baseline, at each horizon.
+    """Score of the simulator minus that of its strongest baseline, which a square at zero names, at
+    each horizon.
 
     A band that stays on the better side of zero is a simulator that beats every baseline there.
     """
@@ -100,11 +109,23 @@ def draw_differences(results: xr.Dataset) -> Figure:
         for prediction in COMPARED:
             chosen = {"measure": measure, "prediction": prediction, "baseline": strongest}
             draw_line(axis, select_curve(results, "difference", chosen), by_name[prediction])
-        axis.axhline(0, color="black", linewidth=0.8)
+        _mark_strongest(axis, strongest, by_name)
+        if measure == "psnr":
+            drawn = {"measure": measure, "prediction": list(COMPARED), "baseline": strongest}
+            leave_out_horizon_0(axis, results["difference"].sel(**drawn))
+            axis.set_ylim(bottom=min(-1, axis.get_ylim()[0]))
         better = "above" if rises else "below"
         axis.set_title(f"{_meaning(results, measure)}\n(better is {better} zero)")
     _finish(figure, axes, results, "Difference from the strongest baseline, paired over windows")
     return figure
+
+
+def _mark_strongest(axis: Axes, strongest: xr.DataArray, by_name: Mapping[str, Line]) -> None:
+    axis.axhline(0, color="black", linewidth=0.8, zorder=1)
+    for baseline in BASELINES:
+        horizon = strongest["horizon"].values[strongest.values == baseline]
+        line = by_name[baseline]
+        axis.plot(horizon, np.zeros(len(horizon)), "s", color=line.colour, label=line.label)
 
 
 def strongest_baseline(results: xr.Dataset, measure: str) -> xr.DataArray:

@@ -62,6 +62,10 @@ def test_differences_are_from_the_strongest_baseline(results):
     mode = np.asarray(axis.get_lines()[0].get_ydata())
     assert mode[1] == pytest.approx(0.4)
     assert -0.7 < mode[2] < -0.3
+    squares = {line.get_label(): line for line in axis.get_lines() if line.get_marker() == "s"}
+    of_last_frame = squares["baseline: last frame repeated"]
+    assert list(np.asarray(of_last_frame.get_xdata())) == [0, 1]
+    assert sum(len(np.asarray(line.get_xdata())) for line in squares.values()) == 3
 
 
 @pytest.fixture
