@@ -205,7 +205,7 @@ def _measuring(inputs: EffectInputs) -> Measuring:
     policy = inputs.agent.policy
     folder = Path(str(direction_choice(inputs.intervention).projection))
     projection = load_fitting_projection(folder, policy.hidden_slice)
-    clusters = _load_clusters(folder.parent / HIDDEN_ANALYSIS_NAME, projection)
+    clusters = load_clusters(folder.parent / HIDDEN_ANALYSIS_NAME, projection)
     names = MeasureNames(
         ActionGroups.of(inputs.source.metadata.environment),
         projection.n_components_,
@@ -214,8 +214,12 @@ def _measuring(inputs: EffectInputs) -> Measuring:
     return Measuring(policy, projection, clusters, names, inputs.recording.num_sim_steps)
 
 
-def _load_clusters(path: Path, projection: HiddenProjection) -> BehaviourClusters | None:
-    """The clusters that were found together with the projection."""
+def load_clusters(path: Path, projection: HiddenProjection) -> BehaviourClusters | None:
+    """The clusters that were found together with the projection; None where `path` is absent.
+
+    Raises:
+        UserError: the clusters were found with another projection.
+    """
     if not path.is_file():
         print(f"no {path}: effects on behaviour clusters are left out")
         return None
@@ -225,7 +229,8 @@ def _load_clusters(path: Path, projection: HiddenProjection) -> BehaviourCluster
                 f"{path}: of another projection than the one beside it; make both again with: "
                 "python analysis/hidden_analysis_precompute.py"
             )
-        num_features = int(results.attrs["num_components_95"])
+        # Clusters were found in so many components; the file keeps --num_pca of them.
+        num_features = min(int(results.attrs["num_components_95"]), results.sizes["pca_component"])
         # A row's cluster is that of the nearest real row; evenly spaced ones are near enough.
         real = np.flatnonzero(results["source"].values == SOURCES.index("real"))
         rows = real[np.unique(np.linspace(0, len(real) - 1, MAX_CLUSTER_ROWS).astype(int))]

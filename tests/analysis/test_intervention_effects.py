@@ -14,6 +14,7 @@ from agents.checkpoint import load_agent, save_agent
 from agents.networks import NetworkConfig, make_policy
 from agents.recorder import record_episodes
 from agents.recording_config import RecordingConfig
+from analysis.clustering import Clustering
 from analysis.effect_figures import EffectPlottingConfig, draw_effects, plot_effects
 from analysis.effect_names import POLICY_KL, World, intervention_in_words
 from analysis.effect_predictions import differentiate
@@ -25,7 +26,15 @@ from analysis.effect_recording import (
     sampling_plan,
 )
 from analysis.effect_verdict import find
+from analysis.hidden_states import (
+    ClusterSettings,
+    EmbeddingSettings,
+    HiddenAnalysisConfig,
+    ProjectionSettings,
+    analyse_hidden_states,
+)
 from analysis.intervention_effects import (
+    BehaviourClusters,
     Measuring,
     WorldEffects,
     excess_in_size,
@@ -33,8 +42,9 @@ from analysis.intervention_effects import (
     measure_world,
     to_dataset,
 )
+from analysis.intervention_effects_precompute import load_clusters
 from analysis.paired_rows import ActionGroups, MeasureNames, read_pair_rows
-from analysis.results import write_results
+from analysis.results import read_results, write_results
 from environments.fake import fake_spec
 from experiment.command_line import apply_values, load_preset
 from experiment.errors import UserError
@@ -114,11 +124,12 @@ def push(chain, name, unit):
     )
 
 
-def effects_of(inputs) -> xr.Dataset:
+def effects_of(inputs, clusters: BehaviourClusters | None = None) -> xr.Dataset:
     recordings = record_variants(inputs)
     projection = HiddenProjection.load(inputs.intervention.projection)
-    names = MeasureNames(ActionGroups.of(FAKE), 3, 0)
-    measuring = Measuring(inputs.agent.policy, projection, None, names, 4)
+    num_clusters = 0 if clusters is None else clusters.clustering.num_clusters
+    names = MeasureNames(ActionGroups.of(FAKE), 3, num_clusters)
+    measuring = Measuring(inputs.agent.policy, projection, clusters, names, 4)
     levels = np.arange(inputs.recording.num_starts)
     bootstrap = LevelBootstrap(levels, 200, 0)
     plans = {"simulated": sampling_plan(inputs, "twin"), "real": None}
@@ -261,6 +272,56 @@ def test_rows_are_read_by_id_and_end_with_their_episode(chain) -> None:
         assert np.isnan(rows.outputs.value[position, count:]).all()
         assert rows.episode_return[position] == pytest.approx(rollout.reward.sum())
         assert rows.is_done[position] == rollout.done.any()
+
+
+@pytest.mark.parametrize("world", ["simulated", "real"])
+def test_occupancy_of_clusters_is_compared_with_the_twins(chain, read_effects, world) -> None:
+    """Two clusters, on either side of the twin's median along the first component."""
+    inputs = push(chain, "read", READ)
+    projection = HiddenProjection.load(chain.folder / "projection")
+
+    def scores(variant) -> list[np.ndarray]:
+        """Of the first four rows of each episode that no end comes before."""
+        dataset = RolloutDataset(inputs.variant_folder(world, variant))
+        rollouts = (dataset.read_episode(index) for index in range(dataset.num_episodes))
+        rows = [r.agent_hidden[np.cumsum(r.done) - r.done == 0][:4] for r in rollouts]
+        return [projection.principal_components(hidden)[:, 0] for hidden in rows]
+
+    middle = np.median(np.concatenate(scores("twin")))
+    centres = np.array([[middle - 1], [middle + 1]], np.float32)
+    sides = Clustering(centres, np.array([0, 1], np.int32))
+    results = effects_of(inputs, BehaviourClusters(sides, projection, num_features=1))
+    above, above_of_twin = (
+        np.mean([np.mean(found > middle) for found in scores(variant)])
+        for variant in ("tested", "twin")
+    )
+    assert abs(above - above_of_twin) > 0.05
+    effect = results["effect"].sel(world=world, variant="tested")
+    assert float(effect.sel(measure="cluster:1")) == pytest.approx(above - above_of_twin)
+    assert float(effect.sel(measure="cluster:0")) == pytest.approx(above_of_twin - above)
+
+
+@pytest.mark.parametrize("num_pca", [2, 12])
+def test_rows_are_in_the_clusters_of_the_hidden_analysis(
+    planted_datasets, tmp_path: Path, num_pca
+) -> None:
+    """Two components are fewer than the clusters were found in, and tell the planted ones apart."""
+    config = HiddenAnalysisConfig(
+        data_dir=planted_datasets.real,
+        generated=False,
+        output_dir=tmp_path,
+        projection=ProjectionSettings(num_pca=num_pca, num_ica=3, num_nmf=0),
+        clusters=ClusterSettings(num_clusters=3, num_cluster_neighbours=8),
+        layout=EmbeddingSettings("none"),
+    )
+    path = analyse_hidden_states(config, StageReport("hidden_analysis"))
+    clusters = load_clusters(path, HiddenProjection.load(tmp_path / "projection"))
+    assert clusters is not None
+    with read_results(path) as results:
+        assert num_pca == 12 or num_pca < results.attrs["num_components_95"]
+        expected = results["cluster"].values
+    hidden = RolloutDataset(planted_datasets.real).read_field("agent_hidden")
+    np.testing.assert_array_equal(clusters.assign(hidden[None].astype(float))[0], expected)
 
 
 def test_controls_of_a_clamp_have_its_measured_norm_and_no_flip(chain) -> None:

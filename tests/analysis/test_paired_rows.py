@@ -5,7 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.paired_rows import ActionGroups, Outputs, read_pair_rows, row_differences
+from analysis.paired_rows import (
+    ActionGroups,
+    Outputs,
+    occupancy,
+    read_pair_rows,
+    row_differences,
+)
 from rollouts.store import RolloutDataset, RolloutWriter
 
 
@@ -74,3 +80,11 @@ def test_differences_to_the_twin_have_their_closed_form() -> None:
     )
     divergence = 0.5 * np.log(4.0) + 0.25 * np.log(2.0) + 0.25 * np.log(1.0 / 3.0)
     np.testing.assert_allclose(found[:, 0, 0], [2.0, divergence, -0.375, 0.375, 3.0])
+
+
+def test_occupancy_is_the_share_of_an_episodes_own_rows() -> None:
+    """Four rows in clusters 0, 1, 1, 2; and two in cluster 2, whose other rows do not exist."""
+    cluster = np.array([[0, 1, 1, 2], [2, 2, 0, 0]])
+    is_row = np.array([[True, True, True, True], [True, True, False, False]])
+    found = occupancy(cluster, is_row, num_clusters=4)
+    np.testing.assert_allclose(found, [[0.25, 0.0], [0.5, 0.0], [0.25, 1.0], [0.0, 0.0]])
