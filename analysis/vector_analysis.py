@@ -191,11 +191,12 @@ def analyse_vectors(tables: Sequence[VectorTable], config: VectorAnalysisConfig)
     projection = HiddenProjection("pca", 1).fit(fitted)
     ratio = projection.explained_variance_ratio_
     num_pca = at_most_available(config.num_pca, len(ratio), "--num_pca")
-    num_95 = min(components_for_share(ratio, CUMULATIVE_SHARE), num_pca)
+    num_95 = components_for_share(ratio, CUMULATIVE_SHARE)
     scores = [
         np.asarray(projection.principal_components(table.vectors)[:, :num_pca], np.float32)
         for table in tables
     ]
+    # Slices end with the components that are kept.
     maps = _fit_maps(scores[0][:, :num_95], first.unit, config, rng)
     pca = np.concatenate(scores)
     features = pca[:, :num_95]

@@ -64,6 +64,18 @@ def test_second_table_keeps_its_shift_on_the_axes_of_the_first() -> None:
     assert np.linalg.norm(pca[source == 1].mean(0) - pca[source == 0].mean(0)) > 1
 
 
+def test_the_components_that_hold_95_percent_are_counted_however_many_are_kept() -> None:
+    table = planted_table()
+    standardised = (table.vectors - table.vectors.mean(0)) / table.vectors.std(0)
+    share = np.linalg.svd(standardised, compute_uv=False) ** 2 / standardised.size
+    expected = int(np.searchsorted(share.cumsum(), 0.95)) + 1
+    assert expected > 1
+    for num_pca in (1, 6):
+        results = analyse_vectors([table], replace(CONFIG, num_pca=num_pca))
+        assert results.sizes["pca_component"] == num_pca
+        assert results.attrs["num_components_95"] == expected
+
+
 def test_vectors_of_a_row_are_those_of_its_step(rows) -> None:
     states, loop = environment_states(rows), loop_states(rows, with_change=True)
     sample = rows.dataset.read_episode(2)
