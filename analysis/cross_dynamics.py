@@ -60,11 +60,12 @@ class CrossInputs:
     """Rollouts to correlate, simulated or real."""
     projection: Path = Path("analysis/hx_analysis_precomp/projection")
     """Fitted projection that defines components, made by hidden_analysis_precompute.py."""
-    behaviour: Path = Path("analysis/combined_agent_env_hx_analysis_precomp")
-    """Folder of behaviour_clusters.nc; where the default folder is absent, all episodes are one
-    group."""
-    jacobians: Path = Path("analysis/jacob_analysis_precomp")
-    """Folder of jacobians.nc; where the default folder is absent, there is no cross-causation."""
+    behaviour: Path | None = Path("analysis/combined_agent_env_hx_analysis_precomp")
+    """Folder of behaviour_clusters.nc, which must be of GENERATED_DATA_DIR. With None, or where the
+    default folder is absent, all episodes are one group."""
+    jacobians: Path | None = Path("analysis/jacob_analysis_precomp")
+    """Folder of jacobians.nc, which must be of GENERATED_DATA_DIR. With None, or where the default
+    folder is absent, there is no cross-causation."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,8 @@ def _read_groups(
 ) -> list[Group]:
     """All episodes, then those of each behaviour that has any."""
     everything = Group(ALL, np.arange(len(episode_id)))
+    if inputs.behaviour is None:
+        return [everything]
     path = inputs.behaviour / BEHAVIOUR_NAME
     if inputs.behaviour == CrossInputs.behaviour and not path.exists():
         print(f"no behaviour clusters in {inputs.behaviour}: all episodes are one group")
@@ -212,7 +215,8 @@ def _require_same_data(path: Path, results: xr.Dataset, dataset: RolloutDataset,
     if made_from != dataset.hash:
         raise UserError(
             f"{flag}: {path} was made from dataset {str(made_from)[:12]}, but "
-            f"--generated_data_dir {dataset.folder} is dataset {dataset.hash[:12]}"
+            f"--generated_data_dir {dataset.folder} is dataset {dataset.hash[:12]}; {flag} None "
+            "goes without"
         )
 
 
@@ -223,6 +227,8 @@ def _read_jacobians(
     stack: CoordinateStack,
 ) -> JacobianTable | None:
     """Those of the episodes and components in `stack`, as far as the file has them."""
+    if inputs.jacobians is None:
+        return None
     path = inputs.jacobians / JACOBIAN_NAME
     if inputs.jacobians == CrossInputs.jacobians and not path.exists():
         print(f"no Jacobians in {inputs.jacobians}: there is no cross-causation")

@@ -431,6 +431,39 @@ def test_episodes_and_components_of_the_jacobians_are_used_as_far_as_both_files_
     assert len(consistency.jacobian) == len(consistency.unit) == 5
 
 
+def test_real_rollouts_go_without_what_samples_have(planted_datasets, tmp_path, monkeypatch):
+    """Behaviours and Jacobians of samples lie in the folders that are looked in by default."""
+    monkeypatch.chdir(tmp_path)
+    samples, real = (RolloutDataset(getattr(planted_datasets, n)) for n in ("simulated", "real"))
+    projection = HiddenProjection("pca", 3).fit(real.read_field("agent_hidden"))
+    projection.save(tmp_path / "projection")
+    behaviour, jacobians = CrossInputs.behaviour, CrossInputs.jacobians
+    assert behaviour is not None
+    assert jacobians is not None
+    for folder in (behaviour, jacobians):
+        folder.mkdir(parents=True)
+    write_jacobians(jacobians, samples, projection)
+    behaviours = xr.Dataset(
+        {"sample_cluster": ("sample", np.arange(samples.num_episodes) % 2)},
+        {"sample": samples.episodes["episode_id"].to_numpy()},
+    )
+    provenance = collect_provenance({}, 0, {"generated_dataset": samples.hash})
+    write_results(behaviour / BEHAVIOUR_NAME, behaviours, provenance)
+    inputs = CrossInputs(real.folder, tmp_path / "projection")
+    settings = CrossSettings(max_lag=2)
+    with pytest.raises(UserError, match="--jacobians None goes without"):
+        make_cross_plan(inputs, settings)
+    with pytest.raises(UserError, match="--behaviour None goes without"):
+        make_cross_plan(replace(inputs, jacobians=None), settings)
+    plan = make_cross_plan(replace(inputs, behaviour=None, jacobians=None), settings)
+    assert [group.name for group in plan.groups] == [ALL]
+    assert plan.jacobians is None
+    assert len(plan.stack.values) == real.num_episodes
+    of_samples = make_cross_plan(replace(inputs, generated_data_dir=samples.folder), settings)
+    assert len(of_samples.groups) == 3
+    assert of_samples.jacobians is not None
+
+
 def test_a_behaviour_of_few_episodes_agrees_by_no_test(cross, tmp_path):
     """Its numbers are kept; three source episodes are as few as have no correlation tested."""
     few = cross["num_units"].where(cross["group"] != "1", 3)
