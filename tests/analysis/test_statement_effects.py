@@ -1,5 +1,6 @@
 """Causal statements put to the test by pushes, on responses that are known."""
 
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -9,26 +10,32 @@ import pytest
 import xarray as xr
 
 from analysis import statement_effects
+from analysis.cross_dynamics import ALL
 from analysis.effect_recording import EffectRecordingConfig, spared_by_control
 from analysis.intervention_effects_precompute import InterventionEffectsCommand, measure_effects
 from analysis.matched_statements import MatchSettings, match_statements
 from analysis.paired_rows import COMPONENT_PREFIX
 from analysis.results import INTERVENTION_EFFECTS_NAME, write_results
 from analysis.statement_effects import (
+    PUSHES,
     ComponentPair,
     Response,
+    StatementEffectsConfig,
+    StatementPlan,
     best_pairs,
     components_to_push,
     control_p_value,
     controls_of_size,
     lags_reached,
     response_q,
+    to_dataset,
 )
 from analysis.statement_figures import draw_agreement, draw_matched, draw_responses
 from analysis.statement_outcomes import outcome
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
 from findings.causes import best_table, beyond_by_chance
+from projections.hidden import HiddenProjection
 from projections.intervention_flags import InterventionConfig
 
 SIZE, LAGS = 3, [1, 2]
@@ -187,6 +194,97 @@ def test_a_response_at_lag_k_is_read_from_row_k(tmp_path: Path) -> None:
     np.testing.assert_array_equal(response.norm, [2.0, 3.0])
     assert response.spares.tolist() == [[True] * SIZE]
     assert response.num_levels == 2
+
+
+PUSH_SIZE = 2.0
+"""Standard deviations."""
+
+
+@pytest.fixture
+def planted_plan(tmp_path: Path) -> StatementPlan:
+    """Components of different scales, in real states and in simulated ones; other Jacobians are
+    NaN than those on all samples, the environment passed, at lags that a push reaches."""
+    rng = np.random.default_rng(3)
+    states = rng.gamma(1.0, size=(200, 2 * SIZE)) * np.exp(rng.normal(size=2 * SIZE))
+    HiddenProjection("nmf", SIZE).fit(states).save(tmp_path)
+    jacobian = rng.normal(size=(len(LAGS), SIZE, SIZE))
+    deviation = np.array([0.5, 2.0, 5.0])
+    groups, lags, variants = [ALL, "0"], [0, *LAGS, 5], ["cut", "passed"]
+    causation = np.full((len(variants), len(groups), len(lags), SIZE, SIZE), np.nan)
+    causation[1, 0, 1:3] = jacobian * deviation[:, None] / deviation
+    dims = ("environment_gradient", "group", "lag", "source", "target")
+    cross = xr.Dataset(
+        {
+            "causation": (dims, causation),
+            "causation_q": (dims, np.abs(causation)),
+            "component_deviation": ("source", deviation),
+            "jacobian_in_coordinates": (("reached", "source", "target"), jacobian),
+        },
+        {"environment_gradient": variants, "group": groups, "lag": lags,
+         "source": np.arange(SIZE), "target": np.arange(SIZE)},
+    )  # fmt: skip
+    stated = pd.DataFrame(
+        [(0, 1, 1, 6), (0, 2, 2, 5), (2, 1, 0, 4), (1, 1, 0, 3), (0, 5, 1, 2)],
+        columns=pd.Index(["source", "lag", "target", "score"]),
+    )
+    config = StatementEffectsConfig(
+        projection=tmp_path,
+        push_size=PUSH_SIZE,
+        num_permutations=20,
+        num_resamples=10,
+        pushes=replace(PUSHES, num_sim_steps=3),
+    )
+    return StatementPlan(config, cross, stated, [0, 2], [], num_candidates=9)
+
+
+def response_to(effect: np.ndarray) -> Response:
+    """(W, L, D) effects of a push."""
+    interval = np.stack([effect - 0.1, effect + 0.1])
+    return Response(effect, interval, effect[None], np.ones((1, SIZE), bool), np.ones(2), 50)
+
+
+def predicted_effect(plan: StatementPlan, source: int) -> np.ndarray:
+    """(L, D) what a push of so many standard deviations does where everything is linear."""
+    projection = HiddenProjection.load(plan.config.projection)
+    statistics = projection.coordinates("nmf").statistics
+    assert statistics is not None
+    push = PUSH_SIZE * statistics.deviation[source]
+    return plan.cross["jacobian_in_coordinates"].values[:, source] * push
+
+
+def test_predictions_are_mean_jacobians_times_the_push_in_coordinates(planted_plan) -> None:
+    nothing = np.zeros((2, len(LAGS), SIZE))
+    dataset = to_dataset(planted_plan, [response_to(nothing) for _ in planted_plan.pushed])
+    for source in planted_plan.pushed:
+        at = dataset.sel(source=source)
+        np.testing.assert_allclose(at["gradient"], predicted_effect(planted_plan, source))
+    assert np.isfinite(dataset["gradient_q"]).all()
+    assert dataset.attrs["num_candidates"] == 9
+
+
+def test_scores_are_those_of_the_statements_that_are_tested(planted_plan) -> None:
+    nothing = np.zeros((2, len(LAGS), SIZE))
+    score = to_dataset(planted_plan, [response_to(nothing)] * 2)["score"]
+    assert score.sizes == {"source": 2, "lag": 2, "target": SIZE}
+    assert float(score.sel(source=0, lag=1, target=1)) == 6
+    assert float(score.sel(source=0, lag=2, target=2)) == 5
+    assert float(score.sel(source=2, lag=1, target=0)) == 4
+    assert int(np.isfinite(score).sum()) == 3
+
+
+def test_responses_of_all_components_are_compared_world_by_world(planted_plan) -> None:
+    """The simulator does what the gradient says, reality the opposite."""
+    plan = replace(planted_plan, pushed=list(range(SIZE)))
+    predicted = [predicted_effect(plan, source) for source in plan.pushed]
+    dataset = to_dataset(plan, [response_to(np.stack([one, -one])) for one in predicted])
+    assert dataset["agreement_p"].min() >= 1 / 21
+    for comparison, cosine in (
+        ("gradient_simulated", 1.0), ("gradient_real", -1.0), ("simulated_real", -1.0)
+    ):  # fmt: skip
+        at = dataset["agreement"].sel(comparison=comparison, measure="cosine")
+        np.testing.assert_allclose(at, cosine)
+    signs = dataset["agreement"].sel(measure="sign").transpose("comparison", "lag")
+    np.testing.assert_allclose(signs, [[1.0] * 2, [0.0] * 2, [0.0] * 2])
 
 
 def test_every_push_has_the_controls_of_all_scaled_to_its_length() -> None:
