@@ -14,6 +14,7 @@ from agents.checkpoint import load_agent, save_agent
 from agents.networks import NetworkConfig, make_policy
 from agents.recorder import record_episodes
 from agents.recording_config import RecordingConfig
+from analysis import intervention_effects
 from analysis.clustering import Clustering
 from analysis.effect_figures import EffectPlottingConfig, draw_effects, plot_effects
 from analysis.effect_names import POLICY_KL, World, intervention_in_words
@@ -43,7 +44,7 @@ from analysis.intervention_effects import (
     to_dataset,
 )
 from analysis.intervention_effects_precompute import load_clusters
-from analysis.paired_rows import ActionGroups, MeasureNames, read_pair_rows
+from analysis.paired_rows import ActionGroups, MeasureNames, Outputs, read_pair_rows
 from analysis.results import read_results, write_results
 from environments.fake import fake_spec
 from experiment.command_line import apply_values, load_preset
@@ -272,6 +273,34 @@ def test_rows_are_read_by_id_and_end_with_their_episode(chain) -> None:
         assert np.isnan(rows.outputs.value[position, count:]).all()
         assert rows.episode_return[position] == pytest.approx(rollout.reward.sum())
         assert rows.is_done[position] == rollout.done.any()
+
+
+def test_gradients_predict_no_row_that_the_twin_has_not(chain, read_effects, monkeypatch) -> None:
+    """The first of them ends with its second row, the others later."""
+    inputs = push(chain, "read", READ)
+    num_pairs, num_rows = inputs.recording.num_starts, 4
+    is_row = np.arange(num_rows) < np.where(np.arange(num_pairs) == 0, 2, num_rows)[:, None]
+
+    def shortened(dataset, num_rows):
+        rows = read_pair_rows(dataset, num_rows)
+        outputs = [
+            np.where(is_row.reshape(*is_row.shape, *[1] * (x.ndim - 2)), np.nan_to_num(x), np.nan)
+            for x in (rows.outputs.log_probs, rows.outputs.value, rows.outputs.hidden)
+        ]
+        return replace(rows, outputs=Outputs(*outputs))
+
+    monkeypatch.setattr(intervention_effects, "read_pair_rows", shortened)
+    monkeypatch.setattr(
+        intervention_effects,
+        "gradient_effects",
+        lambda tangents, groups, _: np.where(is_row, 1.0, 1000.0)[None].repeat(
+            2 + len(groups.names) + 3, axis=0
+        ),
+    )
+    at = effects_of(inputs).sel(variant="tested")
+    predicted = at[["predicted", "predicted_row"]].sel(prediction="gradient_simulated")
+    np.testing.assert_allclose(predicted["predicted"], 1.0)
+    np.testing.assert_allclose(predicted["predicted_row"], 1.0)
 
 
 @pytest.mark.parametrize("world", ["simulated", "real"])

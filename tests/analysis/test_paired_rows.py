@@ -12,6 +12,7 @@ from analysis.paired_rows import (
     read_pair_rows,
     row_differences,
 )
+from environments.fake import fake_spec
 from rollouts.store import RolloutDataset, RolloutWriter
 
 
@@ -56,6 +57,16 @@ def test_pairs_are_sorted_by_id_in_whatever_order_they_were_recorded(
     assert rows.episode_return.tolist() == [0, 10, 20]
     np.testing.assert_allclose(rows.outputs.value, [one.value[:3] for one in recorded])
     np.testing.assert_array_equal(rows.state, [one.agent_hidden[:3] for one in recorded])
+
+
+def test_actions_that_do_nothing_are_one_group() -> None:
+    names = ("left", "null_1", "null", "right", "null_3")
+    environment = replace(fake_spec(), num_actions=5, action_names=names, null_action=2)
+    groups = ActionGroups.of(environment)
+    assert groups.names == ("left", "null", "right")
+    np.testing.assert_array_equal(
+        groups.membership, [[1, 0, 0], [0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]
+    )
 
 
 class Twice:
