@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from analysis import saliency_trust
 from analysis.results import read_results
+from analysis.saliency import CopySettings
 from analysis.saliency_trust import (
     FRACTIONS,
     MAPS,
@@ -18,6 +20,8 @@ from analysis.saliency_trust import (
     FiniteChanges,
     RealRow,
     TrustSettings,
+    finite_changes,
+    map_stability,
     perturbation_curves,
     real_row,
 )
@@ -35,6 +39,7 @@ from analysis.sample_trust_precompute import SampleTrustCommand
 from analysis.sample_trust_precompute import precompute as measure_sample_trust
 from experiment.errors import UserError
 from experiment.report import StageReport
+from generative.bottleneck import SphereBottleneck
 
 SIZE = 32
 PATCH = (slice(4, 12), slice(4, 12))
@@ -207,6 +212,67 @@ def test_agreement_of_changes_is_known():
     assert table["relative_error", "discrete"] == pytest.approx(1.5)
     assert abs(table["correlation", "shuffled"]) < 0.1
     assert table["sign_agreement", "shuffled"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_control_is_what_other_directions_do():
+    """Of two directions, each is told what the other does in the simulator as it is."""
+    found = sample_agreements(planted_changes(num_directions=2))
+    correlation = found[:, list(AGREEMENTS).index("correlation")]
+    np.testing.assert_allclose(correlation[:, list(SIMULATORS).index("discrete")], -1.0)
+    np.testing.assert_allclose(correlation[:, list(SIMULATORS).index("shuffled")], 1.0)
+
+
+def plan_of(bottleneck):
+    return cast(
+        "Any",
+        SimpleNamespace(
+            source=SimpleNamespace(
+                simulator=SimpleNamespace(simulator=SimpleNamespace(bottleneck=bottleneck))
+            )
+        ),
+    )
+
+
+def test_changes_are_predicted_for_the_step_that_is_taken(monkeypatch):
+    """Where the value is linear in the latent they come out exactly, however far the step leads
+    over the sphere of latents."""
+    weight = torch.tensor([1.0, -2.0, 0.5])
+
+    def simulate(plan, batch, latent, num_steps):
+        return SimpleNamespace(value=[latent @ weight * (step + 1) for step in range(num_steps)])
+
+    monkeypatch.setattr(saliency_trust, "simulate_batch", simulate)
+    bottleneck = SphereBottleneck(3)
+    latent = bottleneck.project(torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 1.0]]))
+    batch = cast("Any", SimpleNamespace(latent=latent, ids=np.array([4, 7])))
+    found = finite_changes(plan_of(bottleneck), batch, replace(SETTINGS, num_directions=5))
+    assert found.predicted.shape == (2, len(STEP_SIZES), 5)
+    np.testing.assert_allclose(found.discrete, found.predicted, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found.frozen, found.predicted, rtol=1e-3, atol=1e-5)
+    # No latent of the sphere is further from another than its diameter.
+    largest = 2.0 * float(weight.norm()) * (SETTINGS.target_step + 1)
+    assert 1.0 < np.abs(found.predicted).max() <= largest
+
+
+def test_stability_compares_perturbed_copies_with_the_clean_one_and_each_other(monkeypatch):
+    """One sample of five copies, two steps, frames of one channel and 1 × 2 pixels."""
+    copies = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    later = torch.tensor([[3.0, 0.0], [0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [2.0, 4.0]])
+    scales = []
+
+    def gradients(plan, batch, settings, _):
+        scales.append(settings.perturbation_scale)
+        steps = (copies, 0.0 * later) if len(scales) > 1 else (copies, later)
+        return torch.stack(steps, dim=1)[None, :, :, None, None]
+
+    monkeypatch.setattr(saliency_trust, "_frame_gradients", gradients)
+    batch = cast("Any", None)
+    found = map_stability(plan_of(None), batch, CopySettings(5, 0.25), SETTINGS)
+    assert scales == [0.25, *NOISE_SCALES]
+    np.testing.assert_allclose(found.averaged[0, 0, :, 0], [1.0, 2.0])
+    np.testing.assert_array_equal(found.clean, [[1.0, 1.0, 3.0, 0.0]])
+    np.testing.assert_allclose(found.to_clean, np.full((1, len(NOISE_SCALES)), np.sqrt(0.5)))
+    np.testing.assert_allclose(found.halves, np.zeros((1, len(NOISE_SCALES))))
 
 
 def test_changes_that_never_come_are_not_predicted():
