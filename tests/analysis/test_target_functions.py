@@ -19,6 +19,7 @@ from experiment.errors import UserError
 from generative.bottleneck import SphereBottleneck
 from generative.simulator import Simulator
 from generative.types import SimulatedSteps
+from projections.hidden import TorchProjection
 
 DIM = 4
 
@@ -74,6 +75,28 @@ def test_climbs_to_the_known_best_latent(name, sign) -> None:
     np.testing.assert_allclose(result.latent[:, 0], sign, atol=0.01)
     np.testing.assert_allclose(np.linalg.norm(result.latent, axis=1), 1, rtol=1e-5)
     assert (result.best_score >= result.control_score - 1e-3).all()
+
+
+def test_scores_are_what_they_are_called() -> None:
+    """Of five steps; a middle one belongs to neither half."""
+    generator = torch.Generator().manual_seed(0)
+    state, logits = torch.randn(5, 3, DIM, generator=generator), torch.randn(5, 3, 2)
+    value = torch.tensor([1.0, 2.0, 30.0, 4.0, 7.0])[:, None] * torch.tensor([1.0, -1.0, 0.5])
+    steps = SimpleNamespace(
+        agent_state=tuple(state), action_logits=tuple(logits), value=tuple(value)
+    )
+    shifted = SimpleNamespace(linear=torch.zeros(2, 2), transform=lambda hidden: 2 * hidden + 1)
+    scores = {
+        "increase_value": value.mean(0),
+        "increase_value_delta": torch.tensor([5.5, -5.5, 2.75]) - value[:2].mean(0),
+        "decrease_hx_neuron_1": -state[..., 3].mean(0),
+        "increase_hx_direction_1": 2 * state[2, :, 3] + 1,
+        "action_right": logits.log_softmax(-1)[..., 1].mean(0),
+    }
+    projection = cast(TorchProjection, shifted)
+    made = make_target_functions([*scores], ("left", "right"), slice(2, DIM), projection, 2)
+    for target, expected in zip(made, scores.values(), strict=True):
+        torch.testing.assert_close(target.score(cast(SimulatedSteps, steps)), expected)
 
 
 def test_without_temperature_no_copy_ever_falls() -> None:

@@ -10,6 +10,8 @@ from sklearn.metrics import adjusted_rand_score
 from analysis.hidden_states import ClusterSettings, EmbeddingSettings
 from analysis.results import read_results
 from analysis.rollout_rows import RolloutRows, select_episodes
+from analysis.sml_analysis_precompute import LoopConfig
+from analysis.sml_analysis_precompute import precompute as analyse_loop
 from analysis.vector_analysis import (
     VectorAnalysisConfig,
     VectorTable,
@@ -88,6 +90,30 @@ def test_vectors_of_a_row_are_those_of_its_step(rows) -> None:
     np.testing.assert_array_equal(value[:, -6:], np.broadcast_to(sample.info.latent, (10, 6)))
     assert not change[0].any()
     np.testing.assert_allclose(change[1:], np.diff(value, axis=0))
+
+
+def test_the_loop_is_clustered_again_with_its_changes(planted_datasets, tmp_path: Path) -> None:
+    clusters = replace(CONFIG.clusters, num_clusters=6, num_stability_repeats=1)
+    config = LoopConfig(
+        generated_data_dir=planted_datasets.simulated,
+        output_dir=tmp_path,
+        num_samples=10,
+        num_pca=20,
+        clusters=clusters,
+        layout=CONFIG.layout,
+    )
+    rows = open_samples(planted_datasets.simulated, 10, "--generated_data_dir")
+    alone, with_changes = (
+        analyse_vectors([loop_states(rows, with_change=with_change)], config)
+        for with_change in (False, True)
+    )
+    assert adjusted_rand_score(alone["cluster"], with_changes["cluster"]) < 0.9
+    with read_results(analyse_loop(config, StageReport("sml"))) as found:
+        np.testing.assert_array_equal(found["cluster"], alone["cluster"])
+        np.testing.assert_array_equal(found["cluster_dynamics"], with_changes["cluster"])
+        stability = "cluster_stability_adjusted_rand"
+        assert found.attrs[stability] == alone.attrs[stability]
+        assert found.attrs[f"dynamics_{stability}"] == with_changes.attrs[stability]
 
 
 def test_figures_of_a_sample_are_over_all_its_steps(rows) -> None:
