@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from torch import nn
 
 from agents.checkpoint import load_agent, save_agent
 from agents.networks import NetworkConfig, make_policy
@@ -91,6 +92,8 @@ def chain(tmp_path_factory):
     source = RolloutDataset(folder / "data")
     sizes = load_preset("simulator.yml", "tiny")["training"]["simulator"]
     simulator = Simulator(apply_values(SimulatorConfig, sizes, "tiny"), agent.policy)
+    # Untrained, it would predict an end at every first row, and effects of no other.
+    nn.init.constant_(list(simulator.terminal_head.parameters())[-1], -20.0)
     save_simulator(folder / "simulator", simulator, FAKE, agent.hash, {}, 0)
     HiddenProjection("pca", 3).fit(source.read_field("agent_hidden")).save(folder / "projection")
     return SimpleNamespace(
@@ -147,6 +150,7 @@ def read_effects(chain):
 
 
 def test_effect_of_a_read_direction_is_what_its_weight_says(read_effects) -> None:
+    assert np.isfinite(read_effects["row_effect"].sel(world="simulated")).all()
     first = read_effects.sel(row_measure="value").isel(step=0)
     for world in ("simulated", "real"):
         observed = first["row_effect"].sel(world=world, variant="tested")
