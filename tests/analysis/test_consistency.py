@@ -38,10 +38,12 @@ from analysis.cross_figures import (
 )
 from analysis.episode_stacks import CoordinateStack
 from analysis.false_discovery import false_discovery_q
+from analysis.jacobian_means import lag_means
 from analysis.results import BEHAVIOUR_NAME, JACOBIAN_NAME, read_results, write_results
 from analysis.rollout_rows import RolloutRows
 from experiment.errors import UserError
 from experiment.provenance import collect_provenance
+from experiment.randomness import keyed_uniform
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
 from rollouts.store import RolloutDataset
@@ -209,6 +211,19 @@ def test_either_half_of_the_episodes_has_the_planted_correlation_at_its_lag(cros
         own = halves.sel(group=behaviour)
         np.testing.assert_allclose(own.sel(lag=1), gain / np.sqrt(1 + gain**2), atol=0.15)
         np.testing.assert_allclose(own.sel(lag=[0, 2]), 0.0, atol=0.3)
+
+
+def test_halves_of_mean_jacobians_are_those_of_the_episodes(cross):
+    table = planted_plan().jacobians
+    assert table is not None
+    is_first = keyed_uniform(0, "dynamics-half", table.unit)[:, 0] < 0.5
+    lags = cross["lag"].values.tolist()
+    for variant, name in enumerate(table.variants):
+        per_sample = lag_means(table.jacobian[:, variant], table.length, lags)
+        for group, members in (("0", np.arange(NUM) % 2 == 0), (ALL, np.ones(NUM, np.bool_))):
+            found = cross["causation_half"].sel(group=group, environment_gradient=name)
+            halves = [per_sample[members & half].mean(axis=0) for half in (is_first, ~is_first)]
+            np.testing.assert_allclose(found, halves, rtol=1e-6, equal_nan=True)
 
 
 def test_a_push_has_no_effect_after_the_end_of_an_episode(tmp_path):
@@ -429,6 +444,12 @@ def test_episodes_and_components_of_the_jacobians_are_used_as_far_as_both_files_
         ConsistencyInputs(cross=path.parent, jacobians=tmp_path), ConsistencySettings()
     )
     assert len(consistency.jacobian) == len(consistency.unit) == 5
+    # Jacobians are in the unit of the file's means, whose components differ in scale.
+    assert consistency.cross["component_deviation"].std() > 0
+    for variant, name in enumerate(("passed", "cut")):
+        means = lag_means(consistency.jacobian[:, variant], consistency.length, [0, 1]).mean(0)
+        expected = consistency.cross["causation"].sel(group=ALL, environment_gradient=name)
+        np.testing.assert_allclose(means, expected, rtol=1e-4)
 
 
 def test_real_rollouts_go_without_what_samples_have(planted_datasets, tmp_path, monkeypatch):
@@ -505,6 +526,39 @@ def test_the_result_file_keeps_agreement_and_statements(cross, tmp_path):
         assert results.sizes["statement"] == 30
         assert json.loads(results.attrs["input_hashes"])["dataset"] == "d"
     assert (tmp_path / "causal_statements.csv").read_text().count("\n") == 31
+
+
+def test_agreement_is_that_of_each_variants_own_gradients(cross, tmp_path):
+    path = analyse_consistency(consistency_plan(cross), {}, tmp_path, StageReport("own"))
+    with read_results(path) as results:
+        for variant in ("passed", "cut"):
+            for dynamics in ("correlation", "regression"):
+                at = {"group": "1", "lag": 2}
+                gradients = cross["causation"].sel(environment_gradient=variant, **at).values
+                expected = agreement(cross[dynamics].sel(at).values, gradients[None])[0]
+                found = results["agreement"].sel(
+                    environment_gradient=variant, dynamics=dynamics, **at
+                )
+                np.testing.assert_allclose(found, expected)
+        for null in ("components", "labels"):
+            found = results[["agreement_p", "agreement_q"]].sel(null=null)
+            expected = false_discovery_q(found["agreement_p"].values)
+            np.testing.assert_array_equal(found["agreement_q"], expected)
+
+
+def test_groups_are_dealt_jacobians_of_the_variant_that_is_compared(cross, tmp_path):
+    """Without the environment, the opposite of what there is with it."""
+    plan = consistency_plan(cross)
+    jacobian = plan.jacobian.copy()
+    jacobian[:, 1] = -jacobian[:, 0]
+    path = analyse_consistency(
+        replace(plan, jacobian=jacobian), {}, tmp_path, StageReport("opposite")
+    )
+    with read_results(path) as results:
+        null = results["agreement_null"].sel(null="labels", measure="cosine", group="0")
+        passed, cut = (null.sel(environment_gradient=name) for name in ("passed", "cut"))
+        assert np.isfinite(passed.sel(lag=[1, 2])).all()
+        np.testing.assert_allclose(cut, -passed, rtol=1e-6)
 
 
 def test_labels_tell_nothing_where_all_samples_have_the_same_gradients(cross, tmp_path):
@@ -591,6 +645,9 @@ def test_real_rollouts_are_correlated_as_simulated_ones_are(
     assert [group.name for group in plan.groups] == [ALL]
     assert plan.jacobians is None
     assert plan.stack.length.tolist() == planted_datasets.lengths.tolist()
+    clipped = make_cross_plan(inputs, CrossSettings(max_lag=1, clip=1.5))
+    assert np.abs(clipped.stack.values).max() == 1.5 < np.abs(plan.stack.values).max()
+    np.testing.assert_array_equal(clipped.deviation, plan.deviation)
     with pytest.raises(UserError, match="jacobian_analysis_precompute"):
         make_cross_plan(replace(inputs, jacobians=tmp_path / "nowhere"), CrossSettings())
     with pytest.raises(UserError, match="--extrema_threshold 0"):

@@ -5,15 +5,18 @@ import pytest
 import torch
 
 from agents.checkpoint import load_agent
+from analysis import jacobian_analysis
 from analysis.jacobian_analysis import JacobianClusters, JacobianConfig, make_plan, record_jacobians
 from analysis.jacobians import Push, PushSettings, component_jacobians, push_effects
 from analysis.results import input_hashes, read_results
+from analysis.saliency import perturbed_copies, resimulate
 from experiment.errors import UserError
 from experiment.report import StageReport
 from generative.checkpoint import load_simulator
 from generative.types import SimulatedSteps
 from projections.hidden import HiddenProjection, TorchProjection
 from projections.intervention import InterventionChain
+from rollouts.store import RolloutDataset
 
 NUM_STEPS, DETER, STATE, HIDDEN, ACTIONS, COMPONENTS = 5, 4, 4, slice(1, 4), 3, 2
 F64 = torch.float64
@@ -232,6 +235,72 @@ def test_the_result_file_holds_every_pair_of_steps(config, capsys):
     pushed = results["push_effect"].isel(target_step=1)
     np.testing.assert_allclose(pushed, np.broadcast_to(np.eye(3), pushed.shape), atol=1e-4)
     assert set(input_hashes(results)) >= {"agent", "simulator", "generated_dataset"}
+
+
+@pytest.mark.medium
+def test_what_is_clustered_is_the_jacobian_of_one_step_with_the_environment(config, tmp_path):
+    """It is laid out by its first two principal components, every entry being standardised."""
+    results = run(config, num_samples=6, output_dir=tmp_path, push_size=0.0)
+    one_step = results["jacobian"].sel(environment_gradient="passed", source_step=1, target_step=2)
+    values = one_step.values.astype(np.float64).reshape(6, -1)
+    left, size, _ = np.linalg.svd((values - values.mean(axis=0)) / values.std(axis=0))
+    np.testing.assert_allclose(
+        np.abs(results["embedding"]), np.abs(left[:, :2] * size[:2]), rtol=1e-2
+    )
+
+
+@pytest.mark.medium
+def test_lengths_are_those_of_the_recorded_samples(config, tmp_path):
+    changes = {"num_samples": 6, "output_dir": tmp_path, "push_size": 0.0}
+    samples = RolloutDataset(config.generated_data_dir)
+    rollouts = [samples.read_episode(index) for index in range(samples.num_episodes)]
+    lengths = [int(r.done.argmax()) + 1 if r.done.any() else len(r) for r in rollouts]
+    assert min(lengths) < 5
+    assert run(config, **changes)["length"].values.tolist() == lengths
+    assert run(config, **changes, heed_ends=False)["length"].values.tolist() == [5] * 6
+
+
+@pytest.mark.medium
+def test_jacobians_are_averaged_over_copies(config, tmp_path):
+    """Copies as different as samples are: their mean is none of them."""
+    changed = replace(
+        config, num_copies=3, perturbation_scale=0.3, batch_size=3, output_dir=tmp_path, push_size=0
+    )
+    plan = make_plan(changed)
+    found = run(changed)["jacobian"].sel(environment_gradient="passed").values
+    (batch,) = plan.batches()
+    simulator = plan.source.simulator.simulator
+    latent = perturbed_copies(simulator.bottleneck, batch.latent, batch.ids, changed.copies, 0)
+
+    def simulate(intervention):
+        ids = batch.ids.repeat(3)
+        return resimulate(
+            simulator, latent.requires_grad_(True), ids, 5, plan.source.choices, intervention
+        )
+
+    each = component_jacobians(simulate, plan.torch_projection, plan.source.hidden_slice, 3)
+    each = each.unflatten(0, (3, 3)).numpy()
+    np.testing.assert_allclose(found, each.mean(axis=1), atol=1e-4)
+    assert np.abs(each - each.mean(axis=1, keepdims=True)).max() > 1e-2
+
+
+@pytest.mark.medium
+def test_without_the_environment_pushed_copies_act_as_the_sample_did(config, tmp_path, monkeypatch):
+    """Their frames hardly depend on actions in this world; so what they are told is looked at."""
+    given = []
+
+    def watched(simulator, latent, *args, **choices):
+        if len(latent) == 3 * 6:
+            given.append(choices["actions"])
+        return resimulate(simulator, latent, *args, **choices)
+
+    monkeypatch.setattr(jacobian_analysis, "resimulate", watched)
+    run(replace(config, batch_size=3, output_dir=tmp_path))
+    samples = RolloutDataset(config.generated_data_dir)
+    taken = np.stack([samples.read_episode(index).action[:5] for index in range(3)], axis=1)
+    passed, cut = given
+    assert passed is None
+    np.testing.assert_array_equal(cut.numpy(), taken.repeat(6, axis=1))
 
 
 @pytest.mark.medium
