@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from analysis import state_overlap
 from analysis.show_hx_overlap import OverlapConfig, show_overlap
 from analysis.state_overlap import States, read_states, tell_apart, tell_halves_apart
 from experiment.errors import UserError
@@ -38,6 +39,33 @@ def test_what_is_moved_is_told_apart_as_far_as_it_is_moved():
 def test_halves_of_the_real_episodes_are_alike():
     control = tell_halves_apart(make_states(5.0), 60, 0)
     assert control.lower < 0.5 < control.upper
+
+
+def test_what_is_told_of_an_episode_is_learnt_from_others():
+    """With as many components as episodes, a classifier that has seen some rows of each tells all
+    of the others."""
+    rng = np.random.default_rng(0)
+    num_episodes = 60
+    episode = np.repeat(np.arange(num_episodes), NUM_STEPS)
+    scores = rng.normal(size=(num_episodes, num_episodes))[episode]
+    scores += 0.1 * rng.normal(size=scores.shape)
+    alike = States(scores.astype(np.float32), episode, episode % 2 == 1)
+    assert tell_apart(alike, 20, 0).area < 0.7
+    by_row = States(alike.scores, np.arange(len(episode)), alike.is_simulated)
+    assert tell_apart(by_row, 20, 0).area > 0.9
+
+
+def test_the_control_divides_real_episodes_and_no_rows(monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        state_overlap, "_separability", lambda scores, half, unit, *_: told.append((half, unit))
+    )
+    tell_halves_apart(make_states(0.0), 20, 0)
+    ((half, unit),) = told
+    assert np.unique(unit).tolist() == list(range(NUM_EPISODES))
+    share = np.bincount(unit, half) / NUM_STEPS
+    assert sorted(share) == [0.0] * (NUM_EPISODES // 2) + [1.0] * (NUM_EPISODES // 2)
+    assert 0 < share[: NUM_EPISODES // 2].sum() < NUM_EPISODES // 2
 
 
 def test_samples_of_real_episodes_do_not_make_the_area_more_certain():
