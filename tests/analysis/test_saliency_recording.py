@@ -5,6 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from agents.checkpoint import load_agent
+from agents.images import to_float_images
 from analysis import saliency_recording
 from analysis.results import input_hashes, read_results
 from analysis.saliency import PATHS
@@ -17,7 +19,7 @@ from analysis.saliency_config import (
 )
 from analysis.saliency_pictures import gradient_times_input, trust_mark
 from analysis.saliency_plan import CPU_SAMPLES, GPU_BYTES_PER_PIXEL, GPU_SAMPLES, make_plan
-from analysis.saliency_recording import record_saliency
+from analysis.saliency_recording import batches_of_plan, record_saliency
 from experiment.errors import UserError
 from experiment.report import StageReport
 from projections.hidden import HiddenProjection
@@ -87,6 +89,28 @@ def test_activations_and_pullback_are_the_projections(saliency, simulated_chain)
     at_target = dataset.gradient_component.sel(target=names, target_step=3).isel(step=3)
     identity = np.broadcast_to(np.eye(3), at_target.shape)
     np.testing.assert_allclose(at_target, identity, atol=1e-4)
+
+
+def test_the_map_of_a_frame_is_the_gradient_of_the_agent_that_sees_it(
+    saliency_config, simulated_chain, tmp_path
+):
+    """At the target step itself; rows, columns and channels are those of the frame."""
+    dataset, _ = run(saliency_config, perturbation_scale=0.0, output_dir=tmp_path)
+    policy = load_agent(simulated_chain / "agent").policy
+    found = dataset.gradient_frame.sel(environment_gradient="passed", target_step=3).isel(step=3)
+    for index in range(3):
+        images = to_float_images(torch.from_numpy(dataset.frame.values[index, 3:4]))
+        images.requires_grad_(True)
+        before = torch.from_numpy(dataset.agent_state.values[index, 2:3])
+        readout = policy.read_out(policy.advance(policy.embed(images), before))
+        left = readout.action_logits.log_softmax(-1)[:, [0, 1]].mean()
+        for target, output in (("value", readout.value.sum()), ("leftwards", left)):
+            (gradient,) = torch.autograd.grad(output, images, retain_graph=True)
+            expected = gradient[0].movedim(0, -1).numpy()
+            assert np.abs(expected - expected[..., ::-1]).max() > 0.1 * np.abs(expected).max()
+            np.testing.assert_allclose(
+                found.sel(target=target)[index], expected, atol=1e-3 * np.abs(expected).max()
+            )
 
 
 def test_nothing_after_the_target_step_matters(saliency):
@@ -241,6 +265,16 @@ def test_a_gpu_computes_as_many_samples_together_as_fit(saliency_config, monkeyp
     # Seven targets flow back together: four by name and three directions.
     assert batched.batch_size == 20
     assert replace(on_gpu, config=replace(on_gpu.config, batch_size=3)).batch_size == 3
+
+
+def test_a_combined_sample_begins_with_the_mean_latent(saliency_config):
+    plan = make_plan(replace(saliency_config, combine_samples_not_iterate=True))
+    (batch,) = batches_of_plan(plan)
+    latents = plan.source.dataset.read_episode_field("latent")[[1, 4, 2]]
+    mean = torch.from_numpy(latents.mean(axis=0, keepdims=True))
+    expected = plan.source.simulator.simulator.bottleneck.project(mean)
+    torch.testing.assert_close(batch.latent, expected)
+    assert not np.allclose(batch.latent, latents, atol=0.01)
 
 
 def test_combined_samples_give_one_result(saliency_config, simulated_chain, tmp_path):
