@@ -197,7 +197,12 @@ def test_the_result_file_names_samples_and_holds_their_frames(config, capsys):
         sample = int(results["exemplar"][0, 0])
         obs = stored.read_episode(stored.index_of(sample)).obs
         np.testing.assert_array_equal(results["exemplar_frame"][0, 0], obs)
-        np.testing.assert_allclose(results["action_share"].sum("action_index"), 1.0, rtol=1e-5)
+        actions = np.stack([stored.read_episode(index).action for index in range(10)])
+        np.testing.assert_array_equal(results["action"], actions)
+        for cluster in range(3):
+            taken = actions[results["cluster"].values == cluster]
+            shares = np.bincount(taken, minlength=results.sizes["action_index"]) / len(taken)
+            np.testing.assert_allclose(results["action_share"][cluster], shares, rtol=1e-5)
         # The layout is that of two principal components, which keep more than random places do.
         layout, plain, shuffled = (
             results.attrs[f"embedding_trustworthiness{of}"]

@@ -11,6 +11,8 @@ import torch
 from analysis import saliency_trust
 from analysis.results import read_results
 from analysis.saliency import CopySettings
+from analysis.saliency_plan import make_plan
+from analysis.saliency_recording import batches_of_plan
 from analysis.saliency_trust import (
     FRACTIONS,
     MAPS,
@@ -40,6 +42,7 @@ from analysis.sample_trust_precompute import precompute as measure_sample_trust
 from experiment.errors import UserError
 from experiment.report import StageReport
 from generative.bottleneck import SphereBottleneck
+from rollouts.store import RolloutDataset
 
 SIZE = 32
 PATCH = (slice(4, 12), slice(4, 12))
@@ -377,6 +380,34 @@ def test_the_commands_measure_and_draw(trust_command, tmp_path):
         "saliency_stability.png",
         "saliency_reality.png",
     ]
+
+
+@pytest.mark.medium
+def test_each_samples_map_is_held_against_its_own_real_row(trust_command, tmp_path):
+    command = replace(trust_command, output_dir=tmp_path)
+    plan, settings = make_plan(command.saliency), command.settings
+    (batch,) = batches_of_plan(plan)
+    maps = map_stability(plan, batch, plan.config.copies, settings).averaged
+    replays = RolloutDataset(command.generated_data_dir / "replays")
+    replayed = replays.episodes["episode_id"].tolist()
+    judged = 0
+    with read_results(precompute(command, StageReport("saliency_trust"))) as results:
+        for index, sample in enumerate(batch.ids.tolist()):
+            found = results["area"].sel(sample=sample)
+            if sample not in replayed:
+                assert np.isnan(found).all()
+                continue
+            replay = replays.read_episode(replays.index_of(sample))
+            if len(replay) <= settings.target_step:
+                assert np.isnan(found).all()
+                continue
+            judged += 1
+            row = real_row(replay, settings.target_step, None, torch.device("cpu"))
+            curves = perturbation_curves(
+                plan.source.agent.policy, row, maps[index], sample, settings
+            )
+            np.testing.assert_allclose(found, curve_areas(curves), rtol=1e-3, atol=1e-6)
+    assert judged >= 2
 
 
 @pytest.mark.medium

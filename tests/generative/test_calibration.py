@@ -1,6 +1,10 @@
 """Calibration figures against scikit-learn, closed forms and planted forecasts."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import brier_score_loss, roc_auc_score
@@ -116,6 +120,21 @@ def test_rates_of_events_are_counted(training_files):
     np.testing.assert_allclose(rates.share, [(reward > 0).mean(), 4 / dataset.num_rows])
     assert rates.reward_amount == reward.max()
     assert not rates.is_reward_binary
+
+
+def test_what_the_recorder_or_the_clock_ended_is_no_end():
+    """Of four episodes one was cut, one truncated."""
+    episodes = pd.DataFrame(
+        {"truncated": [False, True, False, False], "cut": [False, False, True, False]}
+    )
+    dataset = SimpleNamespace(
+        iter_field=lambda name: iter([np.array([0.0, 5.0, 0.0]), np.zeros(17)]),
+        episodes=episodes,
+        num_rows=20,
+    )
+    rates = event_rates(cast(RolloutDataset, dataset))
+    np.testing.assert_allclose(rates.share, [1 / 20, 2 / 20])
+    assert (rates.reward_amount, rates.is_reward_binary) == (5.0, True)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.images import to_float_images
 from generative.fidelity import (
     BASELINES,
     METHODS,
@@ -21,9 +22,11 @@ from generative.fidelity_windows import (
     choose_windows,
     frame_statistics,
     other_windows,
+    window_pairs,
 )
 from generative.predictions import decode, imagined_states
-from generative.scores import SCORES
+from generative.scores import SCORES, squared_error
+from generative.simulator import SimulationNoise
 from projections.hidden import HiddenProjection
 from rollouts.store import RolloutDataset
 
@@ -122,11 +125,51 @@ def test_the_frames_of_another_episode_are_those_of_the_other_window(
     for index, other in enumerate(other_windows(episodes)):
         own = heldout.read_episode(int(episodes[index])).obs / 255
         shown = heldout.read_episode(int(episodes[other])).obs / 255
-        row = windows.start_row[index] + 3
-        # Horizon 1 is a real row in every window; later ones may hold the last frame.
-        expected = np.square(shown[windows.start_row[other] + 3] - own[row]).mean()
-        found = windows.scores[0, PREDICTIONS.index("other_episode"), index, 1]
-        assert found == pytest.approx(expected, rel=1e-4)
+        for horizon in range(1, CONFIG.horizon + 1):
+            row = windows.start_row[index] + 2 + horizon
+            if row < len(own):
+                # After its end the other episode's last frame is held.
+                at = min(windows.start_row[other] + 2 + horizon, len(shown) - 1)
+                expected = np.square(shown[at] - own[row]).mean()
+                found = windows.scores[0, PREDICTIONS.index("other_episode"), index, horizon]
+                assert found == pytest.approx(expected, rel=1e-4)
+    rows = windows.start_row[other_windows(episodes)] + 2 + CONFIG.horizon
+    lengths = heldout.episodes["length"].to_numpy()[episodes[other_windows(episodes)]]
+    assert (rows >= lengths).any()
+
+
+@torch.no_grad()
+def test_actions_and_samples_make_the_predictions_that_are_named_after_them(
+    small_simulator, chosen
+):
+    windows = measure_windows(small_simulator, chosen, BLACK, CONFIG, "cpu")
+    (pairs,) = window_pairs(chosen, small_simulator, CONFIG.horizon, CONFIG.num_windows, "cpu")
+    latent = small_simulator.encode(pairs.own.initial_frames)
+    truth = to_float_images(pairs.own.frames)
+    own, other = (small_simulator.one_hot_actions(w.action) for w in (pairs.own, pairs.other))
+
+    def images(actions, *drawn):
+        return decode(small_simulator, imagined_states(small_simulator, latent, actions, *drawn))
+
+    numbers = pairs.ids * CONFIG.num_samples
+    samples = [
+        images(own, "sample", SimulationNoise(CONFIG.seed, numbers + sample))
+        for sample in range(CONFIG.num_samples)
+    ]
+    of_samples = torch.stack([squared_error(sample, truth) for sample in samples])
+    expected = {
+        "mode": squared_error(images(own), truth),
+        "shuffled_actions": squared_error(images(other), truth),
+        "mean_of_samples": squared_error(torch.stack(samples).mean(0), truth),
+        "single_sample": of_samples.mean(0),
+    }
+    found = {}
+    for method, errors in expected.items():
+        found[method] = windows.scores[0, PREDICTIONS.index(method)]
+        wanted = np.where(np.isnan(found[method]), np.nan, errors.T.numpy())
+        np.testing.assert_allclose(found[method], wanted, rtol=1e-5)
+    for method in ("shuffled_actions", "mean_of_samples", "single_sample"):
+        assert np.nanmax(np.abs(found[method] / found["mode"] - 1)) > 1e-4, method
 
 
 def test_summary_of_known_scores():
