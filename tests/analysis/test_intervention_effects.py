@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import xarray as xr
@@ -24,6 +26,7 @@ from analysis.effect_recording import (
     EffectInputs,
     EffectRecordingConfig,
     check_variants,
+    levels_of_pairs,
     record_variants,
     sampling_plan,
 )
@@ -365,6 +368,30 @@ def test_controls_of_a_clamp_have_its_measured_norm_and_no_flip(chain) -> None:
     strengths = record_variants(replace(inputs, recording=replace(inputs.recording, real=False)))
     norms = [s.mean_change_norm for s in strengths["simulated"].strengths.values()]
     np.testing.assert_allclose(norms, norms[0], rtol=1e-3)
+
+
+def test_random_controls_have_directions_of_their_own(chain) -> None:
+    """Each as long as the push, and the same again when it is made again."""
+    inputs = push(chain, "directions", READ)
+    state = torch.zeros(1, HIDDEN_DIM)
+    names = ("random_0", "random_1", "random_0")
+    variants = [inputs.make_variant("real", name) for name in names]
+    first, second, again = (v(state, state, 0)[0] for v in variants if v is not None)
+    torch.testing.assert_close(first.norm(), torch.tensor(AMOUNT))
+    torch.testing.assert_close(second.norm(), torch.tensor(AMOUNT))
+    assert torch.cosine_similarity(first, second, dim=0).abs() < 0.9
+    torch.testing.assert_close(again, first)
+
+
+def test_levels_of_pairs_are_in_the_order_of_their_ids() -> None:
+    twin = SimpleNamespace(
+        episodes=pd.DataFrame({"episode_id": [2, 0, 1], "source_episode_id": [30, 10, 20]})
+    )
+    source = SimpleNamespace(
+        episodes=pd.DataFrame({"episode_id": [20, 30, 10], "level_seed": [200, -1, 100]})
+    )
+    levels = levels_of_pairs(cast(RolloutDataset, twin), cast(RolloutDataset, source))
+    assert levels.tolist() == [100, 200, 30]
 
 
 def test_another_intervention_in_the_same_folder_is_refused(chain, read_effects) -> None:
