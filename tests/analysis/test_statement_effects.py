@@ -26,6 +26,7 @@ from analysis.statement_effects import (
     components_to_push,
     control_p_value,
     controls_of_size,
+    interventions,
     lags_reached,
     response_q,
     to_dataset,
@@ -285,6 +286,30 @@ def test_responses_of_all_components_are_compared_world_by_world(planted_plan) -
         np.testing.assert_allclose(at, cosine)
     signs = dataset["agreement"].sel(measure="sign").transpose("comparison", "lag")
     np.testing.assert_allclose(signs, [[1.0] * 2, [0.0] * 2, [0.0] * 2])
+
+
+def test_components_are_pushed_once_and_pairs_swapped_and_held_from_the_second_row_on(
+    planted_plan,
+) -> None:
+    config = planted_plan.config
+    plan = replace(planted_plan, pairs=[ComponentPair(2, 1)])
+    found = dict(interventions(plan))
+    assert list(found) == ["push_00", "push_02", "swap_02_01", "collapse_02"]
+    asked = {name: command.intervention for name, command in found.items()}
+    of_projection = InterventionConfig(projection=config.projection)
+    for source in plan.pushed:
+        expected = replace(
+            of_projection, add_directions=(source,), add_amounts=(PUSH_SIZE,), add_once=True
+        )
+        assert asked[f"push_{source:02d}"] == expected
+    later = replace(of_projection, intervention_steps=("1", "to", "end"))
+    assert asked["swap_02_01"] == replace(later, swap_directions_from=(2,), swap_directions_to=(1,))
+    assert asked["collapse_02"] == replace(later, clamp_directions=(2,), clamp_values=(0.0,))
+    for name, command in found.items():
+        is_push = name.startswith("push")
+        assert command.recording == (config.pushes if is_push else config.pairs)
+        assert command.gradients == (not is_push)
+        assert command.output_dir == config.output_dir / name
 
 
 def test_every_push_has_the_controls_of_all_scaled_to_its_length() -> None:
