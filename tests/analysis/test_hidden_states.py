@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
+from analysis import hidden_states
+from analysis.factor_count import FactorChoice
 from analysis.hidden_states import (
     ClusterSettings,
     EmbeddingSettings,
@@ -91,6 +93,37 @@ def test_planted_clusters_are_recovered_in_real_and_simulated_rows(analysed, pla
         planted = ((hidden[:, None] - centres) ** 2).sum(-1).argmin(1)
         found = dataset.cluster.values[dataset.source.values == source]
         assert adjusted_rand_score(planted, found) == 1.0
+
+
+def test_stability_and_the_number_of_factors_are_told_which_rows_belong_together(
+    tiny_config, planted_datasets, tmp_path, monkeypatch
+):
+    told = {}
+
+    def measure_stability(features, unit, *_):
+        told["stability"] = features, unit
+
+    def choose_factor_count(hidden, unit, *_):
+        told["factors"] = hidden, unit
+        return FactorChoice((2,), np.array([0.5]))
+
+    monkeypatch.setattr(hidden_states, "measure_stability", measure_stability)
+    monkeypatch.setattr(hidden_states, "choose_factor_count", choose_factor_count)
+    dataset = run(
+        tiny_config,
+        output_dir=tmp_path,
+        projection=replace(tiny_config.projection, nmf_candidates=(2,), max_nmf_rows=60),
+        clusters=replace(tiny_config.clusters, num_stability_repeats=1, max_cluster_rows=90),
+    )
+    unit = dataset.unit.values[dataset.source.values == 0]
+    hidden = RolloutDataset(planted_datasets.real).read_field("agent_hidden")
+    pca = dataset.pca.values[dataset.source.values == 0]
+    for name, count, rows in (("stability", 90, pca), ("factors", 60, hidden)):
+        values, units = told[name]
+        assert len(values) == len(units) == count
+        known = rows[:, : values.shape[1]]
+        nearest = np.linalg.norm(values[:, None] - known, axis=2).argmin(axis=1)
+        np.testing.assert_array_equal(units, unit[nearest])
 
 
 def test_small_chunks_give_the_same_file_content(analysed, tiny_config, tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
+from analysis import vector_analysis
 from analysis.hidden_states import ClusterSettings, EmbeddingSettings
 from analysis.results import read_results
 from analysis.rollout_rows import RolloutRows, select_episodes
@@ -78,12 +79,32 @@ def test_the_components_that_hold_95_percent_are_counted_however_many_are_kept()
         assert results.attrs["num_components_95"] == expected
 
 
+def test_stability_is_told_which_vectors_belong_together(monkeypatch) -> None:
+    """Also where only some of the vectors are clustered."""
+    told = []
+    monkeypatch.setattr(
+        vector_analysis, "stability_of", lambda features, unit, *_: told.append((features, unit))
+    )
+    table = replace(planted_table(), unit=np.arange(60) // 6)
+    for max_rows in (60, 25):
+        clusters = replace(CONFIG.clusters, max_cluster_rows=max_rows)
+        results = analyse_vectors([table], replace(CONFIG, clusters=clusters))
+        features, unit = told.pop()
+        assert len(unit) == max_rows
+        pca = results["pca"].values[:, : features.shape[1]]
+        row = np.linalg.norm(features[:, None] - pca, axis=2).argmin(axis=1)
+        np.testing.assert_array_equal(unit, table.unit[row])
+
+
 def test_vectors_of_a_row_are_those_of_its_step(rows) -> None:
     states, loop = environment_states(rows), loop_states(rows, with_change=True)
     sample = rows.dataset.read_episode(2)
     at = rows.episode_index == 2
     np.testing.assert_array_equal(states.vectors[at], sample.env_deter)
     np.testing.assert_array_equal(states.variables["step"][at], np.arange(len(sample)))
+    for table in (states, loop):
+        np.testing.assert_array_equal(table.unit, rows.units[rows.episode_index])
+    np.testing.assert_array_equal(latents(rows).unit, rows.units)
     half = loop.vectors.shape[1] // 2
     value, change = loop.vectors[at][:, :half], loop.vectors[at][:, half:]
     np.testing.assert_array_equal(value[:, 4:16], sample.agent_hidden)
