@@ -232,6 +232,38 @@ def test_probes_of_real_decisions_read_simulated_ones_of_other_levels(features):
     assert table.num_rows.sum() == len(LEVEL)
 
 
+def test_no_probe_reads_simulated_decisions_of_levels_that_it_was_fitted_on():
+    """Values of the level itself, and features that tell the level: what is read is memory."""
+    rng = np.random.default_rng(0)
+    place = rng.normal(size=(NUM_LEVELS, 2 * NUM_LEVELS)).astype(np.float32)
+    place = place.repeat(ROWS_PER_LEVEL, axis=0)
+    targets = make_targets(rng.normal(size=NUM_LEVELS).repeat(ROWS_PER_LEVEL))
+    rows = LabelledRows({"hidden": place}, targets, LEVEL)
+    fitted = fit_probes(rows, SETTINGS, 0)
+    # Rows in another order have other folds only if these are not those of their levels.
+    order = rng.permutation(len(LEVEL))
+    asked = LabelledRows(
+        {"hidden": place[order]}, make_targets(targets.values[order, 0]), LEVEL[order]
+    )
+    step = np.zeros(len(LEVEL), np.int64)
+    table = read_simulated(fitted, LEVEL, asked, asked, step, SETTINGS, 0)
+    assert table.score.mean.max() < 0.2
+    seen = fitted["hidden"].predict(place, (level_folds(LEVEL, 4, 0) + 1) % 4)
+    assert r2_score(targets.values[:, 0], seen[:, 0]) > 0.4
+
+
+def test_an_answer_that_few_levels_give_is_left_out():
+    """A yes-or-no variable needs enough levels of either answer, a quantity enough of any."""
+    number = np.searchsorted(np.unique(LEVEL), LEVEL)
+    rarely, often = (number < count for count in (4, 5))
+    seldom_known = np.where(number < 4, LEVEL, np.nan)
+    targets = make_targets(rarely, often, ~rarely, LEVEL, seldom_known, binary=(0, 1, 2))
+    kept = leave_out_rare(targets, LEVEL, min_levels=5)
+    known = np.isfinite(kept.values).any(axis=0)
+    assert known.tolist() == [False, True, False, True, False]
+    np.testing.assert_array_equal(kept.values[:, known], targets.values[:, known])
+
+
 def test_wide_features_become_their_principal_components(features):
     assert fit_narrowing(features, 8)(features) is features
     narrow = fit_narrowing(features, 3)(features)

@@ -45,6 +45,10 @@ def test_trust_is_stored_with_the_samples_and_read_in_their_order(fake_chain, tm
         np.testing.assert_allclose(
             results["score"].sel(measure="mse", compared="sample"), np.nanmean(rows, axis=0)
         )
+        for baseline in ("last_frame", "mean_frame"):
+            difference = results["difference"].sel(compared="sample", baseline=baseline)
+            score, other = (results["score"].sel(compared=n) for n in ("sample", baseline))
+            np.testing.assert_allclose(difference, score - other, atol=1e-12)
         assert list(results["measure"].values) == list(SCORES)
         # Samples are found by their ids, in whatever order the file has them.
         results.isel(sample=slice(None, None, -1)).to_netcdf(tmp_path / SAMPLE_TRUST_NAME)
