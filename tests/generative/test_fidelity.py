@@ -167,9 +167,9 @@ def test_actions_and_samples_make_the_predictions_that_are_named_after_them(
     for method, errors in expected.items():
         found[method] = windows.scores[0, PREDICTIONS.index(method)]
         wanted = np.where(np.isnan(found[method]), np.nan, errors.T.numpy())
-        np.testing.assert_allclose(found[method], wanted, rtol=1e-5)
+        np.testing.assert_allclose(found[method], wanted, rtol=5e-5)
     for method in ("shuffled_actions", "mean_of_samples", "single_sample"):
-        assert np.nanmax(np.abs(found[method] / found["mode"] - 1)) > 1e-4, method
+        assert np.nanmax(np.abs(found[method] / found["mode"] - 1)) > 2e-4, method
 
 
 def test_summary_of_known_scores():
