@@ -28,9 +28,10 @@ class CrossCommand:
     )
     drawing: Annotated[CrossDrawing, tyro.conf.arg(name="")] = field(default_factory=CrossDrawing)
     output_dir: Path = Path("analysis/xcorr_and_xcaus_plots")
-    """Folder for xcorr_and_xcaus.nc and the figures, each as PNG and PDF."""
+    """Folder for xcorr_and_xcaus.nc and the figures, each as PNG and PDF; with other STATES than
+    agent for xcorr_STATES.nc and the figures' folder STATES."""
     only_draw: bool = False
-    """Draw the xcorr_and_xcaus.nc that is in OUTPUT_DIR, and compute nothing."""
+    """Draw the file that is in OUTPUT_DIR, and compute nothing."""
     report: Path | None = None
     """JSON file for seconds, outputs and metrics."""
 
@@ -50,7 +51,8 @@ def main() -> None:
         if not config.only_draw:
             plan = make_plan(config.inputs, config.settings)
             compute_cross_dynamics(plan, config, config.output_dir, report)
-        plot_cross_dynamics(config.output_dir, config.output_dir, config.drawing, report)
+        states = config.settings.states
+        plot_cross_dynamics(config.output_dir, config.output_dir, config.drawing, report, states)
 
 
 if __name__ == "__main__":

@@ -27,18 +27,25 @@ from analysis.cross_correlation import (
     lagged_correlation,
     regress,
 )
+from analysis.cross_states import (
+    States,
+    component_labels,
+    cross_name,
+    side_by_side,
+    stack_environment,
+)
 from analysis.episode_stacks import CoordinateStack, stack_coordinates
 from analysis.false_discovery import false_discovery_q, lagged_families
 from analysis.jacobian_means import lag_means, step_means
 from analysis.results import (
     BEHAVIOUR_NAME,
-    CROSS_NAME,
     JACOBIAN_NAME,
     input_hashes,
     read_results,
     write_results,
 )
 from analysis.rollout_rows import select_episodes
+from analysis.sample_source import open_simulated_rollouts
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.provenance import collect_provenance
@@ -74,8 +81,14 @@ class CrossSettings:
 
     num_samples: int = 4000
     """Episodes to correlate."""
+    states: States = "agent"
+    """Components to correlate: of the agent's hidden state; of the environment's deterministic
+    state, which only simulated rollouts have; or both, with themselves and with each other.
+    Jacobians are those of the agent's components: with others there is no cross-causation."""
     num_components: int = 16
     """Leading components of the projection."""
+    num_env_components: int = 16
+    """Leading principal components of the environment's state, with --states environment, both."""
     max_lag: int = 20
     """Longest lag, in steps."""
     heed_ends: bool = True
@@ -134,38 +147,54 @@ class CrossPlan:
     jacobians: JacobianTable | None
     inputs: dict[str, str]
     """Hashes by role."""
+    labels: list[str]
+    """(D,) names of the components: numbers, after an `e` for the environment's, an `a` for the
+    agent's beside them."""
 
 
 def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
     """Read what the flags name; every mistake in them is found here, before any work."""
     _check_numbers(settings)
-    dataset = RolloutDataset(inputs.generated_data_dir)
+    has_environment = settings.states != "agent"
+    open_dataset = open_simulated_rollouts if has_environment else RolloutDataset
+    dataset = open_dataset(inputs.generated_data_dir)
     source = f"--generated_data_dir {inputs.generated_data_dir}"
     rows = select_episodes(dataset, settings.num_samples, source, "--num_samples")
-    projection = load_fitting_projection(inputs.projection, slice(*dataset.metadata.hidden_slice))
-    wanted = _leading(
-        stack_coordinates(rows, projection, settings.heed_ends), settings.num_components
-    )
-    jacobians = _read_jacobians(inputs, dataset, projection, wanted)
-    known = wanted.values.shape[2] if jacobians is None else jacobians.component.shape[2]
-    stack = replace(wanted, values=wanted.values[:, :, :known])
+    hashes = {"agent": dataset.metadata.agent_hash, "dataset": dataset.hash}
+    parts, jacobians = [], None
+    if settings.states != "environment":
+        projection = load_fitting_projection(
+            inputs.projection, slice(*dataset.metadata.hidden_slice)
+        )
+        agents = _leading(
+            stack_coordinates(rows, projection, settings.heed_ends), settings.num_components
+        )
+        if not has_environment:
+            jacobians = _read_jacobians(inputs, dataset, projection, agents)
+        known = None if jacobians is None else jacobians.component.shape[2]
+        parts.append(replace(agents, values=agents.values[:, :, :known]))
+        hashes["projection_data"] = projection.data_hash
+    if has_environment:
+        parts.append(
+            stack_environment(
+                rows, settings.num_env_components, settings.heed_ends, settings.nulls.seed
+            )
+        )
+    stack = side_by_side(parts)
     return CrossPlan(
         settings=settings,
         stack=clip_coordinates(stack, settings.clip),
+        labels=component_labels(settings.states, [part.values.shape[2] for part in parts]),
         deviation=component_deviations(stack),
         groups=_read_groups(inputs, dataset, stack.episode_id),
         lags=_possible_lags(settings.max_lag, stack),
         jacobians=jacobians,
-        inputs={
-            "agent": dataset.metadata.agent_hash,
-            "dataset": dataset.hash,
-            "projection_data": projection.data_hash,
-        },
+        inputs=hashes,
     )
 
 
 def _check_numbers(settings: CrossSettings) -> None:
-    require_at_least(settings, "num_samples", "num_components")
+    require_at_least(settings, "num_samples", "num_components", "num_env_components")
     require_at_least(settings, "max_lag", "clip", "extrema_step", least=0)
     if not settings.ridge > 0:
         raise UserError(f"--ridge {settings.ridge}: must be above 0")
@@ -262,7 +291,7 @@ def _read_jacobians(
 def compute_cross_dynamics(
     plan: CrossPlan, config: Any, output_dir: Path, report: StageReport
 ) -> Path:
-    """Compute everything and write xcorr_and_xcaus.nc; returns its path.
+    """Compute everything and write the result file, `cross_name`; returns its path.
 
     Args:
         plan: what was read.
@@ -274,7 +303,7 @@ def compute_cross_dynamics(
     results = _correlations(plan)
     if plan.jacobians is not None:
         results = results.merge(_causations(plan, plan.jacobians), combine_attrs="override")
-    path = folder / CROSS_NAME
+    path = folder / cross_name(plan.settings.states)
     write_results(path, results, collect_provenance(config, plan.settings.nulls.seed, plan.inputs))
     report.outputs.append(str(path))
     report.metrics |= {
@@ -341,6 +370,7 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
             np.stack([_regressions(plan, group) for group in plan.groups]),
             "coefficients of the regression of the target at t + lag on all sources at t",
         ),
+        "component_label": _labelled(("source",), np.array(plan.labels), "name of each component"),
         "component_deviation": _labelled(
             ("source",), plan.deviation, "standard deviation, the unit of both axes"
         ),
@@ -369,7 +399,8 @@ def _correlations(plan: CrossPlan) -> xr.Dataset:
         "source": np.arange(size),
         "target": np.arange(size),
     }
-    return xr.Dataset(variables, coordinates, {"clip": plan.settings.clip})
+    attributes = {"clip": plan.settings.clip, "states": plan.settings.states}
+    return xr.Dataset(variables, coordinates, attributes)
 
 
 def _count_units(

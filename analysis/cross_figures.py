@@ -1,6 +1,6 @@
 """Figures of cross-correlation and cross-causation, drawn from their result file alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from analysis.cross_dynamics import ALL
+from analysis.cross_states import States, cross_name
 from analysis.figure_style import figure_text, save_figures
-from analysis.results import CROSS_NAME, read_results
+from analysis.results import read_results
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
 from experiment.report import StageReport
@@ -22,6 +23,11 @@ from experiment.report import StageReport
 COLOUR_MAP = "RdBu_r"
 SIGNIFICANT = 0.05
 JACOBIAN_UNIT = "s.d. of the target\nper s.d. of the source"
+COMPONENTS = {
+    "agent": "",
+    "environment": ", components of the environment's state",
+    "both": ", components of the agent's state (a) and of the environment's (e)",
+}
 VARIANTS = {"passed": "Jacobian", "cut": "Jacobian, environment cut"}
 
 
@@ -48,16 +54,24 @@ def check_drawing(drawing: CrossDrawing) -> None:
 
 
 def plot_cross_dynamics(
-    input_dir: Path, output_dir: Path, drawing: CrossDrawing, report: StageReport
+    input_dir: Path,
+    output_dir: Path,
+    drawing: CrossDrawing,
+    report: StageReport,
+    states: States = "agent",
 ) -> list[Path]:
     """Draw all figures and a contact sheet; returns the PNGs.
+
+    Those of other components than the agent's go to a folder of their own in `output_dir`.
 
     Raises:
         UserError: no result file, a foreign one, or an output folder that cannot be written.
     """
+    if states != "agent":
+        output_dir = output_dir / states
     folder = require_writable_folder(output_dir, "--output_dir")
     with (
-        read_results(input_dir / CROSS_NAME) as results,
+        read_results(input_dir / cross_name(states)) as results,
         figure_text(title_size=8),
     ):
         return save_figures(_figures(results, drawing), folder, drawing.dpi, report, columns=2)
@@ -95,9 +109,12 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
     axes = figure.subplots(rows, len(lags), squeeze=False)
     chosen = results.sel(group=group)
     order = _order(chosen, is_seriated)
+    labels = results.get("component_label", results["source"]).values.astype(str).tolist()
     for column, lag in enumerate(lags):
         at_lag = chosen.sel(lag=lag)
-        draw_matrix(axes[0, column], at_lag["correlation"].values, 1.0, order)
+        draw_matrix(axes[0, column], at_lag["correlation"].values, 1.0, order, labels)
+        if not is_seriated:
+            _part(axes[0, column], labels)
         q = at_lag["correlation_q"]
         is_related = q.sel(null="pairing").values < SIGNIFICANT
         is_lagged = is_related & (q.sel(null="time_shift").values < SIGNIFICANT)
@@ -111,7 +128,7 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
         for column, lag in enumerate(lags):
             axis = axes[row, column]
             q_mean = chosen["causation_q"].sel(environment_gradient=variant, lag=lag).values
-            draw_matrix(axis, means[column], limit, order)
+            draw_matrix(axis, means[column], limit, order, labels)
             mark(axis, q_mean < SIGNIFICANT, order)
             axis.set_title(f"lag {lag}: {VARIANTS[variant]}")
         figure.colorbar(
@@ -141,7 +158,7 @@ def _title(chosen: xr.Dataset, group: str, has_jacobians: bool, has_lag_zero: bo
     if has_lag_zero:
         marks += "; at lag 0 above the diagonal only"
     who = "all episodes" if group == ALL else f"behaviour {group}"
-    return f"{who} ({counts})\n{marks}"
+    return f"{who}{COMPONENTS[chosen.attrs.get('states', 'agent')]} ({counts})\n{marks}"
 
 
 def _order(chosen: xr.Dataset, is_seriated: bool) -> NDArray[np.int64]:
@@ -161,15 +178,32 @@ def bar_ends(values: NDArray[np.floating], limit: float) -> Literal["both", "nei
 
 
 def draw_matrix(
-    axis: Axes, values: NDArray[np.floating], limit: float, order: NDArray[np.integer]
+    axis: Axes,
+    values: NDArray[np.floating],
+    limit: float,
+    order: NDArray[np.integer],
+    labels: Sequence[str] | None = None,
 ) -> mpl.image.AxesImage:  # pyright: ignore[reportAttributeAccessIssue]
-    """Heat map with components in `order`, symmetric colours; grey where undefined."""
+    """Heat map with components in `order`, symmetric colours; grey where undefined.
+
+    Components are called by their numbers, unless they have `labels`.
+    """
     axis.set_facecolor("0.85")
     image = axis.imshow(values[np.ix_(order, order)], cmap=COLOUR_MAP, vmin=-limit, vmax=limit)
     shown = np.arange(0, len(order), max(1, len(order) // 8))
-    axis.set_xticks(shown, [str(order[i]) for i in shown])
-    axis.set_yticks(shown, [str(order[i]) for i in shown])
+    names = [str(i) if labels is None else labels[int(i)] for i in order[shown]]
+    axis.set_xticks(shown, names)
+    axis.set_yticks(shown, names)
     return image
+
+
+def _part(axis: Axes, labels: Sequence[str]) -> None:
+    """Lines between the components of the agent and those of the environment."""
+    letters = "".join(label[0] for label in labels)
+    if set(letters) == set("ae"):
+        border = letters.index("e") - 0.5
+        axis.axhline(border, color="black", linewidth=0.8)
+        axis.axvline(border, color="black", linewidth=0.8)
 
 
 def mark(

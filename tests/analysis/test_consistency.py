@@ -36,6 +36,7 @@ from analysis.cross_figures import (
     draw_group,
     plot_cross_dynamics,
 )
+from analysis.cross_states import component_labels
 from analysis.episode_stacks import CoordinateStack
 from analysis.false_discovery import false_discovery_q
 from analysis.jacobian_means import lag_means
@@ -169,7 +170,8 @@ def planted_plan(num_permutations=20, seed=0):
     ids = np.arange(NUM)
     stack = CoordinateStack(values.astype(np.float32), np.full(NUM, LONG), ids, ids)
     inputs = {"agent": "a", "dataset": "d", "projection_data": "p"}
-    return CrossPlan(settings, stack, np.ones(SIZE), groups, [0, 1, 2, 9], table, inputs)
+    labels = component_labels("agent", [SIZE])
+    return CrossPlan(settings, stack, np.ones(SIZE), groups, [0, 1, 2, 9], table, inputs, labels)
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ from analysis.cross_dynamics import (
     JacobianTable,
     compute_cross_dynamics,
 )
+from analysis.cross_states import component_labels
 from analysis.effect_names import World
 from analysis.env_h_analysis_precompute import EnvironmentStateConfig
 from analysis.env_h_analysis_precompute import precompute as analyse_environment_states
@@ -598,6 +599,7 @@ def write_dynamics(folder: Path, samples: RolloutDataset, stack: CoordinateStack
         lags=[0, 1, 2, 3],
         jacobians=table,
         inputs={"dataset": samples.hash, "projection_data": PROJECTION_HASH},
+        labels=component_labels("agent", [stack.values.shape[2]]),
     )
     path = compute_cross_dynamics(plan, {"settings": settings}, folder, StageReport("cross"))
     with read_results(path) as results:
