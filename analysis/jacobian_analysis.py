@@ -1,7 +1,7 @@
 """Computes Jacobians of many samples, and clusters of them, and keeps them in one file."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +31,7 @@ from analysis.sample_source import (
     SampleBatch,
     SampleSource,
     load_sample_source,
+    num_given_steps,
     sample_batches,
 )
 from experiment.counts import at_most_available
@@ -152,13 +153,21 @@ class JacobianPlan:
 
 
 def make_plan(config: JacobianConfig) -> JacobianPlan:
-    """Load what the flags name; every mistake in them is found here, before any work."""
+    """Load what the flags name; every mistake in them is found here, before any work.
+
+    The plan's config has the number of steps that are simulated: under given actions no more than
+    there are actions for.
+
+    Raises:
+        UserError: a mistake in the flags, or something that they name is missing.
+    """
     _check_numbers(config)
     source = load_sample_source(config)
     folder = config.generated_data_dir
     rows = select_episodes(
         source.dataset, config.num_samples, f"--generated_data_dir {folder}", "--num_samples"
     )
+    config = _within_given_steps(config, num_given_steps(source, rows.episode_ids))
     projection = load_fitting_projection(config.projection, source.hidden_slice)
     return JacobianPlan(
         config=config,
@@ -181,12 +190,27 @@ def _check_numbers(config: JacobianConfig) -> None:
     require_at_least(clusters, "num_pca", "num_clusters", "num_cluster_neighbours")
     require_at_least(clusters, "embedding_neighbours")
     require_at_least(clusters, "num_stability_repeats", least=0)
-    if not 0 <= clusters.grad_timestep < config.num_sim_steps - 1:
+    num_steps = config.num_sim_steps
+    _check_source_step(clusters.grad_timestep, num_steps, f"--num_sim_steps {num_steps}")
+
+
+def _check_source_step(step: int, num_steps: int, limit: str) -> None:
+    """Raise `UserError` unless the step after is among `num_steps`, which `limit` explains."""
+    if not 0 <= step < num_steps - 1:
         raise UserError(
-            f"--grad_timestep {clusters.grad_timestep}: expected a step from 0 to "
-            f"{config.num_sim_steps - 2}, since the step after is the target "
-            f"(--num_sim_steps {config.num_sim_steps})"
+            f"--grad_timestep {step}: expected a step from 0 to {num_steps - 2}, since the step "
+            f"after is the target ({limit})"
         )
+
+
+def _within_given_steps(config: JacobianConfig, num_given: int | None) -> JacobianConfig:
+    """`config` with no more steps than there are given actions for; None sets no limit."""
+    if num_given is None:
+        return config
+    limit = f"the samples' given actions end with step {num_given - 1}"
+    _check_source_step(config.clusters.grad_timestep, num_given, limit)
+    num_steps = at_most_available(config.num_sim_steps, num_given, "--num_sim_steps")
+    return replace(config, num_sim_steps=num_steps)
 
 
 def record_jacobians(plan: JacobianPlan, report: StageReport) -> Path:

@@ -1,6 +1,6 @@
 """What saliency needs, loaded and checked before any work."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -22,8 +22,9 @@ from analysis.saliency_config import (
 from analysis.saliency_integration import FRAME_BASELINES, IntegratedTargets
 from analysis.saliency_interventions import load_interventions
 from analysis.saliency_targets import DIRECTION_PREFIX, Target, TargetContext, make_targets
-from analysis.sample_source import SampleSource, load_sample_source
+from analysis.sample_source import SampleSource, load_sample_source, num_given_steps
 from analysis.sample_trust import read_sample_trust
+from experiment.counts import at_most_available
 from experiment.errors import UserError, require_at_least
 from generative.fidelity_windows import frame_statistics
 from projections.hidden import (
@@ -113,12 +114,24 @@ class SaliencyPlan:
         return self.trust.loc[ids].to_numpy(np.float32)
 
 
-def make_plan(config: SaliencyConfig) -> SaliencyPlan:
-    """Load what the flags name; every mistake in them is found here, before any work."""
-    _check_numbers(config)
+def make_plan(config: SaliencyConfig, target_flag: str = "--target_steps") -> SaliencyPlan:
+    """Load what the flags name; every mistake in them is found here, before any work.
+
+    The plan's config has the number of steps that are simulated: under given actions no more than
+    there are actions for.
+
+    Args:
+        config: the flags.
+        target_flag: what the command calls that which sets the target steps.
+
+    Raises:
+        UserError: a mistake in the flags, or something that they name is missing.
+    """
+    _check_numbers(config, target_flag)
     source = load_sample_source(config)
     projection = _load_projection(config, source.agent)
     sample_ids = _select_samples(config, source.dataset)
+    config = _within_given_steps(config, num_given_steps(source, sample_ids), target_flag)
     episode_id = source.dataset.episodes["episode_id"].to_numpy()
     return SaliencyPlan(
         config=config,
@@ -131,27 +144,40 @@ def make_plan(config: SaliencyConfig) -> SaliencyPlan:
     )
 
 
-def _check_numbers(config: SaliencyConfig) -> None:
+def _check_numbers(config: SaliencyConfig, target_flag: str) -> None:
     require_at_least(config, "saliency_batch_size")
     if config.batch_size is not None:
         require_at_least(config, "batch_size")
     require_at_least(config.targets, "num_sim_steps")
     if not config.drawing.fps > 0:
         raise UserError(f"--fps {config.drawing.fps}: must be above 0")
-    _check_steps(config.targets)
+    num_steps = config.targets.num_sim_steps
+    _check_steps(config.targets, num_steps, f"--num_sim_steps {num_steps}", target_flag)
     _check_integration(config.integration)
 
 
-def _check_steps(settings: TargetSettings) -> None:
+def _check_steps(settings: TargetSettings, num_steps: int, limit: str, target_flag: str) -> None:
+    """Raise `UserError` unless the target steps are among `num_steps`, which `limit` explains."""
     words = " ".join(map(str, settings.target_steps))
     if len(set(settings.target_steps)) < len(settings.target_steps):
-        raise UserError(f"--target_steps {words}: a step is named twice")
-    wrong = [t for t in settings.target_steps if not 0 <= t < settings.num_sim_steps]
+        raise UserError(f"{target_flag} {words}: a step is named twice")
+    wrong = [t for t in settings.target_steps if not 0 <= t < num_steps]
     if wrong or not settings.target_steps:
         raise UserError(
-            f"--target_steps {words}: expected steps from 0 to {settings.num_sim_steps - 1} "
-            f"(--num_sim_steps {settings.num_sim_steps})"
+            f"{target_flag} {words}: expected steps from 0 to {num_steps - 1} ({limit})"
         )
+
+
+def _within_given_steps(
+    config: SaliencyConfig, num_given: int | None, target_flag: str
+) -> SaliencyConfig:
+    """`config` with no more steps than there are given actions for; None sets no limit."""
+    if num_given is None:
+        return config
+    limit = f"the samples' given actions end with step {num_given - 1}"
+    _check_steps(config.targets, num_given, limit, target_flag)
+    num_steps = at_most_available(config.targets.num_sim_steps, num_given, "--num_sim_steps")
+    return replace(config, targets=replace(config.targets, num_sim_steps=num_steps))
 
 
 def _check_integration(flags: IntegrationFlags) -> None:

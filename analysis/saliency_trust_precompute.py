@@ -138,7 +138,7 @@ class BatchMeasurement:
 def precompute(config: SaliencyTrustCommand, report: StageReport) -> Path:
     """Load what the flags name, measure, write; returns the result's path."""
     _check(config)
-    plan = make_plan(config.saliency)
+    plan = make_plan(config.saliency, "--target_step")
     replays = _open_replays(config, plan)
     folder = require_writable_folder(config.output_dir, "--output_dir")
     found, ids = [], []

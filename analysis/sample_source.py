@@ -195,7 +195,7 @@ def sample_batches(
         source: where they are from.
         sample_ids: (N,)
         interventions: those of the samples, by `intervention_key`.
-        num_steps: K, steps to be simulated again.
+        num_steps: K, steps to be simulated again; at most `num_given_steps`.
         batch_size: at most so many samples together.
     """
     rollouts = read_samples(source, sample_ids)
@@ -223,19 +223,25 @@ def recorded_latents(rollouts: list[Rollout], device: torch.device) -> Tensor:
     return torch.as_tensor(np.stack([x for x in latents if x is not None]), device=device)
 
 
+def num_given_steps(source: SampleSource, sample_ids: NDArray[np.int64]) -> int | None:
+    """Steps for which each of (N,) samples was given its action; None where the agent acted itself.
+
+    Under given actions nobody says what would be done after them, so these are all the steps that
+    can be simulated again.
+    """
+    if not source.choices.are_actions_given:
+        return None
+    lengths = source.dataset.episodes.set_index("episode_id")["length"]
+    return int(lengths.loc[sample_ids].min())
+
+
 def given_actions(
     source: SampleSource, rollouts: list[Rollout], num_steps: int
 ) -> NDArray[np.int64] | None:
     """(S, num_steps) actions that the agent was given; None where it acted itself.
 
-    Raises:
-        UserError: it was given fewer.
+    `num_steps` is at most `num_given_steps`.
     """
     if not source.choices.are_actions_given:
         return None
-    shortest = min(len(rollout) for rollout in rollouts)
-    if shortest < num_steps:
-        raise UserError(
-            f"--num_sim_steps {num_steps}: the samples were given actions for {shortest} steps only"
-        )
     return np.stack([rollout.action[:num_steps] for rollout in rollouts]).astype(np.int64)

@@ -10,6 +10,7 @@ from agents.networks import NetworkConfig, make_policy
 from environments.protocol import EnvironmentSpec
 from experiment.command_line import apply_values, load_preset
 from generative.checkpoint import load_simulator, save_simulator
+from generative.sample_actions import ListedActions
 from generative.sample_starts import RandomStarts
 from generative.sampling import SamplingConfig, SamplingPlan, record_samples
 from generative.simulator import Simulator, SimulatorConfig
@@ -123,4 +124,16 @@ def simulated_chain(tmp_path_factory):
     record_samples(SamplingPlan(loaded, agent, RandomStarts(3), config), folder / "samples")
     hidden = RolloutDataset(folder / "samples").read_field("agent_hidden")
     HiddenProjection("pca", 3).fit(hidden).save(folder / "projection")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def told_samples(simulated_chain, tmp_path_factory):
+    """Three samples of the chain's simulator, five steps long, under given actions."""
+    agent = load_agent(simulated_chain / "agent")
+    loaded = load_simulator(simulated_chain / "simulator", agent)
+    config = SamplingConfig(3, 5, manual_actions=("left", "up"))
+    plan = SamplingPlan(loaded, agent, RandomStarts(3), config, ListedActions((1, 2)))
+    folder = tmp_path_factory.mktemp("told") / "samples"
+    record_samples(plan, folder)
     return folder

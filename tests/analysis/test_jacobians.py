@@ -334,6 +334,24 @@ def test_bad_input_is_refused(config, changes, message):
         make_plan(replace(config, **changes))
 
 
+@pytest.mark.medium
+def test_given_actions_are_all_the_steps_that_there_are(config, told_samples, tmp_path, capsys):
+    changes = {"generated_data_dir": told_samples, "output_dir": tmp_path, "push_size": 0.0}
+    results = run(config, num_sim_steps=9, **changes)
+    assert "--num_sim_steps 9: only 5 exist, all of them are used" in capsys.readouterr().out
+    assert results.sizes["target_step"] == results.sizes["source_step"] == 5
+    np.testing.assert_array_equal(results["jacobian"], run(config, **changes)["jacobian"])
+    assert "--num_sim_steps" not in capsys.readouterr().out
+
+
+def test_a_source_step_beyond_given_actions_is_refused(config, told_samples):
+    clusters = replace(config.clusters, grad_timestep=4)
+    changed = replace(config, generated_data_dir=told_samples, num_sim_steps=9, clusters=clusters)
+    message = r"--grad_timestep 4: expected a step from 0 to 3, .*actions end with step 4\)"
+    with pytest.raises(UserError, match=message):
+        make_plan(changed)
+
+
 def test_a_missing_projection_is_named(config, tmp_path):
     with pytest.raises(UserError, match=r"hidden_analysis_precompute\.py"):
         make_plan(replace(config, projection=tmp_path))

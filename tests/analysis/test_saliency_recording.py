@@ -352,6 +352,48 @@ def test_wrong_target_steps_are_refused(saliency_config):
         make_plan(replace(saliency_config, targets=targets))
 
 
+@pytest.mark.parametrize("combined", [False, True])
+def test_given_actions_are_all_the_steps_that_there_are(
+    saliency_config, told_samples, tmp_path, capsys, combined
+):
+    """A longer simulation of them is the same as one of just these steps."""
+    targets = replace(saliency_config.targets, saliency_func_type=("value",))
+    changes = {
+        "generated_data_dir": told_samples,
+        "sample_ids": ("0", "to", "3"),
+        "combine_samples_not_iterate": combined,
+    }
+    fitting, _ = run(saliency_config, targets=targets, output_dir=tmp_path / "5", **changes)
+    assert "--num_sim_steps" not in capsys.readouterr().out
+    longer = replace(targets, num_sim_steps=9)
+    found, _ = run(saliency_config, targets=longer, output_dir=tmp_path / "9", **changes)
+    assert "--num_sim_steps 9: only 5 exist, all of them are used" in capsys.readouterr().out
+    assert found.action.isel(sample=0).values.tolist() == [1, 2, 2, 2, 2]
+    for name in fitting.data_vars:
+        np.testing.assert_array_equal(found[name], fitting[name], err_msg=str(name))
+
+
+def test_target_steps_beyond_given_actions_are_refused(saliency_config, told_samples, capsys):
+    targets = replace(saliency_config.targets, target_steps=(3, 5), num_sim_steps=9)
+    changed = replace(
+        saliency_config,
+        generated_data_dir=told_samples,
+        sample_ids=("0", "to", "3"),
+        targets=targets,
+    )
+    message = r"--target_steps 3 5: expected steps from 0 to 4 \(.*actions end with step 4\)"
+    with pytest.raises(UserError, match=message):
+        make_plan(changed)
+    assert "are used" not in capsys.readouterr().out
+
+
+def test_samples_whose_agent_acts_go_on_for_as_long_as_is_asked_for(saliency_config, capsys):
+    targets = replace(saliency_config.targets, num_sim_steps=9)
+    plan = make_plan(replace(saliency_config, targets=targets))
+    assert plan.config.targets.num_sim_steps == 9
+    assert "--num_sim_steps" not in capsys.readouterr().out
+
+
 def test_missing_projection_names_the_command(saliency_config, tmp_path):
     with pytest.raises(UserError, match=r"--projection.*hidden_analysis_precompute\.py"):
         make_plan(replace(saliency_config, projection=tmp_path))

@@ -430,3 +430,17 @@ def test_bad_input_is_refused_before_work(trust_command, changes, message):
 def test_missing_replays_name_the_command(trust_command, tmp_path):
     with pytest.raises(UserError, match=r"--replay_dir .*sample_trust_precompute\.py"):
         precompute(replace(trust_command, replay_dir=tmp_path), StageReport("saliency_trust"))
+
+
+def test_the_target_step_has_its_own_name_here(simulated_chain, told_samples, tmp_path):
+    command = SaliencyTrustCommand(
+        model_file=simulated_chain / "simulator",
+        agent_file=str(simulated_chain / "agent"),
+        generated_data_dir=told_samples,
+        output_dir=tmp_path,
+        target_step=7,
+        device="cpu",
+    )
+    message = r"--target_step 7: expected steps from 0 to 4 \(.*actions end with step 4\)"
+    with pytest.raises(UserError, match=message):
+        precompute(command, StageReport("saliency_trust"))
