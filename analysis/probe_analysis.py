@@ -39,6 +39,7 @@ from analysis.results import PROBE_ANALYSIS_NAME, write_results
 from analysis.ridge import MIN_FOLDS
 from analysis.simulated_truth import FollowedRows, follow
 from environments.coinrun_variables import SIGHT
+from experiment.counts import at_most_available
 from experiment.devices import resolve_device
 from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
@@ -201,12 +202,14 @@ def _untrained(
 
 
 def _require_levels(rows: ProbeRows, config: ProbeAnalysisConfig) -> None:
+    """Raise `UserError` for too few levels; with fewer than folds, say that each is a fold."""
     num_levels = len(np.unique(rows.level))
-    if num_levels < config.probes.num_folds:
+    if num_levels < MIN_FOLDS:
         raise UserError(
-            f"--num_folds {config.probes.num_folds}: the {num_levels} levels of {config.data_dir} "
-            "that are read are too few to divide into so many"
+            f"--data_dir {config.data_dir}: {num_levels} levels are read, expected at least "
+            f"{MIN_FOLDS}, each to be predicted from the others"
         )
+    at_most_available(config.probes.num_folds, num_levels, "--num_folds")
 
 
 def _find(rows: ProbeRows, inputs: _Inputs, config: ProbeAnalysisConfig) -> FoundByProbes:

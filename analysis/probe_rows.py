@@ -13,6 +13,7 @@ from agents.networks import NetworkConfig, make_policy
 from analysis.probe_targets import ProbeTargets, probe_targets
 from environments.game_steps import Variable
 from environments.game_variables import game_variables
+from experiment.counts import at_most_available
 from experiment.errors import UserError
 from projections.hidden import HiddenProjection
 from rollouts.independent_units import levels_of_episodes
@@ -95,6 +96,7 @@ def read_probe_rows(
         seed: draws episodes and rows.
     """
     rng = np.random.default_rng(seed)
+    num_episodes = at_most_available(num_episodes, dataset.num_episodes, "--num_episodes")
     chosen = rng.permutation(dataset.num_episodes)[:num_episodes]
     lengths = dataset.episodes["length"].to_numpy(np.int64)[chosen]
     share = min(1.0, max_rows / lengths.sum())

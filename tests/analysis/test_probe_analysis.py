@@ -370,7 +370,10 @@ def test_figures_are_drawn_from_the_result_alone(analysed, tmp_path):
         ({"rows": RowSettings(num_episodes=0)}, r"--num_episodes 0: must be at least 1"),
         ({"probes": ProbeSettings(num_folds=2)}, r"--num_folds 2: must be at least 3"),
         ({"probes": ProbeSettings(min_levels=25)}, r"--min_levels 25: .* the 24 levels"),
-        ({"probes": ProbeSettings(num_folds=25)}, r"--num_folds 25: the 24 levels"),
+        (
+            {"rows": RowSettings(pixel_block=8, untrained=False, num_episodes=2)},
+            r"--data_dir .*: 2 levels are read, expected at least 3",
+        ),
     ],
 )
 def test_senseless_numbers_are_refused(planted, tmp_path, changes, message):
@@ -379,6 +382,24 @@ def test_senseless_numbers_are_refused(planted, tmp_path, changes, message):
         analyse_by_probes(
             make_config(planted, tmp_path / "out", **{"rows": rows, **changes}), StageReport("x")
         )
+
+
+@pytest.mark.medium
+def test_counts_of_episodes_and_folds_use_what_exists(planted, tmp_path, capsys):
+    def analyse(name, num_episodes, num_folds):
+        config = make_config(planted, tmp_path / name, generated=False)
+        rows = RowSettings(pixel_block=8, untrained=False, num_episodes=num_episodes)
+        probes = replace(config.probes, num_folds=num_folds, min_levels=3)
+        path = analyse_by_probes(replace(config, rows=rows, probes=probes), StageReport("x"))
+        with read_results(path, "probe_analysis") as dataset:
+            return dataset.load().drop_attrs(), capsys.readouterr().out
+
+    fitting, printed = analyse("fitting", NUM_EPISODES, NUM_EPISODES)
+    assert "are used" not in printed
+    found, printed = analyse("above", NUM_EPISODES + 6, NUM_EPISODES + 1)
+    for line in ("--num_episodes 30: only 24 exist", "--num_folds 25: only 24 exist"):
+        assert f"{line}, all of them are used" in printed
+    assert found.identical(fitting)
 
 
 def test_what_does_not_fit_is_refused(planted, planted_datasets, tmp_path):
