@@ -24,6 +24,7 @@ from agents.intervention_strength import InterventionStrength, write_strength
 from agents.recording_config import RecordingConfig
 from analysis.effect_names import RANDOM_PREFIX, SIGN_FLIP, TESTED, TWIN, WORLDS, World
 from environments.factory import DEFAULT_NUM_THREADS
+from experiment.counts import at_most_available
 from experiment.errors import UserError, require_at_least
 from experiment.randomness import keyed_permutation
 from generative.checkpoint import LoadedSimulator
@@ -206,14 +207,16 @@ class WorldRecordings:
 
 
 def sampling_plan(inputs: EffectInputs, variant: str) -> SamplingPlan:
-    """How a variant is simulated."""
+    """How a variant is simulated: from as many starts as are asked for, or as there are."""
     recording = inputs.recording
+    windows = InformedStarts(inputs.source, inputs.simulator, inputs.seed)
+    assert windows.num_available is not None
     return SamplingPlan(
         inputs.simulator,
         inputs.agent,
-        InformedStarts(inputs.source, inputs.simulator, inputs.seed),
+        windows,
         SamplingConfig(
-            max_samples=recording.num_starts,
+            max_samples=min(recording.num_starts, windows.num_available),
             num_sim_steps=recording.num_sim_steps,
             batch_size=recording.batch_size,
             agent_actions=recording.agent_actions,
@@ -249,8 +252,10 @@ def branch_plan(inputs: EffectInputs, variant: str, starts: Starts) -> BranchPla
 
 
 def check_variants(inputs: EffectInputs) -> None:
-    """Raise `UserError` for what cannot be recorded, before anything is."""
+    """Raise `UserError` for what cannot be recorded, before anything is; say where there are fewer
+    starts than asked for."""
     plans = {variant: sampling_plan(inputs, variant) for variant in (TWIN, TESTED)}
+    at_most_available(inputs.recording.num_starts, plans[TWIN].num_samples, "--num_starts")
     for variant, plan in plans.items():
         missing_samples(plan, inputs.variant_folder("simulated", variant))
     if inputs.recording.real:

@@ -303,6 +303,8 @@ class Response:
     """(R, D) whether such a push leaves a component where it is."""
     norm: NDArray[np.float64]
     """(W,) length of the push, and of its controls, in hidden space."""
+    num_starts: int
+    """That were there, of those asked for."""
     num_levels: int
     """That the starts are from."""
 
@@ -321,6 +323,7 @@ def read_response(folder: Path, lags: Sequence[int], num_components: int) -> Res
             rows["row_effect"].sel(variant=randoms).transpose("variant", *dims).values,
             results["spared"].sel(variant=randoms).values[:, :num_components],
             results["change_norm"].sel(variant=TESTED).values,
+            results.sizes["pair"],
             len(np.unique(results["level"].values)),
         )
 
@@ -390,7 +393,7 @@ def to_dataset(plan: StatementPlan, responses: Sequence[Response]) -> xr.Dataset
             "num_candidates": plan.num_candidates,
             "largest_possible_score": len(EVIDENCE),
             "push_size": plan.config.push_size,
-            "num_starts": plan.config.pushes.num_starts,
+            "num_starts": responses[0].num_starts,
             "num_random_directions": len(control),
             "swaps": " ".join(swap_name(pair) for pair in plan.pairs),
             "collapses": " ".join(collapse_name(pair.source) for pair in plan.pairs),

@@ -394,6 +394,19 @@ def test_levels_of_pairs_are_in_the_order_of_their_ids() -> None:
     assert levels.tolist() == [100, 200, 30]
 
 
+def test_starts_are_as_many_as_there_are(chain, capsys) -> None:
+    inputs = push(chain, "many", UNREAD)
+    check_variants(inputs)
+    assert "--num_starts" not in capsys.readouterr().out
+    recording = replace(inputs.recording, num_starts=10_000, real=False)
+    inputs = replace(inputs, recording=recording)
+    check_variants(inputs)
+    plan = sampling_plan(inputs, "twin")
+    printed = capsys.readouterr().out
+    assert f"--num_starts 10000: only {plan.source.num_available} exist" in printed
+    assert plan.config.max_samples == plan.source.num_available
+
+
 def test_another_intervention_in_the_same_folder_is_refused(chain, read_effects) -> None:
     with pytest.raises(UserError, match="--swap_directions_from/to"):
         check_variants(push(chain, "read", UNREAD))

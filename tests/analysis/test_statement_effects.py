@@ -194,7 +194,7 @@ def test_a_response_at_lag_k_is_read_from_row_k(tmp_path: Path) -> None:
     np.testing.assert_array_equal(response.control[0], response.effect)
     np.testing.assert_array_equal(response.norm, [2.0, 3.0])
     assert response.spares.tolist() == [[True] * SIZE]
-    assert response.num_levels == 2
+    assert (response.num_starts, response.num_levels) == (3, 2)
 
 
 PUSH_SIZE = 2.0
@@ -241,7 +241,7 @@ def planted_plan(tmp_path: Path) -> StatementPlan:
 def response_to(effect: np.ndarray) -> Response:
     """(W, L, D) effects of a push."""
     interval = np.stack([effect - 0.1, effect + 0.1])
-    return Response(effect, interval, effect[None], np.ones((1, SIZE), bool), np.ones(2), 50)
+    return Response(effect, interval, effect[None], np.ones((1, SIZE), bool), np.ones(2), 60, 50)
 
 
 def predicted_effect(plan: StatementPlan, source: int) -> np.ndarray:
@@ -261,6 +261,8 @@ def test_predictions_are_mean_jacobians_times_the_push_in_coordinates(planted_pl
         np.testing.assert_allclose(at["gradient"], predicted_effect(planted_plan, source))
     assert np.isfinite(dataset["gradient_q"]).all()
     assert dataset.attrs["num_candidates"] == 9
+    # Fewer than asked for may exist.
+    assert dataset.attrs["num_starts"] == 60 < planted_plan.config.pushes.num_starts
 
 
 def test_scores_are_those_of_the_statements_that_are_tested(planted_plan) -> None:
@@ -325,6 +327,7 @@ def test_every_push_has_the_controls_of_all_scaled_to_its_length() -> None:
             np.ones((2, SIZE), bool),
             norm,
             9,
+            9,
         )
         for directions, norm in zip(of_direction, norms, strict=True)
     ]
@@ -341,7 +344,7 @@ def test_only_pushes_that_move_neither_component_are_controls_of_a_statement() -
     shape = (1, len(LAGS), 3)
     nothing = np.zeros(shape)
     control = np.stack([np.full(shape, 1.0), np.full(shape, -2.0)])
-    response = Response(nothing, np.stack([nothing] * 2), control, spares, np.ones(1), 9)
+    response = Response(nothing, np.stack([nothing] * 2), control, spares, np.ones(1), 9, 9)
     found = controls_of_size([response], pushed=[0])[:, 0, 0, 0]
     np.testing.assert_array_equal(found, [[1.0, 1.0, np.nan], [-2.0, np.nan, -2.0]])
 
