@@ -73,7 +73,8 @@ class RecordSamplesConfig:
     )
     """Interventions on the agent's hidden state."""
     num_videos: int = 0
-    """Also write this many samples as MP4, to DATA_SAVE_DIR/videos."""
+    """Also write this many samples as MP4, to DATA_SAVE_DIR/videos, and each way between two
+    windows that they are on, its points side by side."""
     env_name: str | None = None
     """Refuse a simulator of another game; by default the simulator's own is taken."""
     device: str = "auto"

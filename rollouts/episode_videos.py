@@ -5,10 +5,11 @@ it are in memory. A video appears whole, so a killed process leaves those it had
 next call makes the others.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rollouts.store import RolloutDataset
@@ -42,17 +43,31 @@ def write_episode_videos(
     """
     dataset = RolloutDataset(folder)
     present = set(dataset.episodes["episode_id"].to_list())
-    paths = {
-        Path(folder) / VIDEO_FOLDER / name.format(episode_id): episode_id
+    drawings = {
+        name.format(episode_id): draw_episode(dataset, episode_id)
         for episode_id in episode_ids
         if episode_id in present
     }
-    missing = {path: episode_id for path, episode_id in paths.items() if not path.exists()}
+    return write_missing_videos(dataset, drawings, fps)
+
+
+def write_missing_videos(
+    dataset: RolloutDataset, drawings: Mapping[str, Iterator[Frame]], fps: float
+) -> list[Path]:
+    """Write those videos to the dataset's `videos/` that are not there; returns their files.
+
+    Args:
+        dataset: what is drawn.
+        drawings: frames of each video, by its file name; drawn only where they are written.
+        fps: frames per second.
+    """
+    paths = {dataset.folder / VIDEO_FOLDER / name: frames for name, frames in drawings.items()}
+    missing = {path: frames for path, frames in paths.items() if not path.exists()}
     if missing:
-        dataset.metadata.environment.require_images(f"videos of {folder}")
-    for path, episode_id in tqdm(missing.items(), unit="video", disable=None):
+        dataset.metadata.environment.require_images(f"videos of {dataset.folder}")
+    for path, frames in tqdm(missing.items(), unit="video", disable=None):
         with VideoWriter(path, fps) as video:
-            video.write_all(draw_episode(dataset, episode_id))
+            video.write_all(frames)
     return list(missing)
 
 
@@ -77,6 +92,19 @@ def draw_episode(dataset: RolloutDataset, episode_id: int) -> Iterator[Frame]:
             # A grey frame has one channel.
             colour = np.broadcast_to(obs, (*obs.shape[:2], 3))
             yield draw_overlay(colour, overlay, max(1, _HEIGHT // len(obs)))
+
+
+def draw_side_by_side(dataset: RolloutDataset, episode_ids: NDArray[np.integer]) -> Iterator[Frame]:
+    """Frames of episodes of equal length beside each other.
+
+    Args:
+        dataset: holds all of them.
+        episode_ids: (R, C) episodes in rows and columns of the picture.
+    """
+    episodes = [draw_episode(dataset, int(episode_id)) for episode_id in episode_ids.flat]
+    for frames in zip(*episodes, strict=True):
+        tiles = np.stack(frames).reshape(*episode_ids.shape, *frames[0].shape)
+        yield np.concatenate(np.concatenate(tiles, axis=1), axis=1)
 
 
 def _shown_name(action_name: str) -> str:

@@ -10,11 +10,13 @@ import torch
 from agents.checkpoint import LoadedAgent
 from environments.protocol import EnvironmentSpec
 from experiment.errors import UserError
+from generative import sample_videos
 from generative.checkpoint import LoadedSimulator
 from generative.sample_actions import RecordedActions, distinct_actions, manual_actions
 from generative.sample_starts import GivenStarts, InformedStarts, InterpolatedStarts
 from generative.sampling import SamplingConfig, SamplingPlan, record_samples, simulate_samples
 from rollouts.store import RolloutDataset
+from rollouts.video import read_video
 
 SPEC = EnvironmentSpec(
     adapter="fake",
@@ -61,6 +63,36 @@ def test_interpolated_samples_do_not_depend_on_the_batch(simulator, windows):
         together = source.starts(simulator.simulator, np.arange(6)).latent
         alone = source.starts(simulator.simulator, np.array([4])).latent
     torch.testing.assert_close(alone[0], together[4])
+
+
+def test_the_points_of_a_way_are_shown_side_by_side(simulator, windows, tmp_path, monkeypatch):
+    """A way whose last points are not recorded is left out until they are."""
+    shown, draw = [], sample_videos.draw_side_by_side
+    monkeypatch.setattr(
+        sample_videos,
+        "draw_side_by_side",
+        lambda dataset, ids: shown.append(ids.tolist()) or draw(dataset, ids),
+    )
+
+    def record(name, max_samples, actions=None):
+        plan = plan_of(simulator, InterpolatedStarts(windows, 3), actions)
+        config = replace(CONFIG, max_samples=max_samples, interpolation_points=3)
+        record_samples(replace(plan, config=config), tmp_path / name)
+        shown.clear()
+        return [path.name for path in sample_videos.write_sample_videos(tmp_path / name, 4)]
+
+    samples = [f"sample_{number:05d}.mp4" for number in range(4)]
+    assert record("ways", 5) == [*samples, "way_00000.mp4"]
+    assert shown == [[[0, 1, 2]]]
+    assert record("ways", 7) == ["way_00001.mp4"]
+    assert shown == [[[0, 1, 2]], [[3, 4, 5]]]
+    frames = read_video(tmp_path / "ways" / "videos" / "way_00001.mp4")
+    assert frames.shape == (CONFIG.num_sim_steps, 256, 3 * 256, 3)
+    first = read_video(tmp_path / "ways" / "videos" / "sample_00003.mp4")
+    assert np.abs(frames[:, :, :256].astype(int) - first).mean() < 2
+    # Copies that hold another action each are below each other.
+    record("copies", 9, manual_actions(("each",), SPEC))
+    assert shown == [[[0, 3, 6], [1, 4, 7], [2, 5, 8]]]
 
 
 def test_latents_in_a_file_are_the_starts_in_its_order(simulator, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rollouts import episode_videos
-from rollouts.episode_videos import draw_episode, write_episode_videos
+from rollouts.episode_videos import draw_episode, draw_side_by_side, write_episode_videos
 from rollouts.video import StepOverlay, draw_overlay, read_video
 
 SCALE = 256 // 8
@@ -28,6 +28,17 @@ def test_every_row_is_drawn_with_what_happened_in_it(
             terminal_prob=float(wanted.terminal_prob[row]) if simulated else None,
         )
         np.testing.assert_array_equal(frame, draw_overlay(wanted.obs[row], overlay, SCALE))
+
+
+def test_episodes_are_drawn_in_rows_and_columns(make_rollout, write_rollouts) -> None:
+    dataset = write_rollouts([make_rollout(e, 3) for e in range(6)])
+    grid = np.array([[4, 0, 2], [1, 5, 3]])
+    drawn = list(draw_side_by_side(dataset, grid))
+    assert [frame.shape for frame in drawn] == [(2 * 256, 3 * 192, 3)] * 3
+    for (row, column), episode in np.ndenumerate(grid):
+        rows, columns = slice(256 * row, 256 * (row + 1)), slice(192 * column, 192 * (column + 1))
+        for frame, alone in zip(drawn, draw_episode(dataset, int(episode)), strict=True):
+            np.testing.assert_array_equal(frame[rows, columns], alone)
 
 
 def test_videos_that_are_there_stay_and_absent_episodes_are_left_out(
