@@ -27,9 +27,10 @@ def independent_units(
     """(num_episodes,) unit of each episode: episodes of one unit depend on each other.
 
     A real episode belongs to its level. A sample, or a branch without a level, belongs to the real
-    episode that its window is from; samples on one way between two windows belong together. All
-    others, samples of random latents among them, are units of their own. Numbers are not negative,
-    and do not depend on which other episodes there are.
+    episode that its window is from; samples on one way between two windows belong together, and so
+    do copies of one start that take different actions. All others, samples of random latents among
+    them, are units of their own. Numbers are not negative, and do not depend on which other
+    episodes there are.
 
     Args:
         dataset: real or simulated rollouts.
@@ -42,11 +43,14 @@ def independent_units(
     )
     is_on_way = (table["initialisation"] == "interpolated").to_numpy()
     recorded_with = dataset.metadata.provenance.get("config", {})
-    points = int(recorded_with.get("interpolation_points", 1))
+    points, copies = (
+        int(recorded_with.get(name, 1)) for name in ("interpolation_points", "copies_per_start")
+    )
+    start = own // copies
     unit = np.select(
         [level >= 0, source >= 0, is_on_way],
-        [4 * level + _LEVEL, 4 * source + _SOURCE, 4 * (own // points) + _WAY],
-        4 * own + _OWN,
+        [4 * level + _LEVEL, 4 * source + _SOURCE, 4 * (start // points) + _WAY],
+        4 * start + _OWN,
     )
     if sources is None or not _is_source(sources, dataset):
         return unit

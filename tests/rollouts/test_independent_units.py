@@ -1,5 +1,6 @@
 """Which episodes depend on each other, and permutations that keep them together."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,16 @@ def test_points_of_one_way_between_windows_belong_together(write_samples) -> Non
     provenance = {"config": {"interpolation_points": 3}}
     samples = write_samples(provenance, [{"initialisation": "interpolated"}] * 7)
     assert same(independent_units(samples)) == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_copies_of_one_start_belong_together(write_samples, tmp_path) -> None:
+    """Samples 0 and 1 hold different actions from the same latent, and so on."""
+    provenance = {"config": {"interpolation_points": 2, "copies_per_start": 2}}
+    random = write_samples(provenance, [{"initialisation": "random"}] * 5)
+    assert same(independent_units(random)) == [0, 0, 1, 1, 2]
+    shutil.rmtree(tmp_path / "samples")
+    ways = write_samples(provenance, [{"initialisation": "interpolated"}] * 6)
+    assert same(independent_units(ways)) == [0, 0, 0, 0, 1, 1]
 
 
 def test_permuted_units_stay_whole() -> None:
