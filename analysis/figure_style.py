@@ -73,11 +73,22 @@ def robust_limits(values: Sequence[NDArray[np.floating]]) -> tuple[float, float]
     return low - margin, high + margin
 
 
+def axis_letters(axis: Axes) -> str:
+    """One letter for each dimension: xy, or xyz of three-dimensional axes."""
+    return "xyz" if axis.name == "3d" else "xy"
+
+
 def frame_clouds(axis: Axes, clouds: Sequence[NDArray[np.floating]]) -> int:
-    """Set robust limits around (N, 2) clouds of points; returns how many points lie outside."""
-    limits = [robust_limits([cloud[:, i] for cloud in clouds]) for i in range(2)]
-    axis.set(xlim=limits[0], ylim=limits[1])
-    points = np.concatenate([cloud[:, :2] for cloud in clouds])
+    """Set robust limits around clouds of points; returns how many points lie outside.
+
+    Args:
+        axis: two- or three-dimensional.
+        clouds: (N, ≥ dimensions of `axis`) each.
+    """
+    letters = axis_letters(axis)
+    limits = [robust_limits([cloud[:, i] for cloud in clouds]) for i in range(len(letters))]
+    axis.set(**{f"{letter}lim": ends for letter, ends in zip(letters, limits, strict=True)})
+    points = np.concatenate([cloud[:, : len(letters)] for cloud in clouds])
     low, high = np.transpose(limits)
     return int(((points < low) | (points > high)).any(axis=1).sum())
 

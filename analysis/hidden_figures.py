@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from analysis.figure_style import (
     OKABE_ITO,
+    axis_letters,
     figure_text,
     frame_clouds,
     save_figures,
@@ -25,8 +26,10 @@ from analysis.figure_style import (
     tell_trustworthiness,
 )
 from analysis.results import HIDDEN_ANALYSIS_NAME, SOURCES, ends_before, read_results
-from experiment.errors import require_at_least
+from analysis.rotation_videos import write_rotation
+from experiment.errors import UserError, require_at_least
 from experiment.files import require_writable_folder
+from experiment.progress import Progress
 from experiment.report import StageReport
 
 BACKGROUND = "0.82"
@@ -36,6 +39,9 @@ SHOWN_COMPONENTS = 6
 """How many leading components the pair plots need."""
 AXIS_NAMES = {"pca": "PC {}", "ica": "IC {}", "embedding": "embedding {}"}
 COLUMNS = 4
+SOLID_SIZE, SOLID_ZOOM, SOLID_LABEL_PAD = (6.4, 5.4), 0.85, -10.0
+"""Of a three-dimensional figure: inches; a box whose labels stay off the key however it turns;
+the labels' distance in points, as there are no ticks."""
 NEAR_SPAN, MANY_ROWS = 0.05, 0.75
 """A variable of which this share of the rows lies within that part of the colour scale around the
 median is nearly the same everywhere."""
@@ -59,8 +65,10 @@ class PlottingConfig:
     """Episodes drawn as arrows."""
     clusters_per_page: int = 16
     """Clusters highlighted per figure."""
+    num_rotation_views: int = 0
+    """Views of each video around the first three axes, 36 for steps of 10 degrees; 0: no videos."""
     dpi: int = 130
-    """Resolution of PNGs and of the scatters inside PDFs."""
+    """Resolution of PNGs, of the scatters inside PDFs and of videos."""
     seed: int = 0
     """Chooses the rows and episodes that are drawn."""
     report: Path | None = None
@@ -168,22 +176,56 @@ class PlotTable:
 
 
 def plot_hidden_analysis(config: PlottingConfig, report: StageReport) -> list[Path]:
-    """Draw all figures and a contact sheet; returns the PNGs.
+    """Draw all figures and a contact sheet, and videos if wanted; returns the PNGs.
 
     Raises:
-        UserError: no result file, a foreign one, or an output folder that cannot be written.
+        UserError: no result file, a foreign one, an output folder that cannot be written, or
+            videos of spaces that have no three axes.
     """
     require_at_least(config, "max_points", "num_trajectories", "clusters_per_page", "dpi")
+    require_at_least(config, "num_rotation_views", least=0)
     folder = require_writable_folder(config.output_dir, "--output_dir")
     with (
         read_results(config.input_dir / HIDDEN_ANALYSIS_NAME, "hidden_analysis") as dataset,
         figure_text(),
     ):
-        return save_figures(_figures(dataset, config), folder, config.dpi, report)
+        table = read_plot_table(dataset, config.max_points, config.seed)
+        solid_spaces = _solid_spaces(table, config) if config.num_rotation_views else []
+        pictures = save_figures(_figures(dataset, table, config), folder, config.dpi, report)
+        if solid_spaces:
+            _write_rotations(table.of_source("real"), solid_spaces, folder / "rotations", config)
+            report.outputs.append(str(folder / "rotations"))
+        return pictures
 
 
-def _figures(dataset: xr.Dataset, config: PlottingConfig) -> Iterator[tuple[str, Figure]]:
-    table = read_plot_table(dataset, config.max_points, config.seed)
+def _solid_spaces(table: PlotTable, config: PlottingConfig) -> list[str]:
+    """Those of the spaces to draw that have three axes; raises `UserError` where none has."""
+    solid = [name for name, places in table.spaces.items() if places.shape[1] >= 3]
+    chosen = [space for space in config.spaces if space in solid]
+    if not chosen:
+        raise UserError(
+            f"--num_rotation_views {config.num_rotation_views}: none of --spaces "
+            f"{' '.join(config.spaces)} has three axes; in the result file these have: "
+            f"{' '.join(solid) or 'none'}"
+        )
+    return chosen
+
+
+def _write_rotations(
+    real: PlotTable, spaces: Sequence[str], folder: Path, config: PlottingConfig
+) -> None:
+    """Write `folder`/SPACE_VARIABLE.mp4 of each space and variable."""
+    drawn = [(space, variable) for space in spaces for variable in _known_variables(real)]
+    with Progress(len(drawn) * config.num_rotation_views, "view") as progress:
+        for space, variable in drawn:
+            path = folder / f"{space}_{variable.name}.mp4"
+            figure = draw_solid(real, space, variable)
+            write_rotation(path, figure, config.num_rotation_views, config.dpi, progress)
+
+
+def _figures(
+    dataset: xr.Dataset, table: PlotTable, config: PlottingConfig
+) -> Iterator[tuple[str, Figure]]:
     spaces = [space for space in config.spaces if space in table.spaces]
     real = table.of_source("real")
     yield "explained_variance", draw_explained_variance(dataset, "Hidden states")
@@ -358,15 +400,35 @@ def draw_variables(table: PlotTable, space: str, source: str) -> Figure:
     A continuous variable that has one value only has no panel.
     """
     title = f"Hidden states of {source} rollouts, {tell_rows(table, source)}"
-    known = [
+    known = _known_variables(table)
+    if source == "simulated":
+        known = [replace(v, label=v.label.replace("episode", "sample")) for v in known]
+    return draw_coloured(table, space, known, title)
+
+
+def _known_variables(table: PlotTable) -> list[Variable]:
+    return [
         variable
         for variable in VARIABLES
         if variable.name in table.rows
         and (variable.is_categorical or table.rows[variable.name].nunique() > 1)
     ]
-    if source == "simulated":
-        known = [replace(v, label=v.label.replace("episode", "sample")) for v in known]
-    return draw_coloured(table, space, known, title)
+
+
+def draw_solid(real: PlotTable, space: str, variable: Variable) -> Figure:
+    """Scatter of the first three axes of a space, coloured as in the flat figures of `variable`.
+
+    What is nearer to the eye lies on top, whatever is drawn last in the flat figures.
+    """
+    figure = Figure(figsize=SOLID_SIZE, layout="constrained")
+    axis = figure.add_subplot(projection="3d")
+    axis.set_box_aspect(None, zoom=SOLID_ZOOM)  # type: ignore[arg-type]
+    _draw_variable(axis, real, space, variable)
+    for single in (axis.xaxis, axis.yaxis, axis.zaxis):
+        single.labelpad = SOLID_LABEL_PAD
+    beyond = _frame_all([axis], real, space)
+    figure.suptitle(f"Hidden states of real rollouts,\n{tell_rows(real, 'real')}{beyond}")
+    return figure
 
 
 def tell_rows(table: PlotTable, source: str) -> str:
@@ -638,15 +700,18 @@ def _grid(num_panels: int, panel_width: float) -> tuple[Figure, list[Axes]]:
 
 def _scatter(axis: Axes, points: NDArray, **style: object) -> PathCollection:
     size = float(np.clip(25_000 / max(len(points), 1), 0.3, 9.0))
+    letters = axis_letters(axis)
+    if letters == "xyz":
+        # Paler colours far away would not be those of the legend.
+        style |= {"depthshade": False, "axlim_clip": True}
     return axis.scatter(
-        points[:, 0], points[:, 1], s=size, linewidths=0, rasterized=True, **style  # type: ignore[arg-type]
+        *points[:, : len(letters)].T, s=size, linewidths=0, rasterized=True, **style  # type: ignore[arg-type]
     )  # fmt: skip
 
 
-def _label(axis: Axes, space: str, title: str, pair: Sequence[int] = (0, 1)) -> None:
+def _label(axis: Axes, space: str, title: str, components: Sequence[int] = (0, 1, 2)) -> None:
     # Counted from 0 as in tables, in the panel and where commands take directions.
-    axis.set_xlabel(AXIS_NAMES[space].format(pair[0]))
-    axis.set_ylabel(AXIS_NAMES[space].format(pair[1]))
+    for letter, component in zip(axis_letters(axis), components, strict=False):
+        name = AXIS_NAMES[space].format(component)
+        axis.set(**{f"{letter}label": name, f"{letter}ticks": []})
     axis.set_title(title)
-    axis.set_xticks([])
-    axis.set_yticks([])

@@ -45,6 +45,15 @@ def test_points_outside_are_counted():
     assert axis.get_xlim()[1] < 5
 
 
+def test_points_outside_along_the_third_axis_are_counted_where_there_is_one():
+    cloud = np.random.default_rng(0).uniform(-1, 1, (2000, 3))
+    cloud[0] = 0.0, 0.0, 90.0
+    solid = Figure().add_subplot(projection="3d")
+    assert frame_clouds(Figure().subplots(), [cloud]) == 0
+    assert frame_clouds(solid, [cloud]) == 1
+    assert solid.get_zlim()[1] < 5
+
+
 def test_behaviours_have_distinct_colours_and_none_is_black():
     colours = [behaviour_colour(index) for index in range(40)]
     assert len(set(colours)) == 40

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgba_array
 from PIL import Image
 
@@ -15,6 +16,7 @@ from analysis.hidden_figures import (
     draw_clusters,
     draw_coloured,
     draw_overlap,
+    draw_solid,
     draw_variables,
     episode_returns,
     plot_hidden_analysis,
@@ -28,8 +30,10 @@ from analysis.hidden_states import (
     analyse_hidden_states,
 )
 from analysis.results import read_results
+from analysis.rotation_videos import rotating_views
 from experiment.errors import UserError
 from experiment.report import StageReport
+from rollouts.video import read_video
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,85 @@ def test_every_figure_is_drawn_as_png_and_pdf(plotted_result, tmp_path):
     assert {path.stem for path in pictures} == stems
     with Image.open(tmp_path / "contact_sheet.png") as sheet:
         assert sheet.width == 3 * 640
+    assert not (tmp_path / "rotations").exists()
+
+
+@pytest.mark.medium
+def test_each_variable_has_a_video_around_three_axes(plotted_result, tmp_path, monkeypatch):
+    monkeypatch.setattr("analysis.hidden_figures.save_figures", lambda *_: [])
+    config = PlottingConfig(
+        input_dir=plotted_result.parent, output_dir=tmp_path, num_rotation_views=2, dpi=40
+    )
+    report = StageReport("figures")
+    plot_hidden_analysis(config, report)
+    assert str(tmp_path / "rotations") in report.outputs
+    with read_results(plotted_result) as dataset:
+        real = read_plot_table(dataset, 1000, 0).of_source("real")
+    shown = panels(draw_variables(real, "ica", "real"))
+    drawn = [variable.name for variable in VARIABLES if variable.label in shown]
+    assert len(drawn) > 5
+    # The embedding has two axes.
+    names = {f"{space}_{name}.mp4" for space in ("pca", "ica") for name in drawn}
+    assert {path.name for path in (tmp_path / "rotations").iterdir()} == names
+    assert {len(read_video(tmp_path / "rotations" / name)) for name in names} == {2}
+
+
+@pytest.mark.parametrize("name", ["value", "action", "cluster"])
+def test_colours_in_three_dimensions_are_those_of_the_flat_figure(plotted_result, name):
+    with read_results(plotted_result) as dataset:
+        real = read_plot_table(dataset, 1000, 0).of_source("real")
+    (variable,) = (v for v in VARIABLES if v.name == name)
+    flat, solid = draw_coloured(real, "pca", [variable], "title"), draw_solid(real, "pca", variable)
+    FigureCanvasAgg(flat).draw()
+    FigureCanvasAgg(solid).draw()
+    (flat_panel,), (solid_panel,) = panels(flat).values(), panels(solid).values()
+    assert solid_panel.get_title() == flat_panel.get_title()
+    in_order, by_depth = (p.collections[0].get_facecolor() for p in (flat_panel, solid_panel))
+    assert len(in_order) == len(real.rows)
+    np.testing.assert_array_equal(np.sort(by_depth, axis=0), np.sort(in_order, axis=0))
+    # In the file's order, each colour stands at the same place.
+    (points,) = solid_panel.collections
+    np.testing.assert_array_equal(points.to_rgba(np.asarray(points.get_array())), in_order)
+    assert key(solid_panel) == key(flat_panel)
+    labels = [getattr(solid_panel, f"get_{letter}label")() for letter in "xyz"]
+    assert labels == ["PC 0", "PC 1", "PC 2"]
+
+
+def key(panel):
+    """What explains a panel's colours."""
+    legend = panel.get_legend()
+    if legend is None:
+        return panel.child_axes[0].get_ylim()
+    return [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("name", ["action", "value"])
+def test_labels_stay_off_the_key_however_the_axes_turn(plotted_result, name):
+    with read_results(plotted_result) as dataset:
+        real = read_plot_table(dataset, 20, 0).of_source("real")
+    (variable,) = (v for v in VARIABLES if v.name == name)
+    figure = draw_solid(real, "pca", variable)
+    panel = figure.axes[0]
+    for _ in rotating_views(figure, 36):
+        explained = panel.get_legend() or panel.child_axes[0]
+        left = explained.get_window_extent().x0
+        letters = [getattr(panel, f"{letter}axis").label for letter in "xyz"]
+        assert max(label.get_window_extent().x1 for label in letters) < left
+
+
+def test_far_points_are_beyond_three_axes_and_not_drawn_outside_them(plotted_result):
+    with read_results(plotted_result) as dataset:
+        real = read_plot_table(dataset, 1000, 0).of_source("real")
+    places = np.random.default_rng(0).uniform(-1, 1, (len(real.rows), 3))
+    places[:2] = [[0.0, 0.0, 50.0], [0.0, 0.0, -50.0]]
+    figure = draw_solid(replace(real, spaces={"ica": places}), "ica", VARIABLES[0])
+    FigureCanvasAgg(figure).draw()
+    count = len(real.rows)
+    of_rows = f"{count:,} of {real.num_decisions[0]:,} decisions of 30 episodes"
+    assert f"{of_rows}; 2 beyond the axes" in figure.get_suptitle()
+    (points,) = figure.axes[0].collections
+    is_hidden = np.ma.getmaskarray(points.get_offsets()).any(axis=1)
+    assert is_hidden.nonzero()[0].tolist() == [0, 1]
 
 
 def test_every_cluster_has_a_panel(plotted_result):
@@ -276,13 +359,30 @@ def test_missing_result_names_the_command(tmp_path):
         plot_hidden_analysis(config, StageReport("figures"))
 
 
-def test_senseless_numbers_are_refused(plotted_result, tmp_path):
-    config = PlottingConfig(
-        input_dir=plotted_result.parent, output_dir=tmp_path / "absent", max_points=0
-    )
-    with pytest.raises(UserError, match="--max_points 0: must be at least 1"):
+@pytest.mark.parametrize(
+    ("flag", "complaint"),
+    [
+        ({"max_points": 0}, "--max_points 0: must be at least 1"),
+        ({"num_rotation_views": -1}, "--num_rotation_views -1: must be at least 0"),
+    ],
+)
+def test_senseless_numbers_are_refused(plotted_result, tmp_path, flag, complaint):
+    config = PlottingConfig(input_dir=plotted_result.parent, output_dir=tmp_path / "absent", **flag)
+    with pytest.raises(UserError, match=complaint):
         plot_hidden_analysis(config, StageReport("figures"))
     assert not config.output_dir.exists()
+
+
+def test_videos_of_flat_spaces_are_refused_before_anything_is_drawn(plotted_result, tmp_path):
+    config = PlottingConfig(
+        input_dir=plotted_result.parent,
+        output_dir=tmp_path,
+        spaces=("embedding",),
+        num_rotation_views=36,
+    )
+    with pytest.raises(UserError, match=r"--num_rotation_views 36: .* embedding .* pca ica"):
+        plot_hidden_analysis(config, StageReport("figures"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
