@@ -10,7 +10,12 @@ from typing import Annotated
 import tyro
 
 from analysis.cross_dynamics import CrossInputs, CrossSettings, compute_cross_dynamics, make_plan
-from analysis.cross_figures import CrossDrawing, check_drawing, plot_cross_dynamics
+from analysis.cross_figures import (
+    CrossDrawing,
+    check_drawing,
+    lags_to_draw,
+    plot_cross_dynamics,
+)
 from experiment.command_line import parse_command_line
 from experiment.errors import run_entry_point
 from experiment.report import stage_report
@@ -50,6 +55,7 @@ def main() -> None:
     with stage_report("xcorr_and_xcaus", config.report) as report:
         if not config.only_draw:
             plan = make_plan(config.inputs, config.settings)
+            lags_to_draw(config.drawing, plan.lags)
             compute_cross_dynamics(plan, config, config.output_dir, report)
         states = config.settings.states
         plot_cross_dynamics(config.output_dir, config.output_dir, config.drawing, report, states)

@@ -53,6 +53,15 @@ def check_drawing(drawing: CrossDrawing) -> None:
         raise UserError(f"--drawn_lags {words}: expected lags of at least 0")
 
 
+def lags_to_draw(drawing: CrossDrawing, known: Sequence[int]) -> list[int]:
+    """Those of the lags asked for that are `known`; raises `UserError` where none is."""
+    lags = [lag for lag in drawing.drawn_lags if lag in known]
+    if not lags:
+        words = " ".join(map(str, drawing.drawn_lags))
+        raise UserError(f"--drawn_lags {words}: there are lags 0 to {max(known)} only")
+    return lags
+
+
 def plot_cross_dynamics(
     input_dir: Path,
     output_dir: Path,
@@ -65,7 +74,8 @@ def plot_cross_dynamics(
     Those of other components than the agent's go to a folder of their own in `output_dir`.
 
     Raises:
-        UserError: no result file, a foreign one, or an output folder that cannot be written.
+        UserError: no result file, a foreign one, none of the lags to draw, or an output folder that
+            cannot be written.
     """
     if states != "agent":
         output_dir = output_dir / states
@@ -80,7 +90,7 @@ def plot_cross_dynamics(
 def _figures(results: xr.Dataset, drawing: CrossDrawing) -> Iterator[tuple[str, Figure]]:
     names = results["group"].values.tolist()
     order = np.argsort(-results["num_episodes"].values, kind="stable")
-    lags = [lag for lag in drawing.drawn_lags if lag in results["lag"].values]
+    lags = lags_to_draw(drawing, results["lag"].values.tolist())
     left_out = sorted(names[index] for index in order[drawing.max_drawn_groups :])
     for index in order[: drawing.max_drawn_groups]:
         name = names[index]

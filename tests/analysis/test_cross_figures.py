@@ -1,9 +1,11 @@
 """Figures of matrices whose components stand in another order."""
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 
-from analysis.cross_figures import draw_matrix, mark
+from analysis.cross_figures import CrossDrawing, draw_matrix, lags_to_draw, mark
+from experiment.errors import UserError
 
 ORDER = np.array([2, 0, 3, 1])
 
@@ -28,3 +30,9 @@ def test_a_mark_stands_on_the_entry_that_it_is_of():
         for drawn in axis.collections:
             # Sources are rows: component 3 is the third of them, component 0 the second column.
             np.testing.assert_array_equal(np.asarray(drawn.get_offsets()), [[1, 2]])
+
+
+def test_lags_that_there_are_not_are_left_out_unless_they_are_all():
+    assert lags_to_draw(CrossDrawing(drawn_lags=(0, 2, 9)), [0, 1, 2]) == [0, 2]
+    with pytest.raises(UserError, match="--drawn_lags 3 9: there are lags 0 to 2 only"):
+        lags_to_draw(CrossDrawing(drawn_lags=(3, 9)), [0, 1, 2])

@@ -139,3 +139,5 @@ def test_files_and_figures_of_others_leave_those_of_the_agent_alone(inputs, both
     for folder in (both, both / "both"):
         assert (folder / "behaviour_all.png").exists()
         assert (folder / "contact_sheet.png").exists()
+    with pytest.raises(UserError, match="--drawn_lags 9: there are lags 0 to 4 only"):
+        plot_cross_dynamics(both, both, CrossDrawing(drawn_lags=(9,)), StageReport("cross"))
