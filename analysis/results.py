@@ -30,6 +30,8 @@ PRODUCERS = {
     "behaviour_clusters": "python analysis/combined_agent_env_hx_analysis_precompute.py",
     "jacobians": "python analysis/jacobian_analysis_precompute.py",
     "xcorr_and_xcaus": "python xcorr_and_xcaus_plots.py",
+    "xcorr_both": "python xcorr_and_xcaus_plots.py --states both",
+    "xcorr_environment": "python xcorr_and_xcaus_plots.py --states environment",
     "consistency": "python analysis/dynamics_grads_consistency_plots.py",
     "act_and_val_weights": "python plot_value_and_action_weights.py",
     "hx_overlap": "python analysis/show_hx_overlap.py",

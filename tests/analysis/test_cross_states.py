@@ -129,6 +129,13 @@ def test_figures_name_whose_components_they_show(both):
     assert [t.get_text() for t in seriated.axes[0].get_yticklabels()] == labels[order].tolist()
 
 
+@pytest.mark.parametrize("states", ["environment", "both"])
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path, states):
+    command = f"make it with: python xcorr_and_xcaus_plots.py --states {states}$"
+    with pytest.raises(UserError, match=rf"xcorr_{states}\.nc: no such file; {command}"):
+        plot_cross_dynamics(tmp_path, tmp_path, CrossDrawing(), StageReport("cross"), states)
+
+
 def test_files_and_figures_of_others_leave_those_of_the_agent_alone(inputs, both):
     agents = make_plan(inputs, replace(SETTINGS, states="agent"))
     compute_cross_dynamics(agents, {}, both, StageReport("cross"))
