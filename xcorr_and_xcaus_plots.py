@@ -1,6 +1,8 @@
 """Cross-correlations and cross-causations of components, per behaviour and lag.
 
-Reads rollouts, behaviour clusters and Jacobians; writes `xcorr_and_xcaus.nc` and draws it.
+Reads rollouts, behaviour clusters and Jacobians; writes `xcorr_and_xcaus.nc` and draws it. Of the
+environment's components, alone or with the agent's, it writes `xcorr_environment.nc` or
+`xcorr_both.nc`, which hold correlations only.
 """
 
 from dataclasses import dataclass, field
@@ -45,8 +47,9 @@ def main() -> None:
     """Compute, then draw."""
     config = parse_command_line(
         CrossCommand,
-        "Correlate the components of the agent's hidden state with each other, steps apart, in "
-        "every behaviour, beside three nulls; average their Jacobians in the same way; draw both.",
+        "Correlate the components of the agent's hidden state (or those of the environment's, or "
+        "both) with each other, steps apart, in every behaviour, beside three nulls; average the "
+        "Jacobians of the agent's in the same way; draw both.",
         preset_flag="interpreting_params_name",
         preset_file="dynamics.yml",
         preset_section="cross",

@@ -175,6 +175,7 @@ def make_plan(inputs: CrossInputs, settings: CrossSettings) -> CrossPlan:
         parts.append(replace(agents, values=agents.values[:, :, :known]))
         hashes["projection_data"] = projection.data_hash
     if has_environment:
+        _tell_unread_jacobians(inputs, settings)
         parts.append(
             stack_environment(
                 rows, settings.num_env_components, settings.heed_ends, settings.nulls.seed
@@ -246,6 +247,15 @@ def _require_same_data(path: Path, results: xr.Dataset, dataset: RolloutDataset,
             f"{flag}: {path} was made from dataset {str(made_from)[:12]}, but "
             f"--generated_data_dir {dataset.folder} is dataset {dataset.hash[:12]}; {flag} None "
             "goes without"
+        )
+
+
+def _tell_unread_jacobians(inputs: CrossInputs, settings: CrossSettings) -> None:
+    """Say that those asked for are not read; the default ones nobody asked for."""
+    if inputs.jacobians not in (None, CrossInputs.jacobians):
+        print(
+            f"--jacobians {inputs.jacobians}: not read with --states {settings.states}, there is "
+            "no cross-causation"
         )
 
 

@@ -130,6 +130,16 @@ def test_figures_name_whose_components_they_show(both):
 
 
 @pytest.mark.parametrize("states", ["environment", "both"])
+def test_jacobians_that_are_not_read_are_told(inputs, tmp_path, capsys, states):
+    settings = replace(SETTINGS, states=states)
+    assert make_plan(replace(inputs, jacobians=tmp_path), settings).jacobians is None
+    assert f"{tmp_path}: not read with --states {states}" in capsys.readouterr().out
+    for unasked in (None, CrossInputs.jacobians):
+        make_plan(replace(inputs, jacobians=unasked), settings)
+    assert "--jacobians" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("states", ["environment", "both"])
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path, states):
     command = f"make it with: python xcorr_and_xcaus_plots.py --states {states}$"
     with pytest.raises(UserError, match=rf"xcorr_{states}\.nc: no such file; {command}"):
