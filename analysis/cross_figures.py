@@ -1,5 +1,6 @@
 """Figures of cross-correlation and cross-causation, drawn from their result file alone."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from experiment.report import StageReport
 
 COLOUR_MAP = "RdBu_r"
 SIGNIFICANT = 0.05
+TITLE_LETTERS_PER_INCH, TITLE_LINE = 13, 0.16
+"""Of the text around all matrices; the height of a line in inches."""
 JACOBIAN_UNIT = "s.d. of the target\nper s.d. of the source"
 COMPONENTS = {
     "agent": "",
@@ -96,10 +99,11 @@ def _figures(results: xr.Dataset, drawing: CrossDrawing) -> Iterator[tuple[str, 
         name = names[index]
         figure = draw_group(results, name, lags, drawing.seriate)
         if name == ALL and left_out:
-            figure.supxlabel(
+            told = (
                 f"no figure for behaviour {', '.join(left_out)}, of fewer episodes "
                 f"(--max_drawn_groups {drawing.max_drawn_groups})"
             )
+            figure.supxlabel(_within(figure, told))
         yield f"behaviour_{name}", figure
     if "causation" in results:
         yield "causation_by_step", draw_steps(results)
@@ -149,11 +153,22 @@ def draw_group(results: xr.Dataset, group: str, lags: list[int], is_seriated: bo
         axis.set_ylabel("component at t")
     for axis in axes[-1]:
         axis.set_xlabel("component at t + lag")
-    figure.suptitle(_title(chosen, group, bool(variants), 0 in lags))
+    told = _title(chosen, group, bool(variants), 0 in lags)
+    title = "\n".join(_within(figure, line) for line in told)
+    figure.suptitle(title)
+    # Two lines have their room already.
+    figure.set_figheight(figure.get_figheight() + TITLE_LINE * (title.count("\n") - 1))
     return figure
 
 
-def _title(chosen: xr.Dataset, group: str, has_jacobians: bool, has_lag_zero: bool) -> str:
+def _within(figure: Figure, words: str) -> str:
+    """As many lines as a narrow figure needs."""
+    return textwrap.fill(words, int(TITLE_LETTERS_PER_INCH * figure.get_figwidth()))
+
+
+def _title(
+    chosen: xr.Dataset, group: str, has_jacobians: bool, has_lag_zero: bool
+) -> tuple[str, str]:
     """How many there are of what is drawn, and what the marks mean."""
     counts = (
         f"{int(chosen['num_episodes'])} episodes from {int(chosen['num_units'])} independent units"
@@ -168,7 +183,7 @@ def _title(chosen: xr.Dataset, group: str, has_jacobians: bool, has_lag_zero: bo
     if has_lag_zero:
         marks += "; at lag 0 above the diagonal only"
     who = "all episodes" if group == ALL else f"behaviour {group}"
-    return f"{who}{COMPONENTS[chosen.attrs.get('states', 'agent')]} ({counts})\n{marks}"
+    return f"{who}{COMPONENTS[chosen.attrs.get('states', 'agent')]} ({counts})", marks
 
 
 def _order(chosen: xr.Dataset, is_seriated: bool) -> NDArray[np.int64]:

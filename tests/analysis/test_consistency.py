@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from scipy.stats import spearmanr
 
+from analysis import cross_figures
 from analysis.causal_statements import StatementSettings, rank_statements
 from analysis.consistency import agreement, compare_with_null, deal_labels, permute_components
 from analysis.consistency_analysis import (
@@ -589,6 +590,20 @@ def test_figures_are_drawn_from_the_files_alone(cross, tmp_path):
     assert all(picture.stat().st_size > 1000 for picture in pictures)
 
 
+def test_behaviours_that_are_left_out_are_told_in_lines_as_wide_as_the_figure(
+    cross, tmp_path, monkeypatch
+):
+    drawn = {}
+    monkeypatch.setattr(cross_figures, "read_results", lambda _: cross)
+    monkeypatch.setattr(cross_figures, "save_figures", lambda found, *_, **__: drawn.update(found))
+    drawing = CrossDrawing(drawn_lags=(1,), max_drawn_groups=1)
+    plot_cross_dynamics(tmp_path, tmp_path, drawing, StageReport("figures"))
+    told = drawn["behaviour_all"].get_supxlabel()
+    expected = "no figure for behaviour 0, 1, of fewer episodes (--max_drawn_groups 1)"
+    assert told.replace("\n", " ") == expected
+    assert max(map(len, told.splitlines())) < len(expected)
+
+
 def test_titles_of_matrices_tell_the_counts_of_their_own_group(cross):
     numbers = {
         "num_episodes": (60, 31, 29),
@@ -610,12 +625,12 @@ def test_titles_of_matrices_tell_the_counts_of_their_own_group(cross):
         )
     }
     for group, title in titles.items():
-        first, marks = draw_group(counted, group, [1], False).get_suptitle().splitlines()
-        assert first == title
-        assert "diagonal" not in marks
-    assert (
-        "at lag 0 above the diagonal only" in draw_group(cross, ALL, [0, 1], False).get_suptitle()
-    )
+        told = draw_group(counted, group, [1], False).get_suptitle().replace("\n", " ")
+        assert told.startswith(f"{title} ring:")
+        assert "diagonal" not in told
+    figure = draw_group(cross, ALL, [0, 1], False)
+    told = figure.get_suptitle().replace("\n", " ")
+    assert "at lag 0 above the diagonal only" in told
     without = cross.drop_vars("causation")
     assert "Jacobian" not in draw_group(without, "1", [1], False).get_suptitle()
 

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from analysis.cross_correlation import NullSettings
 from analysis.cross_dynamics import CrossInputs, CrossSettings, compute_cross_dynamics, make_plan
 from analysis.cross_figures import CrossDrawing, draw_group, plot_cross_dynamics
 from analysis.cross_states import cross_name, stack_environment
+from analysis.figure_style import figure_text
 from analysis.results import CROSS_NAME, read_results
 from analysis.rollout_rows import RolloutRows
 from experiment.errors import UserError
@@ -118,7 +120,8 @@ def test_figures_name_whose_components_they_show(both):
         )
         order = results["component_order"].sel(group="all").values
         labels = results["component_label"].values
-    assert "of the agent's state (a) and of the environment's (e)" in plain.get_suptitle()
+    title = plain.get_suptitle().replace("\n", " ")
+    assert "of the agent's state (a) and of the environment's (e)" in title
     names = [tick.get_text() for tick in plain.axes[0].get_xticklabels()]
     assert names == labels.tolist()
     across, along = plain.axes[0].get_lines()
@@ -127,6 +130,19 @@ def test_figures_name_whose_components_they_show(both):
     # In another order neither stands apart.
     assert not seriated.axes[0].get_lines()
     assert [t.get_text() for t in seriated.axes[0].get_yticklabels()] == labels[order].tolist()
+
+
+@pytest.mark.parametrize("lags", [[1], [0, 1], [0, 1, 2, 3, 4]])
+def test_titles_are_no_wider_than_their_figure(both, lags):
+    with read_results(both / "xcorr_both.nc") as results, figure_text(title_size=8):
+        figure = draw_group(results, "all", lags, False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (title,) = (text for text in figure.texts if text.get_text() == figure.get_suptitle())
+    shown = title.get_window_extent(canvas.get_renderer())
+    assert 0 < shown.x0 < shown.x1 < figure.bbox.width
+    # A wide figure has one line for what is drawn, and one for the marks.
+    assert len(lags) < 5 or title.get_text().count("\n") == 1
 
 
 @pytest.mark.parametrize("states", ["environment", "both"])
