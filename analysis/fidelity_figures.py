@@ -113,7 +113,8 @@ def draw_differences(results: xr.Dataset) -> Figure:
         if measure == "psnr":
             drawn = {"measure": measure, "prediction": list(COMPARED), "baseline": strongest}
             leave_out_horizon_0(axis, results["difference"].sel(**drawn))
-            axis.set_ylim(bottom=min(-1, axis.get_ylim()[0]))
+            bottom, top = axis.get_ylim()
+            axis.set_ylim(min(-1, bottom), max(1, top))
         better = "above" if rises else "below"
         axis.set_title(f"{_meaning(results, measure)}\n(better is {better} zero)")
     _finish(figure, axes, results, "Difference from the strongest baseline, paired over windows")

@@ -68,6 +68,16 @@ def test_differences_are_from_the_strongest_baseline(results):
     assert sum(len(np.asarray(line.get_xdata())) for line in squares.values()) == 3
 
 
+@pytest.mark.parametrize("decibels", [-20.0, 20.0])
+def test_differences_in_decibels_are_seen_beside_zero_from_horizon_1_on(results, decibels):
+    """However much better or worse than every baseline the simulator is."""
+    results["difference"].loc[{"measure": "psnr", "horizon": 0}] = -90.0
+    results["difference"].loc[{"measure": "psnr", "horizon": [1, 2]}] = decibels
+    bottom, top = draw_differences(results).axes[MEASURES.index("psnr")].get_ylim()
+    assert bottom < min(0.0, decibels) < max(0.0, decibels) < top
+    assert bottom > -30.0
+
+
 @pytest.fixture
 def full_results(results):
     """With components and events, too."""
