@@ -166,11 +166,16 @@ def test_files_and_figures_of_others_leave_those_of_the_agent_alone(inputs, both
     agents = make_plan(inputs, replace(SETTINGS, states="agent"))
     compute_cross_dynamics(agents, {}, both, StageReport("cross"))
     drawing = CrossDrawing(drawn_lags=(0, 1), dpi=40)
-    plot_cross_dynamics(both, both, drawing, StageReport("cross"), "both")
     plot_cross_dynamics(both, both, drawing, StageReport("cross"))
-    assert (both / CROSS_NAME).exists()
-    for folder in (both, both / "both"):
-        assert (folder / "behaviour_all.png").exists()
-        assert (folder / "contact_sheet.png").exists()
+    of_agent = {path: path.read_bytes() for path in both.iterdir() if path.is_file()}
+    assert {CROSS_NAME, "behaviour_all.png", "contact_sheet.png"} <= {p.name for p in of_agent}
+    compute_cross_dynamics(make_plan(inputs, SETTINGS), {}, both, StageReport("cross"))
+    plot_cross_dynamics(both, both, drawing, StageReport("cross"), "both")
+    del of_agent[both / cross_name("both")]
+    assert all(path.read_bytes() == content for path, content in of_agent.items())
+    assert {p.name for p in (both / "both").glob("*.png")} == {
+        "behaviour_all.png",
+        "contact_sheet.png",
+    }
     with pytest.raises(UserError, match="--drawn_lags 9: there are lags 0 to 4 only"):
         plot_cross_dynamics(both, both, CrossDrawing(drawn_lags=(9,)), StageReport("cross"))
